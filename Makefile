@@ -1,0 +1,33 @@
+# make demo   train on a built-in text for two minutes, measure it, write with it
+# make test   lint, types, import contract, tests
+# make readme rewrite the generated parts of README.md
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test readme clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/charlm train --demo --time 2m
+	$(BIN)/charlm eval
+	$(BIN)/charlm generate --prompt "The " --length 600
+
+test: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+readme: $(STAMP)
+	$(BIN)/python tests/test_readme.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,356 @@
+"""Checkpoints: directories that are whole or absent.
+
+A run is a folder of steps, ``run/step-N/``. A step is written into a temporary folder, file by file with fsync, its
+manifest of sizes and SHA-256 digests last; then it is renamed into place and the run's folder synced. Only after
+that is it reported as saved. Whoever reads a file checks it against the manifest first. No pickle: tensors are
+safetensors, everything else strict JSON, so opening a stranger's checkpoint runs no code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.config import dump_json, parse_json
+from charlm.errors import CannotCreateError, CharlmError, DataError, InputOutputError, MissingInputError
+
+logger = logging.getLogger("charlm")
+
+FORMAT = 1
+RUNS = Path("checkpoints")
+"""Where runs go, and are looked for, unless a person names another place."""
+CONFIG, MODEL, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
+STATE_TENSORS, STATE = "training.safetensors", "training.json"
+MANIFEST = "manifest.json"
+GENERATION_FILES = (CONFIG, MODEL, TOKENIZER)
+ALL_FILES = (*GENERATION_FILES, STATE_TENSORS, STATE)
+_STEP_NAME = re.compile(r"step-([0-9]{1,15})")
+# A step that is being replaced by a newer version of itself stands aside under this name for a moment.
+_ASIDE, _UNFINISHED, _DELETED = ".aside-", ".unfinished-", ".deleted-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One step, checked: ``files`` holds the bytes that were asked for, ``config`` the parsed config.json."""
+
+    path: Path
+    files: Mapping[str, bytes]
+    config: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Training steps behind these weights."""
+        return int(self.config["step"])
+
+    @property
+    def validation(self) -> float | None:
+        """Validation loss at this step in nats per character; None if it was not evaluated here."""
+        return _validation_of(self.config)
+
+
+def _validation_of(config: Mapping[str, Any]) -> float | None:
+    loss = config.get("validation")
+    return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else None
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def save_step(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
+    """Write ``run/step-<step>`` with ``files``; an older version of the same step is replaced.
+
+    When this returns, the step survives a power cut. Raises ``InputOutputError`` where the disk refuses; then nothing
+    new is left behind and what was saved before still stands.
+    """
+    final = run / f"step-{step}"
+    unfinished = run / f"{_UNFINISHED}{final.name}"
+    try:
+        _remove(unfinished)
+        unfinished.mkdir()
+        for name, data in {**files, MANIFEST: _manifest(files)}.items():
+            _write_synced(unfinished / name, data)
+        _sync_folder(unfinished)
+        aside = run / f"{_ASIDE}{final.name}"
+        if final.exists():
+            _remove(aside)
+            final.rename(aside)
+        unfinished.rename(final)
+        _sync_folder(run)
+        _remove(aside)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            _remove(unfinished)
+        raise InputOutputError(
+            f"{final} could not be saved ({error.strerror or error}); make room or mend the disk, "
+            "then go on with charlm train --resume"
+        ) from None
+    return final
+
+
+def _manifest(files: Mapping[str, bytes]) -> bytes:
+    entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    return dump_json({"format": FORMAT, "files": entries, "sha256": _entries_digest(entries)})
+
+
+def _entries_digest(entries: Any) -> str:
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Replace the file ``path`` by ``data``, whole or not at all."""
+    unfinished = path.with_name(f"{_UNFINISHED}{path.name}")
+    unfinished.unlink(missing_ok=True)
+    _write_synced(unfinished, data)
+    unfinished.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows has no handle on a folder; its renames are journalled
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def keep_only(run: Path, steps: Iterable[int]) -> None:
+    """Delete every step of ``run`` but ``steps``: each is renamed first, so none is ever seen half-deleted."""
+    keep = set(steps)
+    for step, path in _steps(run):
+        if step not in keep:
+            doomed = path.with_name(f"{_DELETED}{path.name}")
+            with contextlib.suppress(OSError):
+                _remove(doomed)
+                path.rename(doomed)
+                _remove(doomed)
+
+
+def clean(run: Path) -> None:
+    """Remove what a killed process left unfinished. Call it only while holding the run's lock."""
+    for path in list(run.iterdir()):
+        if path.name.startswith((_UNFINISHED, _DELETED)):
+            with contextlib.suppress(OSError):
+                _remove(path) if path.is_dir() else path.unlink()
+        elif path.name.startswith(_ASIDE):
+            original = path.with_name(path.name.removeprefix(_ASIDE))
+            with contextlib.suppress(OSError):
+                _remove(path) if original.exists() else path.rename(original)
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Hold ``run`` for this process. Raises ``CannotCreateError`` if another one has it, or it cannot be written."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = open(run / ".lock", "ab")  # noqa: SIM115  # closed below, after the lock is let go
+    except OSError as error:
+        raise CannotCreateError(
+            f"{run} cannot be written ({error.strerror}); choose another place with --out"
+        ) from None
+    with file:
+        try:
+            _lock(file.fileno())
+        except OSError:
+            raise CannotCreateError(
+                f"{run} is being trained by another process; wait for it, stop it, or choose another --out"
+            ) from None
+        yield
+
+
+def _lock(handle: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # there on Windows only
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# ---------------------------------------------------------------------------------------------------- reading
+
+
+def open_checkpoint(path: Path, prefer: str = "best", names: Iterable[str] = GENERATION_FILES) -> Checkpoint:
+    """Open a run or one of its steps and check the files ``names``.
+
+    Of a run, the step with the lowest validation loss is taken (``prefer="best"``; the latest if none has one) or the
+    newest (``prefer="latest"``); one that fails its checks is passed over with a warning. A step named directly is
+    taken or refused. Raises ``MissingInputError`` or ``DataError``.
+    """
+    if not path.exists():
+        raise MissingInputError(
+            f"{path} does not exist; name a run or one of its steps, or train one: charlm train FILE"
+        )
+    if not path.is_dir():
+        raise DataError(f"{path} is a file; a charlm checkpoint is a folder (other programs' files are never opened)")
+    if (path / MANIFEST).exists() or _STEP_NAME.fullmatch(path.name):
+        return _read(path, names)
+    steps = _steps(path)
+    if not steps:
+        raise MissingInputError(f"{path} has no checkpoint in it yet; name a run of charlm train, or train one")
+    return _first_valid(path, _ranked(steps, prefer), names)
+
+
+def _first_valid(run: Path, candidates: list[Path], names: Iterable[str]) -> Checkpoint:
+    first_error: CharlmError | None = None
+    for candidate in candidates:
+        try:
+            checkpoint = _read(candidate, names)
+        except CharlmError as error:
+            logger.warning("%s is passed over: %s", candidate, error)
+            first_error = first_error or error
+        else:
+            return checkpoint
+    raise DataError(f"{run} has no checkpoint that passes its checks; the best of them fails so: {first_error}")
+
+
+def _ranked(steps: list[tuple[int, Path]], prefer: str) -> list[Path]:
+    newest_first = [path for _, path in sorted(steps, reverse=True)]
+    if prefer == "latest":
+        return newest_first
+    losses = {path: _peek_validation(path) for path in newest_first}
+    # sorted() is stable: among equals, and among those without a loss, the newest comes first.
+    return sorted(newest_first, key=lambda path: losses[path])
+
+
+def _peek_validation(path: Path) -> float:
+    try:
+        loss = _validation_of(_read(path, (CONFIG,)).config)
+    except CharlmError:
+        return math.inf
+    return math.inf if loss is None else loss
+
+
+def _steps(run: Path) -> list[tuple[int, Path]]:
+    found = {}
+    try:
+        entries = sorted(run.iterdir())
+    except OSError as error:
+        raise MissingInputError(f"{run} cannot be read ({error.strerror}); check its permissions") from None
+    for entry in entries:  # ".aside-" sorts before "step-", so a finished step takes precedence over its older version
+        match = _STEP_NAME.fullmatch(entry.name.removeprefix(_ASIDE))
+        if match:
+            found[int(match[1])] = entry
+    return sorted(found.items())
+
+
+def step_numbers(run: Path) -> list[int]:
+    """The steps a run has, ascending, whether or not they pass their checks."""
+    return [step for step, _ in _steps(run)] if run.is_dir() else []
+
+
+def _read(path: Path, names: Iterable[str]) -> Checkpoint:
+    entries = _read_manifest(path)
+    wanted = [name for name in names if name in entries or name != TOKENIZER]
+    files = {name: _read_file(path, name, entries) for name in wanted}
+    config = parse_json(files.get(CONFIG) or _read_file(path, CONFIG, entries), f"{path / CONFIG}")
+    if not isinstance(config, dict) or type(config.get("format")) is not int or type(config.get("step")) is not int:
+        raise DataError(f"{path / CONFIG} does not say its format and step; it is no charlm checkpoint")
+    if config["format"] > FORMAT:
+        raise DataError(f"{path} was saved by a newer charlm (format {config['format']}); update charlm to open it")
+    return Checkpoint(path, files, config)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    where = path / MANIFEST
+    try:
+        manifest = parse_json(where.read_bytes(), str(where))
+    except FileNotFoundError:
+        raise DataError(f"{path} has no {MANIFEST}: it is no charlm checkpoint, or not a whole one") from None
+    except OSError as error:
+        raise InputOutputError(f"{where} could not be read: {error.strerror}") from None
+    entries = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(entries, dict) or manifest.get("sha256") != _entries_digest(entries):
+        raise DataError(f"{where} is damaged; restore it from a backup or use another step")
+    return entries
+
+
+def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
+    where = path / name
+    entry = entries.get(name)
+    if not isinstance(entry, dict):
+        raise DataError(f"{path} was saved without {name}; it cannot be used for this")
+    try:
+        whole = where.stat().st_size == entry.get("bytes")
+        data = where.read_bytes() if whole else b""
+    except FileNotFoundError:
+        raise DataError(f"{where} is missing; restore it from a backup or use another step") from None
+    except OSError as error:
+        raise InputOutputError(f"{where} could not be read: {error.strerror}") from None
+    if not whole or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
+        raise DataError(f"{where} is damaged (its content is not what was saved); restore it or use another step")
+    return data
+
+
+def newest_run(folder: Path) -> Path:
+    """The run in ``folder`` whose last step is the newest. Raises ``MissingInputError`` if there is none."""
+    times = {}
+    if folder.is_dir():
+        for run in folder.iterdir():
+            stamps = [step / MANIFEST for _, step in (_steps(run) if run.is_dir() else [])] + [run / MANIFEST]
+            times[run] = max((stamp.stat().st_mtime for stamp in stamps if stamp.exists()), default=-math.inf)
+    newest = max(times, key=lambda run: times[run], default=None)
+    if newest is None or times[newest] == -math.inf:
+        raise MissingInputError(f"there is no run in {folder}/ yet; train one (charlm train FILE) or name one")
+    return newest
+
+
+# ---------------------------------------------------------------------------------------------------- tensors
+
+
+def tensors_to_bytes(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the bytes of a safetensors file."""
+    from safetensors.numpy import save
+
+    return save({name: np.asarray(array, order="C") for name, array in tensors.items()})
+
+
+def tensors_from_bytes(
+    data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Arrays of a safetensors file. With ``shapes``: exactly those, finite F32 or F16; else ``DataError``."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors: dict[str, NDArray[Any]] = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{where} is no safetensors file that charlm can read: {str(error)[:80]}") from None
+    if shapes is None:
+        return tensors
+    if {name: tensor.shape for name, tensor in tensors.items()} != dict(shapes):
+        raise DataError(f"{where} does not hold the weights that its config.json describes")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (np.float32, np.float16):
+            raise DataError(f"{where}: {name} is {tensor.dtype}, not float32 or float16")
+        if not np.isfinite(tensor).all():
+            raise DataError(f"{where}: {name} has numbers that are not finite; use an earlier step")
+    return {name: tensor.astype(np.float32, copy=False) for name, tensor in tensors.items()}

@@ -1,0 +1,113 @@
+"""The ``charlm`` command: its subcommands, and errors as one line on stderr with an exit code.
+
+Text goes to stdout, everything else to stderr. Heavy modules are imported by the commands when they run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from charlm import __version__
+from charlm.cli import evaluate, generate, info, train
+from charlm.cli.output import LogHandler, say
+from charlm.errors import CharlmError
+
+app = typer.Typer(
+    name="charlm",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+app.command("train")(train.train)
+app.command("generate")(generate.generate)
+app.command("eval")(evaluate.evaluate)
+app.command("info")(info.info)
+
+_options = {"debug": False}
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"charlm {__version__}")  # noqa: T201  # the answer belongs on stdout
+        raise typer.Exit
+
+
+@app.callback()
+def charlm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+) -> None:
+    """Train a character-level LSTM on any text, write with it, and measure text with it."""
+    _options["debug"] = debug
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    logging.getLogger("charlm").addHandler(LogHandler())
+    try:
+        code = _run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _leave_quietly()
+    sys.exit(code)
+
+
+def _run() -> int:
+    try:
+        result: Any = app(standalone_mode=False)
+    except CharlmError as error:
+        if _options["debug"]:
+            raise
+        say(f"charlm: {error}")
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        say("")
+        return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _unexpected(error)
+    return result if isinstance(result, int) else 0
+
+
+def _unexpected(error: Exception) -> int:
+    format_message = getattr(error, "format_message", None)
+    if format_message is not None:  # the parser's own errors, whichever library they come from
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "charlm"
+        say(f"charlm: {format_message().rstrip('.')}; see {command} --help")
+        return int(getattr(error, "exit_code", 2))
+    if _is_out_of_memory(error):
+        say("charlm: out of memory; choose a smaller model, or --device cpu")
+        return 71
+    if isinstance(error, OSError):
+        say(
+            f"charlm: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend it and try again"
+        )
+        return 74
+    if _options["debug"]:
+        raise error
+    say(f"charlm: {type(error).__name__}: {' '.join(str(error).split())[:200]}; a bug in charlm (--debug shows where)")
+    return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAlloc" in str(error)
+    )
+
+
+def _leave_quietly() -> int:
+    # Whoever read our output has gone (``| head``); without this, Python would complain once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,142 @@
+"""``charlm eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charlm.cli.options import CheckpointOption, DeviceOption, EncodingOption, JsonOption, ThreadsOption
+from charlm.cli.output import bits, chosen_checkpoint, counting, say, write_json, write_text
+from charlm.errors import DataError, MissingInputError, UsageError
+
+if TYPE_CHECKING:
+    from charlm.evaluation import Evaluation
+    from charlm.language_model import LanguageModel
+    from charlm.tokenizer import Ids
+
+
+def evaluate(
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILE]...", help="Text files or folders; - reads stdin. [default: the run's test split]"
+        ),
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Without FILE: train, valid or test of the run. [default: test]")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="exact: one pass, state carried; crops: windows from a cold state, as nanoGPT reports.")
+    ] = "exact",
+    window: Annotated[int | None, typer.Option(min=1, help="Characters in a crop. [default: 256]")] = None,
+    encoding: EncodingOption = "utf-8",
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
+    threads: ThreadsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure how well a model predicts a text: perplexity, nats and bits per character."""
+    if protocol not in ("exact", "crops"):
+        raise UsageError(f"--protocol must be exact or crops, not {protocol!r}")
+    if window is not None and protocol == "exact":
+        raise UsageError("--window belongs to --protocol crops")
+    if text and split:
+        raise UsageError("--split is for the run's own corpus; leave it out, or leave out FILE")
+    import tempfile
+
+    from charlm.language_model import load
+
+    model = load(chosen_checkpoint(checkpoint), device, precision, threads)
+    crop = (window or 256) if protocol == "crops" else None
+    with tempfile.TemporaryDirectory() as folder:
+        if text:
+            name, total, blocks = _from_files(model, text, encoding, Path(folder))
+        else:
+            name, total, blocks = _from_run(model, split)
+        with counting("evaluating", total) as progress:
+            evaluation = _evaluate(model, blocks, crop, progress)
+    _report(model, evaluation, name, crop, json)
+
+
+def _evaluate(
+    model: LanguageModel, blocks: Iterator[Ids], crop: int | None, progress: Callable[[int], None]
+) -> Evaluation:
+    try:
+        return model.evaluate_ids(blocks, crop, progress)
+    except DataError as error:
+        if crop is None:
+            raise
+        raise DataError(
+            f"the text is shorter than one window of {crop} characters; choose a smaller --window"
+        ) from error
+
+
+def _from_files(
+    model: LanguageModel, names: list[str], encoding: str, folder: Path
+) -> tuple[str, int | None, Iterator[Ids]]:
+    from charlm.text import open_source
+
+    source = open_source(names, encoding, folder / "stdin")
+    blocks = (model.tokenizer.encode_codes(codes) for codes in source.codes(model.tokenizer.kind))
+    plain = [path for path in source.paths if path.suffix != ".gz"]
+    total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
+    return ", ".join(names), total, blocks
+
+
+def _from_run(model: LanguageModel, split: str | None) -> tuple[str, int | None, Iterator[Ids]]:
+    from charlm.corpus import SPLITS, open_corpus
+
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
+    path = model.checkpoint.path
+    folder = next((home / "corpus" for home in (path, path.parent) if (home / "corpus").is_dir()), None)
+    if folder is None:
+        raise MissingInputError(f"{path} has no corpus beside it; name a text: charlm eval FILE")
+    corpus = open_corpus(folder)
+    if corpus.tokenizer.description() != model.tokenizer.description():
+        raise DataError(f"{folder} is not the corpus {path} was trained on; name a text: charlm eval FILE")
+    if split is None:
+        split = "test" if corpus.sizes["test"].ids else "valid"
+        if split == "valid":
+            say("the run has no test split; this is the validation split, which steered the training")
+    ids = corpus.ids(split)
+    if not len(ids):
+        raise MissingInputError(f"the {split} split of {path.parent} is empty; name a text: charlm eval FILE")
+    step = 1 << 18
+    blocks = (ids.read(start, min(start + step, len(ids))) for start in range(0, len(ids), step))
+    return f"{split} split of {corpus.name}", len(ids), blocks
+
+
+def _report(model: LanguageModel, evaluation: Evaluation, name: str, crop: int | None, as_json: bool) -> None:
+    if as_json:
+        protocol = "exact" if crop is None else f"crops of {crop}"
+        where = {"checkpoint": str(model.checkpoint.path), "corpus": name, "protocol": protocol}
+        write_json({**evaluation.as_dict(), **where, "engine": model.engine.name})
+        return
+    rows = _rows(evaluation, model.tokenizer.kind)
+    protocol = "one exact pass" if crop is None else f"mean over windows of {crop} from a cold state"
+    header = f"{name}, {protocol}\n{model.checkpoint.path}, {model.engine.name}\n"
+    write_text(header + "".join(f"  {label:<22}{value}\n" for label, value in rows))
+
+
+def _rows(evaluation: Evaluation, kind: str) -> list[tuple[str, Any]]:
+    error = evaluation.standard_error
+    margin = "" if error is None else f" ± {error:.4f}"
+    bits_margin = "" if error is None else f" ± {bits(error):.4f}"
+    rows: list[tuple[str, Any]] = [
+        ("perplexity", f"{evaluation.perplexity:.4f}"),
+        ("nats per character", f"{evaluation.nats_per_char:.4f}{margin}"),
+        ("bits per character", f"{evaluation.bits_per_char:.4f}{bits_margin}"),
+        ("bits per byte", f"{evaluation.bits_per_byte:.4f}"),
+        ("characters", f"{evaluation.characters:,}" + (" (a character is a byte here)" if kind == "byte" else "")),
+        ("predictions summed", f"{evaluation.predictions:,}"),
+        ("unknown characters", f"{evaluation.unknown_characters:,}"),
+    ]
+    known = evaluation.nats_per_known_char
+    if evaluation.unknown_characters and known is not None:
+        rows.append(("nats without unknown", f"{known:.4f}"))
+    return rows

@@ -1,0 +1,64 @@
+"""``charlm info``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from charlm.cli.options import CheckpointOption, DeviceOption, JsonOption
+from charlm.cli.output import bits, chosen_checkpoint, duration, write_json, write_text
+
+
+def info(
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
+    json: JsonOption = False,
+) -> None:
+    """Tell what a checkpoint is: its corpus, recipe, size, best loss, and what runs it here."""
+    from charlm.checkpoint import step_numbers
+    from charlm.language_model import load
+
+    model = load(chosen_checkpoint(checkpoint), device, precision)
+    facts = model.describe()
+    facts["parameters"] = model.config.parameter_count()
+    facts["saved_by_tying"] = model.config.saved_by_tying()
+    facts["steps_kept"] = step_numbers(model.checkpoint.path.parent)
+    if json:
+        write_json(facts)
+    else:
+        write_text("".join(f"{label:<12}{value}\n" for label, value in _rows(facts)))
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    model, training, corpus = facts["model"], facts["training"], facts["corpus"]
+    sizes = ", ".join(f"{name} {size['characters']:,}" for name, size in corpus["splits"].items())
+    loss = facts["validation"]
+    dropouts = ", ".join(
+        f"{name.removeprefix('dropout_').replace('_', ' ')} {model[name]:g}"
+        for name in ("dropout_input", "dropout_hidden", "dropout_output", "weight_drop")
+    )
+    narrowed = f", embedding {model['embedding']}" if model["embedding"] != model["hidden"] else ""
+    return [
+        (
+            "checkpoint",
+            f"{facts['path']} (kept: {', '.join(f'step {step}' for step in facts['steps_kept']) or 'this'})",
+        ),
+        ("corpus", f"{corpus['name']}: {sizes} characters; sha256 {corpus['sha256'][:12]}"),
+        ("tokenizer", f"{facts['tokenizer']['kind']}, {model['vocabulary_size']} ids"),
+        ("model", f"{model['layers']} x {model['hidden']}{narrowed}, {facts['parameters']:,} parameters"),
+        ("tying", f"saves {facts['saved_by_tying']:,} parameters"),
+        ("dropout", dropouts),
+        (
+            "recipe",
+            f"{training['optimizer']}, rate {training['lr']:g}, {training['schedule']}, clip {training['clip']}, "
+            f"{training['batch']} streams, chunks of {training['bptt']}, seed {training['seed']}",
+        ),
+        (
+            "trained",
+            f"{facts['step']} steps in {duration(facts['seconds'])} on {training['device']}, {training['precision']}",
+        ),
+        ("validation", "not evaluated here" if loss is None else f"{loss:.4f} nats/char ({bits(loss):.3f} bits)"),
+        ("engine", facts["engine"]),
+    ]

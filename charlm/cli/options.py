@@ -1,0 +1,19 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", "-c", help="A run or one of its steps. [default: the newest run in ./checkpoints]"),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", envvar="CHARLM_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.", show_envvar=True)
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the text, such as utf-16 or cp1252.")]

@@ -1,0 +1,273 @@
+"""The three descriptions everything else is built from, and their strict JSON form.
+
+``ModelConfig`` says what the network is, ``TrainingConfig`` how it was or is trained, ``SamplingConfig`` how text is
+drawn from it. All are frozen, check themselves when made, and survive a round trip through JSON. ``parse_json``
+reads JSON that may come from a stranger: bounded in size and depth, no duplicate keys, no NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from charlm.errors import DataError, UsageError
+
+MAX_JSON_BYTES = 1_000_000
+# Far above any LSTM that fits a machine, and low enough that no product of two overflows or is allocated by mistake.
+MAX_WIDTH = 65_536
+MAX_LAYERS = 64
+MAX_VOCABULARY = 1_200_000
+
+ConfigT = TypeVar("ConfigT")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+def _require_probability(name: str, value: float) -> None:
+    _require(0.0 <= value < 1.0, f"{name} must be at least 0 and below 1, not {value}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a ``CharLM`` and its dropouts.
+
+    ``embedding`` is also the width of the last layer, because the decoder shares the embedding's weight (Press and
+    Wolf 2017; the narrowed last layer is AWD-LSTM's, Merity et al. 2018). The dropouts are locked over time (Gal and
+    Ghahramani 2016); ``weight_drop`` is DropConnect on the hidden-to-hidden weights (Wan et al. 2013).
+    """
+
+    vocabulary_size: int
+    layers: int
+    hidden: int
+    embedding: int
+    dropout_input: float = 0.0
+    dropout_hidden: float = 0.0
+    dropout_output: float = 0.0
+    weight_drop: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(2 <= self.vocabulary_size <= MAX_VOCABULARY, f"vocabulary size {self.vocabulary_size} is impossible")
+        _require(1 <= self.layers <= MAX_LAYERS, f"--layers must be 1 to {MAX_LAYERS}, not {self.layers}")
+        _require(1 <= self.hidden <= MAX_WIDTH, f"--hidden must be 1 to {MAX_WIDTH}, not {self.hidden}")
+        _require(1 <= self.embedding <= MAX_WIDTH, f"--embedding must be 1 to {MAX_WIDTH}, not {self.embedding}")
+        _require(
+            self.layers > 1 or self.hidden == self.embedding,
+            "with one layer --hidden and --embedding must be equal, because the last layer has the embedding's width; "
+            "use --layers 2 or make them equal",
+        )
+        _require_probability("--dropout-input", self.dropout_input)
+        _require_probability("--dropout-hidden", self.dropout_hidden)
+        _require_probability("--dropout-output", self.dropout_output)
+        _require_probability("--weight-drop", self.weight_drop)
+
+    def layer_widths(self) -> list[tuple[int, int]]:
+        """``(input width, hidden width)`` of each layer, first to last."""
+        widths = [self.embedding] + [self.hidden] * (self.layers - 1) + [self.embedding]
+        return list(itertools.pairwise(widths))
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor in ``model.safetensors``; the tied decoder weight is stored once."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "embedding.weight": (self.vocabulary_size, self.embedding),
+            "decoder.bias": (self.vocabulary_size,),
+        }
+        for layer, (width_in, width) in enumerate(self.layer_widths()):
+            shapes[f"lstm.{layer}.weight_ih"] = (4 * width, width_in)
+            shapes[f"lstm.{layer}.weight_hh"] = (4 * width, width)
+            shapes[f"lstm.{layer}.bias"] = (4 * width,)
+        return shapes
+
+    def parameter_count(self) -> int:
+        """Number of trained numbers, the shared weight counted once."""
+        return sum(math.prod(shape) for shape in self.parameter_shapes().values())
+
+    def saved_by_tying(self) -> int:
+        """How many parameters a decoder weight of its own would add."""
+        return self.vocabulary_size * self.embedding
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a run is trained. Every automatic choice is already made: a resumed run reads this and nothing else.
+
+    Of ``epochs``, ``steps`` and ``seconds`` at most one is set; none means until the validation loss stops improving.
+    ``save_every`` is in seconds when ``save_every_unit`` is "seconds", else in steps.
+    """
+
+    optimizer: str = "adam"
+    lr: float = 4e-3
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    schedule: str = "plateau"
+    warmup: int = 100
+    batch: int = 32
+    bptt: int = 128
+    state_reset: float = 0.01
+    epochs: int | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    eval_every: int = 500
+    save_every: float = 60.0
+    save_every_unit: str = "seconds"
+    seed: int = 1
+    device: str = "cpu"
+    precision: str = "fp32"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.optimizer in OPTIMIZERS, f"--optimizer must be one of {', '.join(OPTIMIZERS)}")
+        _require(self.schedule in SCHEDULES, f"--schedule must be one of {', '.join(SCHEDULES)}")
+        _require(self.precision in ("fp32", "bf16"), "--precision must be auto, fp32 or bf16")
+        _require(0 < self.lr <= 1000 and math.isfinite(self.lr), f"--lr must be above 0, not {self.lr}")
+        _require(0 <= self.weight_decay < 1, f"--weight-decay must be at least 0 and below 1, not {self.weight_decay}")
+        _require(self.clip > 0, f"--clip must be above 0, not {self.clip}; use --clip inf to switch clipping off")
+        _require(self.warmup >= 0, f"--warmup must be 0 or more steps, not {self.warmup}")
+        _require(1 <= self.batch <= 1_000_000, f"--batch must be 1 or more, not {self.batch}")
+        _require(1 <= self.bptt <= 1_000_000_000, f"--bptt must be 1 or more, not {self.bptt}")
+        _require_probability("--state-reset", self.state_reset)
+        budgets = [value for value in (self.epochs, self.steps, self.seconds) if value is not None]
+        _require(len(budgets) <= 1, "give only one of --epochs, --steps and --time")
+        _require(all(value > 0 for value in budgets), "--epochs, --steps and --time must be above 0")
+        _require(
+            self.schedule != "cosine" or bool(budgets),
+            "--schedule cosine needs to know where it ends: add --time, --steps or --epochs",
+        )
+        _require(self.eval_every >= 1, f"--eval-every must be 1 or more steps, not {self.eval_every}")
+        _require(self.save_every > 0, f"--save-every must be above 0, not {self.save_every}")
+        _require(self.save_every_unit in ("seconds", "steps"), "--save-every is a number of steps or a time like 60s")
+        _require(0 <= self.seed < 2**63, f"--seed must be 0 to 2^63-1, not {self.seed}")
+        _require(self.threads is None or 1 <= self.threads <= 4096, f"--threads must be 1 or more, not {self.threads}")
+
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+SCHEDULES = ("plateau", "cosine", "constant")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the next id is drawn: applied in this order, each to what the one before has left.
+
+    ``temperature`` divides the logits (0 means always the likeliest id), ``top_k`` keeps the k likeliest (0: all),
+    ``top_p`` the smallest set that holds that much probability (Holtzman et al. 2020), ``min_p`` those at least that
+    fraction as likely as the likeliest (Nguyen et al. 2024).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.temperature <= 1000,
+            f"--temperature must be 0 (greedy) or above, and no number of {self.temperature}"
+            if not math.isfinite(self.temperature)
+            else f"--temperature must be 0 (greedy) to 1000, not {self.temperature}",
+        )
+        _require(self.top_k >= 0, f"--top-k must be 0 (off) or more, not {self.top_k}")
+        _require(0 < self.top_p <= 1, f"--top-p must be above 0 and at most 1, not {self.top_p}")
+        _require(0 <= self.min_p <= 1, f"--min-p must be 0 to 1, not {self.min_p}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The fields of a configuration as plain JSON values; infinity, which JSON lacks, becomes the string "inf"."""
+    return {
+        name: "inf" if isinstance(value, float) and math.isinf(value) else value
+        for name, value in dataclasses.asdict(config).items()
+    }
+
+
+def from_dict(config_class: type[ConfigT], values: Any, where: str) -> ConfigT:
+    """Build ``config_class`` from JSON values, refusing unknown, missing or wrongly typed fields with ``DataError``."""
+    if not isinstance(values, dict):
+        raise DataError(f"{where} does not hold an object of settings")
+    hints = typing.get_type_hints(config_class)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]  # TypeVar
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise DataError(f"{where} has a setting that this charlm does not know: {unknown[0]!r:.80}; update charlm")
+    missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
+    if missing:
+        raise DataError(f"{where} lacks the setting {missing[0]!r}")
+    checked = {name: _check_type(value, hints[name], f"{where}: {name}") for name, value in values.items()}
+    try:
+        return config_class(**checked)
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _check_type(value: Any, hint: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if option is types.NoneType and value is None:
+            return None
+        if option is float and value == "inf":
+            return math.inf
+        if option is float and type(value) is int and abs(value) < 2**53:
+            return float(value)
+        if option in (int, float, str, bool) and type(value) is option:
+            return value
+    raise DataError(
+        f"{where} is {value!r:.40}, which is no {' or '.join(getattr(o, '__name__', '?') for o in options)}"
+    )
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """Parse JSON that may be hostile: at most 1 MB, UTF-8, no duplicate keys, no NaN or Infinity.
+
+    Raises ``DataError`` that begins with ``where``.
+    """
+    if len(data) > MAX_JSON_BYTES:
+        raise DataError(f"{where} is larger than {MAX_JSON_BYTES} bytes, which no file of charlm's is")
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not valid JSON: {str(error)[:100]}") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key stands twice")
+    return values
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def dump_json(values: Any) -> bytes:
+    """JSON as this project writes it: sorted keys, two-space indent, a final newline, never NaN."""
+    return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def parse_duration(text: str, option: str = "--time") -> float:
+    """Seconds in "90s", "10m", "2h", "1h30m" or a plain number of seconds. Raises ``UsageError``."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
+    total, number = 0.0, ""
+    try:
+        for character in text.strip().lower():
+            if character in units:
+                total += float(number) * units[character]
+                number = ""
+            else:
+                number += character
+        total += float(number) if number else 0.0
+    except ValueError:
+        total = -1.0
+    if not 0 < total < math.inf:
+        raise UsageError(f"{option} {text!r} is no length of time; write 90s, 10m or 2h")
+    return total

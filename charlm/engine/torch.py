@@ -1,0 +1,72 @@
+"""The engine on torch: any device torch has, in float32 or under bfloat16 autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charlm.config import ModelConfig
+from charlm.devices import autocast, choose_device, choose_precision
+from charlm.engine import FloatArray
+from charlm.lstm import cell
+from charlm.model import CharLM, State, cross_entropy
+
+
+class TorchEngine:
+    """Wraps a ``CharLM``; see ``Engine`` for the calls. The model's weights may change between calls (training)."""
+
+    def __init__(self, model: CharLM, precision: str = "fp32") -> None:
+        self.model = model
+        self.precision = precision
+        self.device = model.embedding.weight.device
+        self.name = f"torch {torch.__version__}, {self.device.type}, {precision}"
+
+    @classmethod
+    def from_weights(
+        cls, config: ModelConfig, weights: Mapping[str, FloatArray], device: str, precision: str, threads: int | None
+    ) -> TorchEngine:
+        """An engine for weights of a checkpoint. Raises ``UsageError`` for a device this machine lacks."""
+        chosen = choose_device(device)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        model = CharLM(config)
+        model.load_weights(weights)
+        return cls(model.to(chosen), choose_precision(precision, chosen))
+
+    def start(self, batch: int) -> State:
+        return self.model.initial_state(batch)
+
+    @torch.inference_mode()
+    def forward(self, ids_TB: NDArray[Any], state: State) -> tuple[FloatArray, State]:
+        with autocast(self.device.type, self.precision):
+            logits_TBV, state = self.model(self._ids(ids_TB), state)
+        return _array(logits_TBV), state
+
+    @torch.inference_mode()
+    def step(self, ids_B: NDArray[Any], state: State) -> tuple[FloatArray, State]:
+        model = self.model
+        x_BE = model.embedding(self._ids(ids_B))
+        new_state = []
+        for layer, (h_BH, c_BH) in zip(model.layers(), state, strict=True):
+            gates_BG = torch.addmm(torch.addmm(layer.bias, x_BE, layer.weight_ih.t()), h_BH, layer.weight_hh.t())
+            new_state.append(cell(gates_BG, c_BH))
+            x_BE = new_state[-1][0]
+        return _array(model.decoder(x_BE)), tuple(new_state)
+
+    @torch.inference_mode()
+    def losses(self, ids_TB: NDArray[Any], targets_TB: NDArray[Any], state: State) -> tuple[FloatArray, State]:
+        with autocast(self.device.type, self.precision):
+            logits_TBV, state = self.model(self._ids(ids_TB), state)
+        return _array(cross_entropy(logits_TBV, self._ids(targets_TB))), state
+
+    def _ids(self, ids: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(ids.astype(np.int64)).to(self.device)
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    array: FloatArray = tensor.float().cpu().numpy()
+    return array

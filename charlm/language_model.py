@@ -1,0 +1,207 @@
+"""``LanguageModel``: a checkpoint made usable. It writes text, measures text, and never prints.
+
+Nothing here needs torch; the engine does what it needs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm import sampling
+from charlm.checkpoint import CONFIG, MODEL, TOKENIZER, Checkpoint, open_checkpoint, tensors_from_bytes
+from charlm.config import ModelConfig, SamplingConfig, from_dict
+from charlm.engine import Engine, create_engine
+from charlm.errors import UsageError
+from charlm.evaluation import Evaluation, evaluate, evaluate_crops, exact_losses
+from charlm.tokenizer import Ids, Tokenizer, load_tokenizer
+
+_BLOCK = 1 << 20
+_SAMPLES_AT_ONCE = 64
+
+
+def load(path: str | Path, device: str = "auto", precision: str = "fp32", threads: int | None = None) -> LanguageModel:
+    """Open a run (at its best step) or one of its steps.
+
+    Raises ``MissingInputError``, ``DataError`` for a checkpoint that fails its checks, ``UsageError`` for a device that
+    this machine lacks.
+    """
+    return LanguageModel.from_checkpoint(open_checkpoint(Path(path)), device, precision, threads)
+
+
+def checkpoint_parts(checkpoint: Checkpoint) -> tuple[ModelConfig, Tokenizer, dict[str, NDArray[np.float32]]]:
+    """The configuration, tokenizer and checked weights in a checkpoint. Raises ``DataError``."""
+    where = str(checkpoint.path / CONFIG)
+    config = from_dict(ModelConfig, checkpoint.config.get("model"), where)
+    tokenizer = load_tokenizer(checkpoint.config.get("tokenizer"), checkpoint.files.get(TOKENIZER))
+    shapes = config.parameter_shapes()
+    weights = tensors_from_bytes(checkpoint.files[MODEL], str(checkpoint.path / MODEL), shapes)
+    return config, tokenizer, weights
+
+
+class LanguageModel:
+    """A trained model with its tokenizer. Make one with ``charlm.load``."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.checkpoint = checkpoint
+        self.config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path / CONFIG))
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "fp32", threads: int | None = None
+    ) -> LanguageModel:
+        """A model on ``device`` from an opened checkpoint; errors as in ``load``."""
+        config, tokenizer, weights = checkpoint_parts(checkpoint)
+        return cls(create_engine(config, weights, device, precision, threads), tokenizer, checkpoint)
+
+    def generate(
+        self,
+        prompt: str | Iterable[str] = "",
+        length: int = 500,
+        *,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        stop: str | None = None,
+        seed: int | None = None,
+    ) -> str:
+        """``length`` new characters after ``prompt`` (which is not repeated), fewer where ``stop`` would come.
+
+        The same seed gives the same text; without one it is different each time. Raises ``UsageError`` for sampling
+        options without meaning and ``DataError`` for half characters in the prompt.
+        """
+        config = SamplingConfig(temperature, top_k, top_p, min_p)
+        return "".join(self.stream(prompt, length, config, stop=stop, seed=seed))
+
+    def stream(
+        self,
+        prompt: str | Iterable[str] = "",
+        length: int = 500,
+        config: SamplingConfig | None = None,
+        *,
+        stop: str | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """The same, in pieces as they are made. A prompt longer than memory may come in pieces, too."""
+        return self._written(self._columns(prompt, config, seed, range(1)), length, stop)
+
+    def samples(
+        self,
+        count: int,
+        prompt: str = "",
+        length: int = 500,
+        config: SamplingConfig | None = None,
+        *,
+        stop: str | None = None,
+        seed: int | None = None,
+    ) -> Iterator[str]:
+        """``count`` texts after the same prompt, many at a time. The first is what ``stream`` writes."""
+        seed = _seed(seed)
+        for first in range(0, count, _SAMPLES_AT_ONCE):
+            numbers = range(first, min(count, first + _SAMPLES_AT_ONCE))
+            yield from self._group(self._columns(prompt, config, seed, numbers), len(numbers), length, stop)
+
+    def _columns(
+        self, prompt: str | Iterable[str], config: SamplingConfig | None, seed: int | None, numbers: range
+    ) -> Iterator[NDArray[np.int64]]:
+        pieces = [prompt] if isinstance(prompt, str) else prompt
+        ids = (self.tokenizer.encode(part) for piece in pieces for part in _parts(piece))
+        sources = sampling.uniform_sources(_seed(seed), numbers)
+        return sampling.stream(self.engine, self.tokenizer, ids, config or SamplingConfig(), sources)
+
+    def _group(self, columns: Iterator[NDArray[np.int64]], count: int, length: int, stop: str | None) -> Iterator[str]:
+        copies = itertools.tee(columns, count)
+        writers = [self._written((ids_B[b : b + 1] for ids_B in copies[b]), length, stop) for b in range(count)]
+        texts = [""] * count
+        live = set(range(count))
+        while live:
+            for number in sorted(live):
+                piece = next(writers[number], None)
+                if piece is None:
+                    live.discard(number)
+                else:
+                    texts[number] += piece
+        yield from texts
+
+    def _written(self, columns: Iterator[NDArray[np.int64]], length: int, stop: str | None) -> Iterator[str]:
+        """Ids of one stream to ``length`` characters, up to ``stop``; an unfinished character is not shown."""
+        if length < 0 or stop == "":
+            raise UsageError("--length must be 0 or more, and --stop may not be empty")
+        return self._write(columns, length, stop)
+
+    def _write(self, columns: Iterator[NDArray[np.int64]], length: int, stop: str | None) -> Iterator[str]:
+        decoder = self.tokenizer.decoder()
+        held, written = "", 0
+        while written < length:
+            ids = next(columns)
+            text = decoder.feed(ids)
+            written += len(text) if self.tokenizer.kind == "char" else len(ids)
+            held += text
+            if stop is not None and stop in held:
+                held = held[: held.index(stop)]
+                break
+            free = len(held) - _overlap(held, stop)
+            if free:
+                yield held[:free]
+                held = held[free:]
+        if held:
+            yield held
+
+    def evaluate(self, text: str, window: int | None = None) -> Evaluation:
+        """How well the model predicts ``text``: one exact pass, or with ``window`` the mean over cold windows."""
+        return self.evaluate_ids((self.tokenizer.encode(part) for part in _parts(text)), window)
+
+    def evaluate_ids(
+        self,
+        blocks: Iterable[Ids],
+        window: int | None = None,
+        progress: Callable[[int], None] = lambda predictions: None,
+    ) -> Evaluation:
+        """The same for ids that come in blocks of any size, for texts larger than memory."""
+        if window is None:
+            return evaluate(self.engine, self.tokenizer, blocks, progress)
+        return evaluate_crops(self.engine, self.tokenizer, blocks, window, progress)
+
+    def score(self, text: str) -> NDArray[np.float64]:
+        """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
+
+        With the byte tokenizer, of each byte.
+        """
+        blocks = (self.tokenizer.encode(part) for part in _parts(text))
+        pieces = list(exact_losses(self.engine, self.tokenizer, blocks))
+        if not pieces:
+            return np.zeros(0)
+        ids = np.concatenate([ids for ids, _ in pieces])
+        nats = np.concatenate([nats for _, nats in pieces]).astype(np.float64)
+        log_probabilities: NDArray[np.float64] = np.add.reduceat(-nats, np.nonzero(self._starts(ids))[0])
+        return log_probabilities
+
+    def _starts(self, ids: Ids) -> NDArray[np.bool_]:
+        return self.tokenizer.starts_character[ids]
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json says of the checkpoint, and what runs it here."""
+        return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.engine.name}
+
+
+def _parts(text: str) -> Iterator[str]:
+    return (text[start : start + _BLOCK] for start in range(0, len(text), _BLOCK))
+
+
+def _seed(seed: int | None) -> int:
+    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1) if seed is None else seed
+
+
+def _overlap(text: str, stop: str | None) -> int:
+    """How many characters at the end of ``text`` could be the beginning of ``stop``."""
+    if stop is None:
+        return 0
+    return max((n for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)

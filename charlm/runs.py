@@ -1,0 +1,322 @@
+"""Runs: the folder of a training, made, found again, and trained. ``charlm.train`` lives here.
+
+    checkpoints/<run>/corpus/      the prepared ids, the vocabulary, corpus.json
+    checkpoints/<run>/step-N/      checkpoints: the best and the latest
+    checkpoints/<run>/metrics.jsonl
+
+A run is locked while it is trained, never overwritten, and removed again if it fails before its first checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm import checkpoint as ckpt
+from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
+from charlm.corpus import Corpus, SplitSize, open_corpus, parse_split, prepare
+from charlm.devices import choose_device, choose_precision
+from charlm.errors import CannotCreateError, DataError, UsageError
+from charlm.language_model import checkpoint_parts
+from charlm.model import CharLM
+from charlm.recipe import Recipe, Request, resolve, save_every_fields
+from charlm.text import TextSource, check_encoding, open_source
+from charlm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from charlm.training import Event, Finished, Trainer
+from charlm.training_state import is_finished
+
+TOKENIZERS = ("char", "byte")
+MIN_CHARACTERS = 100
+# What may be changed when a run is resumed; everything else it remembers.
+RESUME_WISHES = ("epochs", "steps", "time", "save_every", "threads")
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Which texts to learn from: ``corpus`` and perhaps ``valid`` and ``test`` are names of files, folders or "-"."""
+
+    corpus: Sequence[str] = ()
+    valid: str | None = None
+    test: str | None = None
+    demo: bool = False
+    tokenizer: str = "char"
+    encoding: str = "utf-8"
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What ``charlm.train`` returns. Losses are in nats per character; ``reason`` is why training ended."""
+
+    run: Path
+    step: int
+    seconds: float
+    reason: str
+    best_nats_per_char: float | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run ready to train, and what was chosen for it."""
+
+    trainer: Trainer
+    recipe: Recipe | None
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a run goes and what it runs on; ``init_from`` is a checkpoint whose weights it begins with."""
+
+    out: Path | None = None
+    init_from: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    progress: Progress = field(default=lambda characters: None)
+
+
+def train(
+    corpus: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    valid: str | Path | None = None,
+    test: str | Path | None = None,
+    tokenizer: str = "char",
+    encoding: str = "utf-8",
+    split: str | None = None,
+    init_from: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    on_event: Callable[[Event], None] = lambda event: None,
+    **wishes: Any,
+) -> Trained:
+    """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
+
+    ``wishes`` are the fields of ``charlm.recipe.Request``: ``time="10m"``, ``steps``, ``size``, ``lr`` and so on. Every
+    event of the training is passed to ``on_event``. Prints nothing. Raises the errors of ``charlm.errors``.
+    """
+    names = [str(corpus)] if isinstance(corpus, (str, Path)) else [str(name) for name in corpus]
+    texts = Texts(names, _name(valid), _name(test), False, tokenizer, encoding, split)
+    where = Where(_path(out), _path(init_from), device, precision)
+    known = {field.name for field in dataclasses.fields(Request)}
+    if unknown := sorted(set(wishes) - known):
+        raise UsageError(f"train() has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    with new_run(texts, Request(**wishes), where) as prepared:
+        return _run_to_end(prepared.trainer, on_event)
+
+
+def resume(
+    run: str | Path, *, device: str | None = None, on_event: Callable[[Event], None] = lambda event: None, **wishes: Any
+) -> Trained:
+    """Go on with a run, as ``charlm train --resume`` does; ``steps``, ``epochs`` or ``time`` extend it."""
+    with resumed_run(Path(run), Request(**wishes), device) as prepared:
+        if prepared.finished:
+            progress = prepared.trainer.progress
+            return Trained(Path(run), progress.step, progress.seconds, "finished before", progress.best)
+        return _run_to_end(prepared.trainer, on_event)
+
+
+def _name(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _run_to_end(trainer: Trainer, on_event: Callable[[Event], None]) -> Trained:
+    last: Finished | None = None
+    for event in trainer.events():
+        on_event(event)
+        last = event if isinstance(event, Finished) else last
+    assert last is not None, "a training ends with Finished or an error"
+    return Trained(trainer.run, last.step, last.seconds, last.reason, last.best_nats_per_char)
+
+
+# ---------------------------------------------------------------------------------------------------- a new run
+
+
+@contextlib.contextmanager
+def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
+    """Prepare the corpus in a new run and hold it, locked, ready to train."""
+    device = choose_device(where.device)
+    precision = choose_precision(where.precision, device)
+    _check_early(texts, request, str(device))
+    base = None if where.init_from is None else ckpt.open_checkpoint(where.init_from)
+    architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
+    source = None if texts.demo or texts.corpus == ["-"] else open_source(texts.corpus, texts.encoding)
+    run = _claim(where.out, "demo" if texts.demo else source.name if source else "stdin")
+    try:
+        with ckpt.lock_run(run):
+            corpus = _prepare(run, source, texts, where.progress)
+            recipe = resolve(
+                request,
+                corpus.sizes["train"],
+                corpus.sizes["valid"],
+                corpus.tokenizer.vocabulary_size,
+                device=str(device),
+                precision=precision,
+                architecture=architecture,
+            )
+            trainer = Trainer(run, corpus, recipe.model, recipe.training)
+            if base is not None:
+                trainer.model.load_weights(_transferred(base, trainer.model, corpus.tokenizer))
+            yield Prepared(trainer, recipe)
+    finally:
+        if not ckpt.step_numbers(run):
+            shutil.rmtree(run, ignore_errors=True)
+
+
+def _check_early(texts: Texts, request: Request, device: str) -> None:
+    """Find contradictions before minutes are spent on a corpus."""
+    if texts.tokenizer not in TOKENIZERS:
+        raise UsageError(f"--tokenizer must be one of {', '.join(TOKENIZERS)}, not {texts.tokenizer!r}")
+    check_encoding(texts.encoding)
+    parse_split(texts.split or "90/5/5")
+    if texts.valid is not None and texts.split is not None:
+        raise UsageError("with --valid all of the corpus is training text; leave out --split")
+    large = SplitSize(10**9, 10**9, 10**9)
+    resolve(request, large, large, 300, device=device, precision="fp32")
+
+
+def _claim(out: Path | None, name: str) -> Path:
+    """Make the run's folder, so that no other training takes it."""
+    if out is not None:
+        if ckpt.step_numbers(out) or (out / ckpt.MANIFEST).exists():
+            raise CannotCreateError(
+                f"{out} holds a run already; go on with it by --resume --out {out}, or name another"
+            )
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise CannotCreateError(f"{out} exists and is no run; choose another --out, so that nothing is overwritten")
+        candidates = [out]
+    else:
+        ckpt.RUNS.mkdir(exist_ok=True) if ckpt.RUNS.parent.exists() else None
+        candidates = [ckpt.RUNS / name, *(ckpt.RUNS / f"{name}-{number}" for number in range(2, 10_000))]
+    for candidate in candidates:
+        try:
+            candidate.mkdir(parents=True, exist_ok=out is not None)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CannotCreateError(f"{candidate} cannot be made ({error.strerror}); choose another --out") from None
+        return candidate
+    raise CannotCreateError(f"{ckpt.RUNS}/ is full of runs of that name; choose an --out")
+
+
+def _prepare(run: Path, source: TextSource | None, texts: Texts, progress: Progress) -> Corpus:
+    folder = run / "corpus"
+    folder.mkdir()
+    spool = folder / "text"
+    if texts.demo:
+        spool.write_text(demo_text(), encoding="utf-8", newline="")
+        source = TextSource(["-"], [spool], "utf-8", "demo")
+    elif source is None:
+        source = open_source(["-"], texts.encoding, spool)
+    others = {
+        name: open_source([path], texts.encoding)
+        for name, path in (("valid", texts.valid), ("test", texts.test))
+        if path is not None
+    }
+    corpus = prepare(folder, source, texts.tokenizer, parse_split(texts.split or "90/5/5"), others, progress)
+    spool.unlink(missing_ok=True)
+    characters = corpus.sizes["train"].characters
+    if characters < MIN_CHARACTERS:
+        raise DataError(
+            f"the training text has {characters} characters, too few to learn from; give at least {MIN_CHARACTERS}, "
+            "better some hundred thousand"
+        )
+    return corpus
+
+
+def demo_text() -> str:
+    """The Python language reference that ships inside every CPython: English and code, half a million characters."""
+    from pydoc_data.topics import topics
+
+    return "\n\n".join(topics[name].strip("\n") for name in sorted(topics)) + "\n"
+
+
+def _transferred(base: ckpt.Checkpoint, model: CharLM, tokenizer: Tokenizer) -> Mapping[str, NDArray[Any]]:
+    """Weights of ``base`` for another vocabulary: rows move with their characters, new characters keep fresh ones."""
+    _, old_tokenizer, old = checkpoint_parts(base)
+    if old_tokenizer.kind != tokenizer.kind:
+        raise UsageError(f"{base.path} was trained with --tokenizer {old_tokenizer.kind}; add that option")
+    rows = _matching_rows(old_tokenizer, tokenizer)
+    fresh = model.weights()
+    for name in fresh:
+        if name in ("embedding.weight", "decoder.bias"):
+            fresh[name][rows[:, 1]] = old[name][rows[:, 0]]
+        else:
+            fresh[name] = old[name]
+    return fresh
+
+
+def _matching_rows(old: Tokenizer, new: Tokenizer) -> NDArray[np.int64]:
+    """[N, 2]: ids that mean the same in the old and the new vocabulary."""
+    if isinstance(old, ByteTokenizer) or isinstance(new, ByteTokenizer):
+        return np.repeat(np.arange(256)[:, None], 2, axis=1)
+    assert isinstance(old, CharTokenizer)
+    assert isinstance(new, CharTokenizer)
+    shared = [(old.characters[c], i) for c, i in new.characters.items() if c in old.characters]
+    in_bytes = zip(old.byte_ids.tolist(), new.byte_ids.tolist(), strict=True)
+    return np.array([(0, 0), *in_bytes, *shared], np.int64)
+
+
+# ---------------------------------------------------------------------------------------------------- an old run
+
+
+@contextlib.contextmanager
+def resumed_run(run: Path | None, request: Request, device: str | None = None) -> Iterator[Prepared]:
+    """Open a run (the newest one without a name) at its latest checkpoint and hold it, locked, ready to go on."""
+    run = ckpt.newest_run(ckpt.RUNS) if run is None else run
+    _refuse_new_wishes(request)
+    checkpoint = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
+    run = checkpoint.path.parent
+    with ckpt.lock_run(run):
+        ckpt.clean(run)
+        config = _extended(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), request)
+        config = dataclasses.replace(config, device=str(choose_device(device or config.device)))
+        corpus = open_corpus(run / "corpus")
+        _check_corpus(run, corpus, checkpoint)
+        trainer = Trainer.resume(run, corpus, checkpoint, config)
+        extended = any(getattr(request, name) is not None for name in ("epochs", "steps", "time"))
+        progress = trainer.budget_progress()
+        finished = is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))
+        yield Prepared(trainer, None, finished)
+
+
+def _refuse_new_wishes(request: Request) -> None:
+    for field_ in dataclasses.fields(Request):
+        if getattr(request, field_.name) is not None and field_.name not in RESUME_WISHES:
+            option = field_.name.replace("_", "-")
+            raise UsageError(f"a resumed run keeps its --{option}; leave it out, or begin a new run with --init-from")
+
+
+def _extended(config: TrainingConfig, request: Request) -> TrainingConfig:
+    if (request.epochs, request.steps, request.time) != (None, None, None):
+        seconds = None if request.time is None else parse_duration(request.time)
+        config = dataclasses.replace(config, epochs=request.epochs, steps=request.steps, seconds=seconds)
+    if request.threads is not None:
+        config = dataclasses.replace(config, threads=request.threads)
+    return dataclasses.replace(config, **save_every_fields(request.save_every))
+
+
+def _check_corpus(run: Path, corpus: Corpus, checkpoint: ckpt.Checkpoint) -> None:
+    described = checkpoint.config.get("corpus")
+    if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
+        raise DataError(f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore it")
+    if corpus.changed_sources():
+        raise DataError(
+            f"the text of {run} has changed since training began; put the old text back to resume, or learn the new "
+            f"one with charlm train FILE --init-from {run}"
+        )
+    corpus.check_ids()

@@ -1,0 +1,103 @@
+"""Logits and a uniform number to the next id, and a stream of ids.
+
+The sampler knows ids, not text. ``SamplingConfig`` says what, and the chance comes from outside: every stream has its
+own seeded source of uniform numbers, one for each id. So the same seed gives the same ids, sample i is the same
+however many are drawn beside it, and any engine that maps (logits, u) as ``next_ids`` does writes the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.config import SamplingConfig
+from charlm.engine import Engine, EngineState
+from charlm.tokenizer import Ids, Tokenizer
+
+# Logits of a prompt are computed and dropped; this many numbers of them at a time keeps memory flat.
+_PROMPT_LOGITS = 1 << 22
+
+
+def next_ids(
+    logits_BV: NDArray[Any],
+    u_B: NDArray[np.float64],
+    config: SamplingConfig,
+    allowed_BV: NDArray[np.bool_] | None = None,
+) -> NDArray[np.int64]:
+    """The next id of each of B streams, from logits [B, V] and uniform numbers [B] in [0, 1).
+
+    The order is fixed: ``allowed_BV``, temperature, top-k, top-p, min-p; then the inverse of the cumulative
+    distribution in order of ids. Among equals the lower id comes first.
+    """
+    logits = logits_BV.astype(np.float64)
+    if allowed_BV is not None:
+        logits = np.where(allowed_BV, logits, -np.inf)
+    if config.temperature == 0:
+        return np.asarray(logits.argmax(axis=1), np.int64)
+    logits -= logits.max(axis=1, keepdims=True)
+    weights = np.exp(logits / config.temperature)
+    if config.top_k or config.top_p < 1:
+        weights = _keep_likeliest(weights, config)
+    if config.min_p:
+        weights = np.where(weights >= config.min_p * weights.max(axis=1, keepdims=True), weights, 0.0)
+    cumulative = weights.cumsum(axis=1)
+    chosen = (cumulative <= u_B[:, None] * cumulative[:, -1:]).sum(axis=1)
+    # Rounding may carry u * total up to the total itself; the answer is then the last id that has any weight.
+    last = weights.shape[1] - 1 - (weights[:, ::-1] > 0).argmax(axis=1)
+    return np.asarray(np.minimum(chosen, last), np.int64)
+
+
+def _keep_likeliest(weights: NDArray[np.float64], config: SamplingConfig) -> NDArray[np.float64]:
+    order = np.argsort(-weights, axis=1, kind="stable")
+    ranked = np.take_along_axis(weights, order, axis=1)
+    if config.top_k:
+        ranked[:, config.top_k :] = 0.0
+    if config.top_p < 1:
+        share_before = (ranked.cumsum(axis=1) - ranked) / ranked.sum(axis=1, keepdims=True)
+        ranked[share_before >= config.top_p] = 0.0
+    kept = np.empty_like(weights)
+    np.put_along_axis(kept, order, ranked, axis=1)
+    return kept
+
+
+def uniform_sources(seed: int, samples: Sequence[int]) -> list[np.random.Generator]:
+    """A source of uniform numbers for each sample number, independent of one another."""
+    return [np.random.Generator(np.random.Philox(key=[seed, sample])) for sample in samples]
+
+
+def stream(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    prompt: Iterator[Ids],
+    config: SamplingConfig,
+    sources: Sequence[np.random.Generator],
+) -> Iterator[NDArray[np.int64]]:
+    """Endlessly the next ids [B] of B streams, one for each source, all after the same ``prompt``.
+
+    The prompt comes in blocks of any size, so it may be longer than memory; before it stands the tokenizer's start id.
+    """
+    logits_BV, state = _read_prompt(engine, tokenizer, prompt, len(sources))
+    allowed_SV, following_SV = tokenizer.grammar()
+    place_B = np.zeros(len(sources), np.int64)
+    while True:
+        u_B = np.array([source.random() for source in sources])
+        ids_B = next_ids(logits_BV, u_B, config, allowed_SV[place_B])
+        place_B = following_SV[place_B, ids_B]
+        yield ids_B
+        logits_BV, state = engine.step(ids_B, state)
+
+
+def _read_prompt(
+    engine: Engine, tokenizer: Tokenizer, prompt: Iterator[Ids], batch: int
+) -> tuple[NDArray[np.float32], EngineState]:
+    span = max(1, min(256, _PROMPT_LOGITS // (batch * tokenizer.vocabulary_size)))
+    logits_BV, state = engine.step(np.full(batch, tokenizer.start_id), engine.start(batch))
+    for block in prompt:
+        for start in range(0, len(block), span):
+            ids_TB = np.repeat(block[start : start + span, None].astype(np.int64), batch, axis=1)
+            logits_TBV, state = engine.forward(ids_TB, state)
+            logits_BV = logits_TBV[-1]
+    return logits_BV, state

@@ -1,0 +1,229 @@
+"""Reading people's files: encodings, folders, stdin, .gz, in blocks of bounded size.
+
+A ``TextSource`` is one text made of one or several files. It can be read any number of times, always the same way,
+and never holds more than a block in memory. Nothing is normalised: line ends, NUL and odd characters stay as they
+are; only a byte-order mark at the beginning of a file is dropped. Files that do not end a line are parted by one.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import hashlib
+import logging
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from charlm.errors import CharlmError, DataError, InputOutputError, MissingInputError, UsageError
+from charlm.tokenizer import Codes, code_points
+
+logger = logging.getLogger("charlm")
+
+BLOCK_BYTES = 1 << 20
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_UTF8_NAMES = ("utf-8", "utf-8-sig")
+
+
+class TextSource:
+    """One text: ``paths`` in order, read as ``encoding`` (ignored where raw bytes are asked for).
+
+    Made by ``open_source`` from ``names``, what the person wrote. ``name`` is short, for the run's folder.
+    """
+
+    def __init__(self, names: Sequence[str], paths: Sequence[Path], encoding: str, name: str | None = None) -> None:
+        self.names = [name if name == "-" else str(Path(name).absolute()) for name in names]
+        self.paths = list(paths)
+        self.encoding = encoding
+        self.name = name or _short_name(names)
+
+    def codes(self, kind: str) -> Iterator[Codes]:
+        """The text in order: code points for the tokenizer kind "char", byte values for "byte".
+
+        Raises ``DataError`` where a file is not what its encoding or compression promises.
+        """
+        last: int | None = None
+        for path in self.paths:
+            first = True
+            for block in self._file_codes(path, kind):
+                if first and kind == "char" and last not in (None, 0x0A):
+                    yield np.array([0x0A], np.uint8)
+                first = False
+                last = int(block[-1])
+                yield block
+
+    def _file_codes(self, path: Path, kind: str) -> Iterator[Codes]:
+        if kind == "byte":
+            for data in read_blocks(path):
+                yield np.frombuffer(data, np.uint8)
+            return
+        for text in decode_blocks(read_blocks(path), self.encoding, str(path)):
+            yield code_points(text)
+
+    def sha256(self) -> str:
+        """Digest of the stored bytes of all files, as they are on disk."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            for data in read_blocks(path, decompress=False):
+                digest.update(data)
+        return digest.hexdigest()
+
+    def fingerprints(self) -> list[str]:
+        """Path, size and time of change of every file: a cheap sign that nothing changed."""
+        statuses = [(path.absolute(), path.stat()) for path in self.paths]
+        return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in statuses]
+
+
+def open_source(names: Sequence[str], encoding: str = "utf-8", spool: Path | None = None) -> TextSource:
+    """The text of files, folders (every visible file in them, sorted by path) or ``-`` for stdin.
+
+    ``spool`` is where stdin is copied, so that it can be read more than once. Raises ``MissingInputError``,
+    ``UsageError`` for an encoding that does not exist, and ``DataError`` for a text without a byte.
+    """
+    check_encoding(encoding)
+    paths: list[Path] = []
+    for name in names:
+        if name == "-":
+            paths.append(_spool_stdin(spool))
+        else:
+            paths.extend(_expand(Path(name)))
+    for path in paths:
+        with _reading(path), open(path, "rb"):
+            pass
+    if not any(path.stat().st_size for path in paths):
+        raise DataError(f"{', '.join(names)[:80]} is empty: there is no text to read")
+    return TextSource(names, paths, encoding)
+
+
+def check_encoding(encoding: str) -> None:
+    """Raise ``UsageError`` unless Python can decode text with ``encoding``."""
+    try:
+        # Python's registry also holds codecs that are no encodings of text, such as hex and rot13.
+        is_text = isinstance(codecs.getincrementaldecoder(encoding)().decode(b"", True), str)
+    except (LookupError, ValueError, TypeError, AttributeError):
+        is_text = False
+    if not is_text:
+        raise UsageError(
+            f"--encoding {encoding!r} is no encoding this Python knows; try utf-8, utf-16, cp1252 or latin-1"
+        )
+
+
+def _short_name(names: Sequence[str]) -> str:
+    if names[0] == "-":
+        return "stdin"
+    path = Path(names[0]).absolute()
+    name = path.name.removesuffix(".gz") or "corpus"
+    return name if path.is_dir() else (Path(name).stem or name)
+
+
+def _expand(path: Path) -> list[Path]:
+    if not path.exists():
+        raise MissingInputError(f"{path} does not exist; check the name, or pass - to read from stdin")
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    texts = [file for file in found if not _looks_binary(file)]
+    if len(texts) < len(found):
+        skipped = [str(file) for file in found if file not in set(texts)]
+        logger.warning("skipped %d files that are not text: %s", len(skipped), ", ".join(skipped[:3])[:200])
+    if not texts:
+        raise MissingInputError(f"{path} is a folder with no text file in it; name a file, or a folder that has some")
+    return texts
+
+
+def _looks_binary(path: Path) -> bool:
+    if path.suffix == ".gz":
+        return False
+    with _reading(path), open(path, "rb") as file:
+        head = file.read(8192)
+    return b"\0" in head and not head.startswith(_UTF16_MARKS)
+
+
+def _spool_stdin(spool: Path | None) -> Path:
+    if spool is None:
+        raise UsageError("stdin can not be read here; save the text in a file first")
+    with _reading(Path("stdin")), open(spool, "wb") as copy:
+        while data := sys.stdin.buffer.read(BLOCK_BYTES):
+            copy.write(data)
+    return spool
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CharlmError:
+        raise
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is no complete gzip file ({error}); unpack it yourself or fetch it again") from None
+    except FileNotFoundError:
+        raise MissingInputError(f"{path} does not exist any more; check the name") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise MissingInputError(f"{path} may not be read ({error.strerror}); check its permissions") from None
+    except OSError as error:
+        raise InputOutputError(f"{path} could not be read: {error.strerror or error}") from None
+
+
+def read_blocks(path: Path, decompress: bool = True) -> Iterator[bytes]:
+    """The bytes of a file in blocks of at most ``BLOCK_BYTES``, unpacked where the name ends in .gz."""
+    with _reading(path):
+        opener: Any = gzip.open if decompress and path.suffix == ".gz" else open
+        file: IO[bytes]
+        with opener(path, "rb") as file:
+            while data := file.read(BLOCK_BYTES):
+                yield data
+
+
+def decode_blocks(blocks: Iterator[bytes], encoding: str, name: str) -> Iterator[str]:
+    """Decode ``blocks`` piece by piece, without the byte-order mark; raises ``DataError`` that says where and what."""
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    is_utf8 = codecs.lookup(encoding).name in _UTF8_NAMES
+    seen, at_start = 0, True
+    for data in blocks:
+        if seen == 0 and is_utf8:
+            _check_not_utf16(data, name)
+        text = _decode(decoder, data, False, encoding, name, seen)
+        seen += len(data)
+        if at_start and text:
+            text, at_start = text.removeprefix("\ufeff"), False
+        if text:
+            yield text
+    text = _decode(decoder, b"", True, encoding, name, seen)
+    if text:
+        yield text
+
+
+def _decode(decoder: Any, data: bytes, final: bool, encoding: str, name: str, seen: int) -> str:
+    pending = len(decoder.getstate()[0])
+    try:
+        text: str = decoder.decode(data, final)
+        return text
+    except UnicodeDecodeError as error:
+        position = seen - pending + error.start
+        wrong = error.object[error.start : error.start + 1].hex().upper()
+        hint = "for example --encoding cp1252 (Windows) or latin-1" if encoding in _UTF8_NAMES else "for example utf-8"
+        raise DataError(
+            f"{name} is not {encoding}: byte 0x{wrong} at position {position}; name its encoding with --encoding, "
+            f"{hint}, or take the bytes as they are with --tokenizer byte"
+        ) from None
+    except UnicodeError as error:
+        raise DataError(f"{name} is not {encoding} ({error}); name its encoding with --encoding") from None
+
+
+def _check_not_utf16(head: bytes, name: str) -> None:
+    sample = head[:4096]
+    zeros = sample.count(0)
+    if head.startswith(_UTF16_MARKS):
+        raise DataError(f"{name} is UTF-16, not UTF-8 (it begins with its byte-order mark); add --encoding utf-16")
+    if zeros > len(sample) * 0.3:
+        order = "le" if sample[1::2].count(0) > sample[0::2].count(0) else "be"
+        logger.warning("every second byte of %s is zero, as in UTF-16; if it is, add --encoding utf-16-%s", name, order)

@@ -1,0 +1,360 @@
+"""The training loop: truncated backpropagation through time over parallel streams, as a sequence of events.
+
+``Trainer.events()`` trains and yields what happens (a step, an evaluation, a save); whoever listens draws it. The
+trainer itself draws and prints nothing. All that changes lives in a few named places, is saved with every
+checkpoint, and is put back by ``Trainer.resume``, so that a resumed run ends with the weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from charlm import checkpoint as ckpt
+from charlm import sampling
+from charlm.batches import StreamBatches
+from charlm.checkpoint import Checkpoint
+from charlm.config import ModelConfig, SamplingConfig, TrainingConfig, from_dict
+from charlm.corpus import Corpus
+from charlm.devices import autocast, memory_errors
+from charlm.engine.torch import TorchEngine
+from charlm.errors import DivergedError, InputOutputError
+from charlm.evaluation import evaluate_streams
+from charlm.model import CharLM, cross_entropy, detach
+from charlm.optimizer import make_optimizer
+from charlm.recipe import STEERING_IDS
+from charlm.schedule import Schedule
+from charlm.training_state import Progress, restore, snapshot
+
+MAX_SKIPPED_IN_A_ROW = 20
+SAMPLE_LENGTH = 120
+_LOG_EVERY = 50
+_RESET_KEY = 0x5E7
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One step is done. ``nats_per_char`` is this chunk's training loss, ``norm`` the gradient's before clipping."""
+
+    step: int
+    nats_per_char: float
+    norm: float
+    rate: float
+    skipped: bool
+    characters: int
+    progress: float | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The validation text was read. ``train_nats_per_char`` is the mean over the steps since the last evaluation."""
+
+    step: int
+    epoch: int
+    seconds: float
+    train_nats_per_char: float | None
+    valid_nats_per_char: float | None
+    is_best: bool
+    clipped_share: float
+    rate: float
+    sample: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is on disk."""
+
+    step: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class SaveFailed:
+    """A checkpoint could not be written; training goes on and tries again."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Training is over. ``reason``: "budget" spent, "early stop", or "interrupted"; saved in each case."""
+
+    step: int
+    seconds: float
+    reason: str
+    best_step: int | None
+    best_nats_per_char: float | None
+
+
+Event = Stepped | Evaluated | Saved | SaveFailed | Finished
+
+
+class _Interrupted(Exception):
+    """Stop was asked for in the middle of an evaluation."""
+
+
+class Trainer:
+    """One run being trained. ``run`` is its folder, which the caller has locked."""
+
+    def __init__(self, run: Path, corpus: Corpus, model_config: ModelConfig, config: TrainingConfig) -> None:
+        self.run = run
+        self.corpus = corpus
+        self.config = config
+        self.device = torch.device(config.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        with memory_errors("choose a smaller --size, --batch or --bptt"):
+            self.model = CharLM(model_config, config.seed).to(self.device)
+            self.optimizer = make_optimizer(self.model, config)
+        self.batches = StreamBatches(corpus.ids("train"), config.batch, config.bptt, config.seed)
+        self.schedule = Schedule(config.schedule, config.warmup)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.state = self.model.initial_state(config.batch)
+        self.progress = Progress()
+        size = corpus.sizes["train"]
+        self._ids_per_character = size.ids / max(1, size.characters)
+        self.steering_ids = corpus.ids("valid").read(0, min(corpus.sizes["valid"].ids, STEERING_IDS))
+        self._stop = False
+        self._started = time.monotonic()
+        self._last_save = self._started
+        self._failed_saves = 0
+
+    @classmethod
+    def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
+        """A trainer in the state that ``checkpoint`` (with all its files) was saved in. Raises ``DataError``."""
+        model_config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path))
+        trainer = cls(run, corpus, model_config, config)
+        restore(trainer, checkpoint)
+        return trainer
+
+    def stop(self) -> None:
+        """Ask the loop to save and finish at the next place where that is clean."""
+        self._stop = True
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    def events(self) -> Iterator[Event]:
+        """Train until the budget is spent, nothing improves, or ``stop`` is called; saved at the end in each case.
+
+        Raises ``DivergedError``, ``OutOfMemoryError`` or ``InputOutputError``; what was learnt is saved first where
+        that is possible.
+        """
+        self._started = time.monotonic() - self.progress.seconds
+        self._last_save = time.monotonic()
+        self._drop_later_metrics()
+        try:
+            reason = yield from self._train()
+        except _Interrupted:
+            reason = "interrupted"
+        if self.progress.saved_step != self.progress.step or reason != "interrupted":
+            yield from self._save(finished=reason != "interrupted", must=True)
+        yield Finished(self.progress.step, self.seconds, reason, self.progress.best_step, self.progress.best)
+
+    def _train(self) -> Generator[Event, None, str]:
+        while True:
+            if self._evaluation_is_due():
+                evaluated = self._evaluate()
+                yield evaluated
+                if evaluated.is_best:
+                    yield from self._save()
+            if self._stop:
+                return "interrupted"
+            if self._budget_spent() or self._nothing_improves():
+                if self.progress.evaluated_step != self.progress.step:
+                    yield self._evaluate()
+                return "budget" if self._budget_spent() else "early stop"
+            yield self._step()
+            if self._save_is_due():
+                yield from self._save()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this run, evaluations and earlier sessions included."""
+        return time.monotonic() - self._started
+
+    def budget_progress(self) -> float | None:
+        """How much of the budget is spent, 0 to 1; None without one."""
+        config = self.config
+        if config.steps is not None:
+            return self.progress.step / config.steps
+        if config.epochs is not None:
+            return self.progress.step / (config.epochs * self.batches.chunks_per_epoch)
+        if config.seconds is not None:
+            # The last evaluation and save belong to the budget, too.
+            reserved = min(self.progress.evaluation_seconds + 0.5, 0.2 * config.seconds)
+            return self.seconds / (config.seconds - reserved)
+        return None
+
+    def _budget_spent(self) -> bool:
+        progress = self.budget_progress()
+        return progress is not None and progress >= 1.0
+
+    def _nothing_improves(self) -> bool:
+        return self.config.steps is None and self.config.epochs is None and self.schedule.exhausted
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.progress.step
+        return step > 0 and step % self.config.eval_every == 0 and self.progress.evaluated_step != step
+
+    def _save_is_due(self) -> bool:
+        if self.config.save_every_unit == "steps":
+            return self.progress.step % int(self.config.save_every) == 0
+        return time.monotonic() - self._last_save >= self.config.save_every
+
+    # ------------------------------------------------------------------------------------------------ one step
+
+    def _step(self) -> Stepped:
+        cursor = self.progress.step
+        self._reset_streams(cursor)
+        inputs, targets = self.batches.chunk(cursor)
+        rate = self.progress.rate = self.config.lr * self.schedule.factor(cursor, self.budget_progress())
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with memory_errors(f"choose a --batch below {self.config.batch}, a shorter --bptt or a smaller --size"):
+            loss, norm = self._learn(torch.from_numpy(inputs), torch.from_numpy(targets))
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        self.progress.note_step(loss * self._ids_per_character, norm > self.config.clip, skipped, inputs.size)
+        if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self._give_up()
+        stepped = Stepped(
+            self.progress.step,
+            loss * self._ids_per_character,
+            norm,
+            rate,
+            skipped,
+            int(inputs.size / self._ids_per_character),
+            self.budget_progress(),
+        )
+        if self.progress.step % _LOG_EVERY == 0:
+            self._log("train", train_nats_per_char=self.progress.mean_loss(), rate=rate)
+        return stepped
+
+    def _reset_streams(self, cursor: int) -> None:
+        """Let all streams forget at the start of an epoch, and now and then one, so that a cold start is learnt too."""
+        if self.batches.starts_epoch(cursor):
+            self.state = self.model.initial_state(self.config.batch)
+            return
+        random = np.random.Generator(np.random.Philox(key=[self.config.seed ^ _RESET_KEY, cursor]))
+        forgets = random.random(self.config.batch) < self.config.state_reset
+        if forgets.any():
+            keep_B1 = torch.from_numpy(~forgets).to(self.device)[:, None]
+            self.state = tuple((h_BH * keep_B1, c_BH * keep_B1) for h_BH, c_BH in self.state)
+
+    def _learn(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+        """One update: the mean loss in nats per id and the gradient norm. If one is not finite, no weight changes."""
+        inputs, targets = inputs.to(self.device), targets.to(self.device)
+        with autocast(self.device.type, self.config.precision):
+            logits_TBV, state = self.model(inputs, self.state, self.generator)
+        loss = cross_entropy(logits_TBV, targets).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        values = loss.item(), norm.item()
+        if all(map(math.isfinite, values)):
+            self.optimizer.step()
+            self.state = detach(state)
+        else:
+            self.state = self.model.initial_state(self.config.batch)
+        return values
+
+    def _give_up(self) -> None:
+        self.progress.skipped_in_a_row = 0
+        list(self._save())
+        raise DivergedError(
+            f"the loss or its gradient was no finite number for {MAX_SKIPPED_IN_A_ROW} steps in a row; the weights "
+            f"before them are saved in {self.run}; train again with a lower --lr (now {self.config.lr:g})"
+        )
+
+    # ------------------------------------------------------------------------------------------------ evaluation
+
+    def _evaluate(self) -> Evaluated:
+        began = time.monotonic()
+        progress = self.progress
+        train_loss, clipped = progress.mean_loss(), progress.clipped_share()
+        loss = self._validation_loss()
+        steering = loss if loss is not None else train_loss
+        is_best = loss is not None and math.isfinite(loss) and (progress.best is None or loss < progress.best)
+        if is_best:
+            progress.best, progress.best_step = loss, progress.step
+        if steering is not None:
+            self.schedule.observe(steering)
+        progress.note_evaluation(loss)
+        rate = progress.rate
+        self._log("valid", train_nats_per_char=train_loss, valid_nats_per_char=loss, rate=rate, clipped=clipped)
+        epoch = self.batches.epoch(max(0, progress.step - 1))
+        sample = self._sample()
+        progress.evaluation_seconds = time.monotonic() - began
+        return Evaluated(progress.step, epoch, self.seconds, train_loss, loss, is_best, clipped, rate, sample)
+
+    def _validation_loss(self) -> float | None:
+        if not len(self.steering_ids):
+            return None
+        engine = TorchEngine(self.model, self.config.precision)
+        with memory_errors("choose a smaller --size"):
+            evaluation = evaluate_streams(
+                engine, self.corpus.tokenizer, self.steering_ids, progress=self._stop_between_chunks
+            )
+        return evaluation.nats_per_char
+
+    def _stop_between_chunks(self, predictions: int) -> None:
+        if self._stop:
+            raise _Interrupted
+
+    def _sample(self) -> str:
+        tokenizer = self.corpus.tokenizer
+        sources = sampling.uniform_sources(self.config.seed, [self.progress.step])
+        config = SamplingConfig(temperature=0.8)
+        stream = sampling.stream(TorchEngine(self.model), tokenizer, iter(()), config, sources)
+        decoder = tokenizer.decoder()
+        return "".join(decoder.feed(next(stream)) for _ in range(SAMPLE_LENGTH))
+
+    # ------------------------------------------------------------------------------------------------ keeping
+
+    def _save(self, finished: bool = False, must: bool = False) -> Iterator[Event]:
+        self.progress.seconds = self.seconds
+        self._last_save = time.monotonic()
+        step = self.progress.step
+        try:
+            path = ckpt.save_step(self.run, step, snapshot(self, finished))
+        except InputOutputError as error:
+            self._failed_saves += 1
+            if must or self._failed_saves >= 3:
+                raise
+            yield SaveFailed(step, str(error))
+            return
+        self._failed_saves = 0
+        self.progress.saved_step = step
+        ckpt.keep_only(self.run, {step, self.progress.best_step or step})
+        yield Saved(step, path)
+
+    def _log(self, kind: str, **values: Any) -> None:
+        entry = {"kind": kind, "step": self.progress.step, "seconds": round(self.seconds, 3), **values}
+        finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
+        with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(finite) + "\n")
+
+    def _drop_later_metrics(self) -> None:
+        """Forget what was logged after the checkpoint that is resumed: those steps are made again."""
+        path = self.run / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text("utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:  # the last line of a killed process may be cut
+                continue
+            step = entry["step"]
+            redone = entry["kind"] == "valid" and step == self.progress.step and self.progress.evaluated_step != step
+            if step <= self.progress.step and not redone:
+                kept.append(line + "\n")
+        ckpt.write_synced(path, "".join(kept).encode())

@@ -1,0 +1,70 @@
+"""Small texts and small models that every test may use; nothing here is downloaded."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.corpus import open_corpus, prepare
+from charlm.text import open_source
+from charlm.training import Trainer
+
+torch.set_num_threads(1)
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "naïve", "dogs", "run;", "who,", "why?", "42", "times!",
+         "\tindeed\n"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def text() -> str:
+    """20,000 characters of word salad with some structure, a few accents and both kinds of line end."""
+    draw = random.Random(7)
+    return " ".join(draw.choice(WORDS) for _ in range(4600))[:20000] + "\r\n"
+
+
+@pytest.fixture(scope="session")
+def text_file(text, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "salad.txt"
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(text_file, tmp_path_factory):
+    return prepare(tmp_path_factory.mktemp("corpus"), open_source([str(text_file)]))
+
+
+TINY = {"layers": 2, "hidden": 24, "embedding": 16}
+DROPOUTS = {"dropout_input": 0.1, "dropout_hidden": 0.2, "dropout_output": 0.2, "weight_drop": 0.2}
+BRIEF = {"lr": 5e-3, "warmup": 3, "batch": 4, "bptt": 20, "eval_every": 7, "save_every": 1e9, "seed": 3, "threads": 1}
+
+
+@pytest.fixture
+def make_trainer(corpus, tmp_path):
+    """Make trainers on a run folder with its own copy of the small corpus."""
+
+    def make(name="run", model=None, **training) -> Trainer:
+        run = tmp_path / name
+        if not (run / "corpus").exists():
+            shutil.copytree(corpus.folder, run / "corpus")
+        model_config = ModelConfig(corpus.tokenizer.vocabulary_size, **{**TINY, **DROPOUTS, **(model or {})})
+        own = open_corpus(run / "corpus")
+        return Trainer(run, own, model_config, TrainingConfig(**{**BRIEF, **training}))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_run(text_file, tmp_path_factory) -> Path:
+    """A run of a small model that learnt the word salad for some hundred steps."""
+    import charlm
+
+    out = tmp_path_factory.mktemp("runs") / "salad"
+    charlm.train(
+        text_file, out=out, hidden=48, layers=1, steps=300, bptt=32, batch=8, eval_every=100, lr=1e-2, threads=1,
+        device="cpu", precision="fp32",
+    )  # fmt: skip
+    return out

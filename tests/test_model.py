@@ -1,0 +1,134 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from charlm.config import ModelConfig
+from charlm.lstm import fused_recurrence, plain_recurrence
+from charlm.model import CharLM, cross_entropy, detach
+
+SHAPES = [
+    ModelConfig(50, 1, 24, 24),
+    ModelConfig(50, 2, 24, 24),
+    ModelConfig(50, 3, 32, 20),
+]
+
+
+def ids(length, batch, vocabulary=50, seed=0):
+    return torch.randint(vocabulary, (length, batch), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=str)
+@pytest.mark.parametrize("chunk", [1, 7, 128, 150])
+def test_chunked_equals_whole(config, chunk):
+    model, sequence = CharLM(config, seed=1), ids(150, 3)
+    whole, end = model(sequence, model.initial_state(3))
+    state, pieces = model.initial_state(3), []
+    for start in range(0, 150, chunk):
+        logits, state = model(sequence[start : start + chunk], state)
+        state = detach(state)
+        pieces.append(logits)
+    torch.testing.assert_close(torch.cat(pieces), whole, rtol=1e-5, atol=1e-6)
+    for layer, layer_end in zip(state, end, strict=True):
+        torch.testing.assert_close(layer, layer_end, rtol=1e-5, atol=1e-6)
+    losses = [cross_entropy(logits, sequence).sum() for logits in (torch.cat(pieces), whole)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000))
+def test_fused_equals_plain_in_value_and_gradient(length, batch, width_in, width, seed):
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    results = []
+    inputs = [draw(length, batch, width_in), draw(batch, width), draw(batch, width), draw(4 * width, width_in),
+              draw(4 * width, width), draw(4 * width)]  # fmt: skip
+    weigh = draw(length, batch, width)
+    for recurrence in (fused_recurrence, plain_recurrence):
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        x, h, c, *weights = leaves
+        output, (h_end, c_end) = recurrence(x, (h, c), *weights)
+        ((output * weigh).sum() + h_end.sum() + (c_end**2).sum()).backward()
+        results.append([output, h_end, c_end, *(leaf.grad for leaf in leaves)])
+    for fused, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_one_layer_equals_torch_lstm():
+    model = CharLM(ModelConfig(50, 2, 24, 24), seed=3)
+    reference = nn.LSTM(24, 24, 2)
+    with torch.no_grad():
+        for number, layer in enumerate(model.layers()):
+            getattr(reference, f"weight_ih_l{number}").copy_(layer.weight_ih)
+            getattr(reference, f"weight_hh_l{number}").copy_(layer.weight_hh)
+            getattr(reference, f"bias_ih_l{number}").copy_(layer.bias)
+            getattr(reference, f"bias_hh_l{number}").zero_()
+    sequence = ids(40, 4)
+    expected = reference(model.embedding(sequence))[0] @ model.embedding.weight.T + model.decoder.bias
+    torch.testing.assert_close(model(sequence, model.initial_state(4))[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_decoder_and_embedding_are_one_tensor():
+    config = ModelConfig(50, 2, 24, 16)
+    model = CharLM(config)
+    assert model.decoder.weight is model.embedding.weight
+    assert {name: array.shape for name, array in model.weights().items()} == config.parameter_shapes()
+    assert sum(p.numel() for p in model.parameters()) == config.parameter_count()
+    model(ids(5, 2), model.initial_state(2))[0].sum().backward()
+    assert model.embedding.weight.grad is not None
+
+
+def test_forget_bias_is_one_and_the_others_zero():
+    for layer in CharLM(ModelConfig(50, 2, 24, 16)).layers():
+        width = layer.width
+        assert (layer.bias[width : 2 * width] == 1).all()
+        assert layer.bias.sum() == width
+
+
+def test_weights_survive_the_way_through_arrays():
+    config = ModelConfig(50, 2, 24, 16)
+    model, other = CharLM(config, 1), CharLM(config, 2)
+    other.load_weights(model.weights())
+    sequence = ids(9, 2)
+    assert torch.equal(model(sequence, model.initial_state(2))[0], other(sequence, other.initial_state(2))[0])
+
+
+@pytest.mark.parametrize("name", ["dropout_input", "dropout_hidden", "dropout_output", "weight_drop"])
+def test_each_dropout_acts_only_with_a_generator_and_repeats_with_its_state(name):
+    model = CharLM(ModelConfig(50, 2, 24, 24, **{name: 0.5}), seed=1)
+    sequence, start = ids(12, 2), model.initial_state(2)
+
+    def logits(seed=None):
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        return model(sequence, start, generator)[0]
+
+    assert torch.equal(logits(), logits())
+    assert not torch.equal(logits(1), logits())
+    assert torch.equal(logits(1), logits(1))
+    assert not torch.equal(logits(1), logits(2))
+
+
+def test_dropout_is_locked_over_time():
+    model = CharLM(ModelConfig(50, 1, 24, 24, dropout_output=0.5), seed=1)
+    with torch.no_grad():
+        model.decoder.bias.zero_()
+        model.embedding.weight.copy_(torch.eye(50, 24))  # the logits are then the outputs themselves
+        model.layers()[0].bias.normal_(generator=torch.Generator().manual_seed(0))
+    logits = model(ids(30, 2), model.initial_state(2), torch.Generator().manual_seed(0))[0]
+    dropped = logits[:, :, :24] == 0
+    assert (dropped == dropped[0]).all()
+    assert 0.2 < dropped[0].float().mean() < 0.8
+
+
+def test_dropout_keeps_the_mean():
+    model = CharLM(ModelConfig(50, 1, 24, 24, dropout_output=0.3), seed=1)
+    sequence, start = ids(6, 2), model.initial_state(2)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        mean = torch.stack([model(sequence, start, generator)[0] for _ in range(4000)]).mean(0)
+        exact = model(sequence, start)[0]
+    assert (mean - exact).abs().max() < 0.05

@@ -1,0 +1,293 @@
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from charlm import checkpoint as ckpt
+from charlm import training_state
+from charlm.engine.torch import TorchEngine
+from charlm.errors import DataError, DivergedError, InputOutputError
+from charlm.evaluation import evaluate
+from charlm.training import Evaluated, Finished, Saved, SaveFailed, Stepped, Trainer
+
+STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
+
+
+def digest(trainer) -> str:
+    weights = trainer.model.weights()
+    return hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
+
+
+def train(trainer, interrupt_after=None):
+    """Run to the end, or save and stop after a number of steps."""
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, Stepped) and event.step == interrupt_after:
+            trainer.stop()
+    return events
+
+
+def resumed(trainer, names=ckpt.ALL_FILES):
+    checkpoint = ckpt.open_checkpoint(trainer.run, "latest", names)
+    return Trainer.resume(trainer.run, trainer.corpus, checkpoint, trainer.config)
+
+
+def shorter_epochs(make_trainer, name, **options):
+    """A trainer whose epochs are few steps long, so that a tiny run crosses their borders."""
+    return make_trainer(name, steps=STEPS, batch=50, bptt=30, **options)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "adamw"])
+def test_interrupted_at_every_step_it_ends_the_same(make_trainer, optimizer):
+    options = {"optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 5e-3}
+    whole = shorter_epochs(make_trainer, "whole", **options)
+    assert whole.batches.chunks_per_epoch < STEPS - 5
+    events = train(whole)
+    for cut in range(1, STEPS):
+        first = shorter_epochs(make_trainer, f"cut{cut}", **options)
+        assert train(first, cut)[-1].reason == "interrupted"
+        second = resumed(first)
+        rest = train(second)
+        assert digest(second) == digest(whole), f"interrupted after step {cut}"
+        assert rest[-1].best_nats_per_char == events[-1].best_nats_per_char
+        if optimizer != "adam" and cut > 3:
+            break
+
+
+def test_interrupted_again_and_again_it_ends_the_same(make_trainer):
+    whole = shorter_epochs(make_trainer, "whole")
+    train(whole)
+    trainer = shorter_epochs(make_trainer, "often")
+    train(trainer, 1)
+    for step in range(2, STEPS):
+        trainer = resumed(trainer)
+        train(trainer, step)
+    trainer = resumed(trainer)
+    train(trainer)
+    assert digest(trainer) == digest(whole)
+    logs = [[json.loads(line) for line in (t.run / "metrics.jsonl").read_text().splitlines()] for t in (whole, trainer)]
+    for log in logs:
+        for entry in log:
+            del entry["seconds"]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("lost", ["state", "generator", "optimizer", "cursor", "schedule"])
+def test_nothing_of_the_state_can_be_left_out(make_trainer, lost):
+    """The proof that the law above can fail: each part, left out, changes the end."""
+    whole = shorter_epochs(make_trainer, "whole", schedule="plateau")
+    train(whole)
+    first = shorter_epochs(make_trainer, "first", schedule="plateau")
+    train(first, 17)
+    second = resumed(first)
+    if lost == "state":
+        second.state = second.model.initial_state(second.config.batch)
+    elif lost == "generator":
+        second.generator.manual_seed(second.config.seed)
+    elif lost == "optimizer":
+        second.optimizer.state.clear()
+    elif lost == "cursor":
+        second.progress.step -= 1
+    elif lost == "schedule":
+        second.schedule.plateau.factor = 0.3
+    train(second)
+    assert digest(second) != digest(whole)
+
+
+def test_an_interrupted_evaluation_is_made_again(make_trainer):
+    whole = make_trainer("whole", steps=15)
+    reference = [e for e in train(whole) if isinstance(e, Evaluated)]
+    first = make_trainer("first", steps=15)
+    validation_loss = first._validation_loss
+
+    def interrupted():
+        first.stop()
+        return validation_loss()
+
+    first._validation_loss = interrupted
+    events = train(first)
+    assert events[-1].reason == "interrupted"
+    assert not [e for e in events if isinstance(e, Evaluated)]
+    second = resumed(first)
+    evaluations = [e for e in train(second) if isinstance(e, Evaluated)]
+    assert [e.valid_nats_per_char for e in evaluations] == [e.valid_nats_per_char for e in reference]
+    assert digest(second) == digest(whole)
+
+
+def test_it_learns(make_trainer):
+    model = {"layers": 1, "hidden": 64, "embedding": 64}
+    trainer = make_trainer(steps=300, lr=2e-2, batch=16, bptt=40, eval_every=50, model=model)
+    events = train(trainer)
+    first = next(e for e in events if isinstance(e, Stepped))
+    assert first.nats_per_char == pytest.approx(math.log(trainer.model.config.vocabulary_size), rel=0.1)
+    assert events[-1].best_nats_per_char < 0.6 * float(trainer.corpus.description["unigram_nats"])
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(make_trainer):
+    digests = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        trainer = make_trainer(name, steps=8, seed=seed)
+        train(trainer)
+        digests.append(digest(trainer))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_best_and_latest_are_kept(make_trainer):
+    trainer = make_trainer(steps=30, save_every=4.0, save_every_unit="steps")
+    saved = [e.step for e in train(trainer) if isinstance(e, Saved)]
+    assert {4, 8, 12, 16, 20, 24, 28} <= set(saved)
+    assert set(ckpt.step_numbers(trainer.run)) == {30, trainer.progress.best_step}
+    best = ckpt.open_checkpoint(trainer.run)
+    assert best.validation == trainer.progress.best
+    assert not [p for p in trainer.run.rglob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin")]
+
+
+def test_the_weight_shared_with_the_decoder_is_saved_once(make_trainer):
+    trainer = make_trainer(steps=1)
+    train(trainer)
+    opened = ckpt.open_checkpoint(trainer.run)
+    tensors = ckpt.tensors_from_bytes(opened.files[ckpt.MODEL], "model")
+    assert {name: t.shape for name, t in tensors.items()} == trainer.model.config.parameter_shapes()
+
+
+def test_the_reported_loss_is_the_loss_of_the_saved_weights(make_trainer, corpus):
+    trainer = make_trainer(steps=14)
+    evaluated = [e for e in train(trainer) if isinstance(e, Evaluated)][-1]
+    ids = corpus.ids("valid")
+    exact = evaluate(TorchEngine(trainer.model), corpus.tokenizer, [ids.read(0, len(ids))])
+    assert evaluated.valid_nats_per_char == pytest.approx(exact.nats_per_char, rel=5e-3)
+
+
+def poison(trainer, steps, monkeypatch):
+    """Let the loss be no number in some steps."""
+    import charlm.training as module
+
+    genuine = module.cross_entropy
+
+    def poisoned(logits, targets):
+        loss = genuine(logits, targets)
+        return loss * math.nan if trainer.progress.step in steps else loss
+
+    monkeypatch.setattr(module, "cross_entropy", poisoned)
+
+
+def test_a_loss_that_is_no_number_changes_no_weight(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=9, eval_every=100)
+    poison(trainer, {4, 5}, monkeypatch)
+    before, skipped = {}, []
+    for event in trainer.events():
+        if isinstance(event, Stepped):
+            before[event.step] = digest(trainer)
+            if event.skipped:
+                skipped.append(event.step)
+    assert skipped == [5, 6]
+    assert before[4] == before[5] == before[6] != before[7]
+    assert np.isfinite(trainer.model.embedding.weight.detach().numpy()).all()
+
+
+def test_a_gradient_that_is_infinite_changes_no_weight(make_trainer):
+    trainer = make_trainer(steps=6, eval_every=100)
+
+    def explode(gradient):
+        return gradient * math.inf if trainer.progress.step == 3 else gradient
+
+    trainer.model.layers()[0].weight_hh.register_hook(explode)
+    skipped = [e.step for e in train(trainer) if isinstance(e, Stepped) and e.skipped]
+    assert skipped == [4]
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_it_gives_up_when_nothing_is_finite_and_saves_good_weights(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=100, eval_every=1000)
+    poison(trainer, set(range(5, 100)), monkeypatch)
+    with pytest.raises(DivergedError, match="--lr") as error:
+        train(trainer)
+    assert error.value.exit_code == 70
+    data = ckpt.open_checkpoint(trainer.run, "latest").files[ckpt.MODEL]
+    ckpt.tensors_from_bytes(data, "model", trainer.model.config.parameter_shapes())
+
+
+def test_clipping_bounds_the_gradient_and_is_counted(make_trainer):
+    trainer = make_trainer(steps=7, clip=0.05)
+    evaluated = next(e for e in train(trainer) if isinstance(e, Evaluated))
+    assert evaluated.clipped_share == 1.0
+    total = math.sqrt(sum(float((p.grad**2).sum()) for p in trainer.model.parameters()))
+    assert total <= 0.05 * 1.001
+
+
+def test_early_stop_without_a_budget(make_trainer, monkeypatch):
+    trainer = make_trainer(eval_every=1, lr=1e-9)
+    end = train(trainer)[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "early stop"
+
+
+def test_steps_and_epochs_switch_early_stop_off(make_trainer):
+    trainer = make_trainer(eval_every=1, lr=1e-9, steps=40)
+    assert (train(trainer)[-1].reason, trainer.progress.step) == ("budget", 40)
+    trainer = make_trainer("epochs", eval_every=10**6, epochs=2, batch=50, bptt=40)
+    train(trainer)
+    assert trainer.progress.step == 2 * trainer.batches.chunks_per_epoch
+
+
+def test_a_time_budget_is_kept(make_trainer):
+    trainer = make_trainer(seconds=2.0, eval_every=10, schedule="constant")
+    end = train(trainer)[-1]
+    assert end.reason == "budget"
+    assert trainer.progress.evaluated_step == trainer.progress.step
+
+
+def test_without_validation_text_it_trains_all_the_same(make_trainer, corpus):
+    trainer = make_trainer(steps=15)
+    trainer.steering_ids = trainer.steering_ids[:0]
+    events = train(trainer)
+    assert all(e.valid_nats_per_char is None for e in events if isinstance(e, Evaluated))
+    assert ckpt.open_checkpoint(trainer.run).step == 15
+
+
+def test_a_failed_save_is_tried_again_and_three_end_it(make_trainer, monkeypatch):
+    import charlm.training as module
+
+    genuine, failures = ckpt.save_step, [2]
+
+    def full_disk(*arguments):
+        if failures[0]:
+            failures[0] -= 1
+            raise InputOutputError("no room")
+        return genuine(*arguments)
+
+    monkeypatch.setattr(module.ckpt, "save_step", full_disk)
+    trainer = make_trainer("twice", steps=12, save_every=1.0, save_every_unit="steps", eval_every=100)
+    events = train(trainer)
+    assert [type(e) for e in events if isinstance(e, (SaveFailed, Saved))][:3] == [SaveFailed, SaveFailed, Saved]
+    failures[0] = 3
+    trainer = make_trainer("thrice", steps=12, save_every=1.0, save_every_unit="steps", eval_every=100)
+    with pytest.raises(InputOutputError):
+        train(trainer)
+
+
+def test_a_checkpoint_of_another_corpus_is_refused(make_trainer, corpus, monkeypatch):
+    trainer = make_trainer(steps=2)
+    train(trainer)
+    other = make_trainer("other", steps=2, model={"hidden": 32})
+    checkpoint = ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES)
+    with pytest.raises(DataError, match="belong together"):
+        training_state.restore(other, checkpoint)
+
+
+def test_resuming_elsewhere_is_said(make_trainer, caplog):
+    trainer = make_trainer(steps=2)
+    train(trainer)
+    torch.set_num_threads(2)
+    try:
+        checkpoint = ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES)
+        from dataclasses import replace
+
+        Trainer.resume(trainer.run, trainer.corpus, checkpoint, replace(trainer.config, threads=2))
+    finally:
+        torch.set_num_threads(1)
+    assert "threads was 1, is 2" in caplog.text
