@@ -235,7 +235,7 @@ def parse_json(data: bytes, where: str) -> Any:
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not valid JSON: {str(error)[:100]}") from None
+        raise DataError(f"{where} is not valid JSON ({str(error)[:60]}); restore it from a backup") from None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

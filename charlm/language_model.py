@@ -119,7 +119,7 @@ class LanguageModel:
 
     def _group(self, columns: Iterator[NDArray[np.int64]], count: int, length: int, stop: str | None) -> Iterator[str]:
         copies = itertools.tee(columns, count)
-        writers = [self._written((ids_B[b : b + 1] for ids_B in copies[b]), length, stop) for b in range(count)]
+        writers = [self._written(_column(copies[b], b), length, stop) for b in range(count)]
         texts = [""] * count
         live = set(range(count))
         while live:
@@ -190,6 +190,10 @@ class LanguageModel:
     def describe(self) -> dict[str, Any]:
         """What config.json says of the checkpoint, and what runs it here."""
         return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.engine.name}
+
+
+def _column(columns: Iterator[NDArray[np.int64]], stream: int) -> Iterator[NDArray[np.int64]]:
+    return (ids_B[stream : stream + 1] for ids_B in columns)
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -52,16 +51,17 @@ def _write_one(
     model: LanguageModel, pieces: Iterator[str], length: int, config: SamplingConfig, stop: str | None, seed: int | None
 ) -> None:
     last = "\n"
-    # The prompt is shown while it is read, so that even an endless one costs no memory.
-    for piece in itertools.chain(model.stream(_shown(pieces), length, config, stop=stop, seed=seed)):
+    for piece in model.stream(_shown(model, pieces), length, config, stop=stop, seed=seed):
         write_text(piece)
         last = piece
     if not last.endswith("\n"):
         write_text("\n")
 
 
-def _shown(pieces: Iterator[str]) -> Iterator[str]:
+def _shown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
+    """Show the prompt while it is read, so that even one longer than memory works."""
     for piece in pieces:
+        model.tokenizer.encode(piece)  # what cannot be read is refused before it is shown
         write_text(piece)
         yield piece
 

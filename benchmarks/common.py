@@ -1,0 +1,98 @@
+"""What the benchmarks share: fair rounds, peak memory, fresh processes, and one way to print.
+
+Timings wander on a machine that others use, so the contenders take turns in one run, every other round in reverse
+order; figures are medians over the rounds, and only ratios within one run are worth comparing. 1 MB is 1,000,000 bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+MB = 1_000_000
+Result = TypeVar("Result")
+
+
+def make_parser(documentation: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring, with the option --json that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    return parser
+
+
+def take_turns(contenders: Mapping[str, Callable[[], Result]], rounds: int) -> dict[str, list[Result]]:
+    """What each contender returned in each round. The order is reversed every other round."""
+    results: dict[str, list[Result]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        names = list(contenders) if number % 2 == 0 else list(reversed(contenders))
+        for name in names:
+            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
+            results[name].append(contenders[name]())
+    return results
+
+
+def seconds_per_call(work: Callable[[], object], at_least: float = 0.2) -> float:
+    """Mean seconds of one call, called again until ``at_least`` seconds have passed."""
+    calls, began = 0, time.perf_counter()
+    while True:
+        work()
+        calls += 1
+        seconds = time.perf_counter() - began
+        if seconds >= at_least:
+            return seconds / calls
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has had resident so far."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # On Linux ru_maxrss begins with the peak of the process that started this one; VmHWM is this one's alone.
+        peak = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(peak) * 1024 / MB
+    # Kilobytes on every system but macOS, which counts bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB
+
+
+def run_alone(script: str, *arguments: object) -> Any:
+    """Run ``script`` in a fresh process, so that its peak memory is its own; what it printed, read as JSON."""
+    command = [sys.executable, script, *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def report(arguments: argparse.Namespace, rows: Sequence[Mapping[str, Any]], **findings: Any) -> None:
+    """Print ``rows`` (which all have the same keys) as a table with ``findings`` below, or all as one JSON object."""
+    settings = {name: value for name, value in vars(arguments).items() if name != "json"}
+    if arguments.json:
+        print(json.dumps({"settings": settings, "machine": _machine(), "rows": rows, **findings}, default=str))
+        return
+    print(", ".join(f"{name} {value}" for name, value in _machine().items()))
+    headings = [name.replace("_", " ") for name in rows[0]]
+    cells = [headings, *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join([row[0].ljust(len(first)), *others]))
+    for name, value in findings.items():
+        print(f"{name.replace('_', ' ')}: {_cell(value)}")
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _machine() -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "sentencepiece")}
+    return {"python": platform.python_version(), **versions, "processor": platform.machine(), "cores": os.cpu_count()}

@@ -1,0 +1,137 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import charlm
+from charlm.config import SamplingConfig
+from charlm.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def model(trained_run):
+    return charlm.load(trained_run, device="cpu", threads=1)
+
+
+def test_it_writes_words_of_the_corpus(model, text):
+    written = model.generate("the cat ", 300, temperature=0.5, seed=1)
+    words = set(written.split()[1:-1])
+    assert len(written) == 300
+    assert len(words & set(text.split())) > 0.8 * len(words)
+
+
+def test_generate_is_a_fold_over_stream(model):
+    for stop in (None, "cat", "sat on"):
+        pieces = list(model.stream("the ", 200, seed=4, stop=stop))
+        assert "".join(pieces) == model.generate("the ", 200, seed=4, stop=stop)
+
+
+def test_same_seed_same_text(model):
+    assert model.generate("a", 80, seed=1) == model.generate("a", 80, seed=1)
+    assert model.generate("a", 80, seed=1) != model.generate("a", 80, seed=2)
+    assert model.generate("a", 80) != model.generate("a", 80)
+
+
+def test_a_shorter_text_is_the_beginning_of_a_longer_one(model):
+    assert model.generate("a", 200, seed=1)[:50] == model.generate("a", 50, seed=1)
+
+
+def test_samples_are_reproducible_and_the_first_is_the_stream(model):
+    config = SamplingConfig(0.8)
+    many = list(model.samples(70, "the ", 40, config, seed=3))
+    assert len(set(many)) > 60
+    assert many[0] == "".join(model.stream("the ", 40, config, seed=3))
+    assert many[:5] == list(model.samples(5, "the ", 40, config, seed=3))
+
+
+def test_stop_ends_the_text_before_it(model):
+    free = model.generate("the ", 400, seed=8)
+    for stop in ("at", "cat", free[50:60]):
+        cut = model.generate("the ", 400, seed=8, stop=stop)
+        assert cut == free[: free.index(stop)]
+
+
+def test_greedy_is_deterministic(model):
+    assert model.generate("the c", 60, temperature=0) == model.generate("the c", 60, temperature=0, seed=99)
+
+
+@pytest.mark.parametrize("prompt", ["", "x" * 5000, "日本 \U0001f600 ÿ", "\0\u2581", "\n\n", "naïve"])
+def test_any_prompt_works(model, prompt):
+    assert len(model.generate(prompt, 20, seed=1)) == 20
+
+
+def test_a_prompt_in_pieces_is_the_same_prompt(model):
+    prompt = "the cat sat on a mat " * 20
+    pieces = (prompt[i : i + 7] for i in range(0, len(prompt), 7))
+    assert model.generate(pieces, 50, seed=1) == model.generate(prompt, 50, seed=1)
+
+
+def test_only_characters_of_the_corpus_come_out(model, text):
+    hot = "".join(model.samples(20, "", 200, SamplingConfig(temperature=5.0), seed=1))
+    assert set(hot) <= set(text)
+
+
+def test_options_without_meaning(model):
+    for wrong in ({"length": -1}, {"stop": ""}, {"temperature": -1.0}, {"top_p": 2.0}):
+        with pytest.raises(UsageError, match="--"):
+            model.generate("a", **wrong)
+    with pytest.raises(DataError):
+        model.generate("\ud800", 5)
+    assert model.generate("a", 0) == ""
+
+
+def test_scores_sum_to_the_evaluation(model, text):
+    sample = text[:2000]
+    scores = model.score(sample)
+    evaluation = model.evaluate(sample)
+    assert len(scores) == len(sample)
+    assert -scores.sum() == pytest.approx(evaluation.nats, rel=1e-6)
+    assert (scores <= 0).all()
+    assert model.score("").shape == (0,)
+
+
+def test_scores_of_characters_spelt_in_bytes_are_whole(model):
+    scores = model.score("the 中 cat")
+    assert len(scores) == 9
+    assert scores[4] == scores.min()
+
+
+def test_text_of_the_corpus_is_likelier_than_noise(model, text):
+    noise = "".join(np.random.default_rng(0).permutation(list(text[:1000])))
+    assert model.evaluate(text[:1000]).nats_per_char < model.evaluate(noise).nats_per_char - 1
+
+
+def test_a_stranger_does_not_wreck_what_follows(model, text):
+    """Loss of known characters with unknown ones strewn in, against the same text without."""
+    clean = text[:3000].replace("ï", "i")
+    strewn = "".join(c + ("ж" if i % 100 == 50 else "") for i, c in enumerate(clean))
+    plain, mixed = model.evaluate(clean), model.evaluate(strewn)
+    assert mixed.unknown_characters == 30
+    assert mixed.nats_per_known_char < plain.nats_per_char + 0.5
+
+
+def test_torch_is_not_needed_to_import_the_library():
+    code = "import sys, charlm, charlm.language_model, charlm.sampling, charlm.evaluation, charlm.corpus; " \
+           "import charlm.checkpoint, charlm.cli.app; sys.exit('torch' in sys.modules)"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names():
+    assert charlm.load is not None
+    assert charlm.train is not None
+    with pytest.raises(AttributeError):
+        charlm.nonsense  # noqa: B018
+
+
+def test_nothing_prints(model, capfd):
+    model.generate("a", 20)
+    model.evaluate("some text")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_describe_says_what_it_is(model):
+    facts = model.describe()
+    assert facts["model"]["layers"] == 1
+    assert facts["corpus"]["name"] == "salad"
+    assert "torch" in facts["engine"]

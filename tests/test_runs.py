@@ -1,0 +1,216 @@
+import dataclasses
+import os
+import sys
+
+import numpy as np
+import pytest
+
+import charlm
+from charlm import checkpoint as ckpt
+from charlm import runs
+from charlm.config import ModelConfig
+from charlm.corpus import SplitSize
+from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
+from charlm.language_model import checkpoint_parts
+from charlm.recipe import SIZES, Request, resolve
+from charlm.training import Evaluated, Finished, Stepped
+
+BRIEF = {"hidden": 16, "layers": 1, "batch": 4, "bptt": 16, "eval_every": 5, "threads": 1, "device": "cpu",
+         "precision": "fp32"}  # fmt: skip
+
+
+def brief(text_file, out, steps=6, **options):
+    return charlm.train(text_file, out=out, steps=steps, **{**BRIEF, **options})
+
+
+def weights(run):
+    return checkpoint_parts(ckpt.open_checkpoint(run, "latest"))[2]
+
+
+def test_train_returns_where_the_run_is_and_tells_every_event(text_file, tmp_path, capfd):
+    events = []
+    trained = brief(text_file, tmp_path / "run", on_event=events.append)
+    assert (trained.run, trained.step, trained.reason) == (tmp_path / "run", 6, "budget")
+    assert [type(e) for e in events].count(Stepped) == 6
+    assert isinstance(events[-1], Finished)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_second_training_never_overwrites_the_first(text_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = [brief(text_file, None, 1).run.name for _ in range(3)]
+    assert made == ["salad", "salad-2", "salad-3"]
+    with pytest.raises(CannotCreateError, match="--resume"):
+        brief(text_file, "checkpoints/salad")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    for taken in (tmp_path / "full", tmp_path / "full" / "thesis.txt"):
+        with pytest.raises(CannotCreateError, match="--out"):
+            brief(text_file, taken)
+    assert (tmp_path / "full" / "thesis.txt").exists()
+
+
+def test_resumed_without_options_it_ends_like_the_whole(text_file, tmp_path):
+    brief(text_file, tmp_path / "whole", 12, lr=3e-3)
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_seven(event):
+        if isinstance(event, Stepped) and event.step == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        brief(text_file, tmp_path / "cut", 12, lr=3e-3, save_every="3", on_event=stop_after_seven)
+    assert ckpt.step_numbers(tmp_path / "cut")[-1] == 6
+    trained = runs.resume(tmp_path / "cut")
+    assert trained.step == 12
+    for name, array in weights(tmp_path / "whole").items():
+        assert np.array_equal(array, weights(tmp_path / "cut")[name])
+
+
+def test_a_finished_run_says_so_and_can_be_extended(text_file, tmp_path):
+    brief(text_file, tmp_path / "run", 5)
+    assert runs.resume(tmp_path / "run").reason == "finished before"
+    assert runs.resume(tmp_path / "run", steps=5).reason == "finished before"
+    extended = runs.resume(tmp_path / "run", steps=9)
+    assert (extended.step, extended.reason) == (9, "budget")
+
+
+def test_a_resumed_run_keeps_its_options(text_file, tmp_path):
+    brief(text_file, tmp_path / "run", 3)
+    with pytest.raises(UsageError, match="--lr"):
+        runs.resume(tmp_path / "run", lr=0.1)
+
+
+def test_a_changed_text_cannot_be_resumed(text, tmp_path):
+    own = tmp_path / "own.txt"
+    own.write_text(text)
+    brief(own, tmp_path / "run", 3)
+    own.write_text(text + "more")
+    with pytest.raises(DataError, match="--init-from"):
+        runs.resume(tmp_path / "run", steps=9)
+    own.unlink()
+    assert runs.resume(tmp_path / "run", steps=9).step == 9
+
+
+def test_nothing_to_resume(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingInputError), runs.resumed_run(None, Request()):
+        pass
+
+
+def test_init_from_maps_the_vocabulary_by_character(text_file, tmp_path):
+    brief(text_file, tmp_path / "base", 30, lr=1e-2)
+    other = tmp_path / "other.txt"
+    other.write_text("zebras sat on the cat? " * 300)
+    with runs.new_run(
+        runs.Texts([str(other)]), Request(steps=1, batch=4, bptt=16), runs.Where(tmp_path / "next", tmp_path / "base")
+    ) as prepared:
+        model, tokenizer = prepared.trainer.model, prepared.trainer.corpus.tokenizer
+        started = model.weights()
+    _, old_tokenizer, old = checkpoint_parts(ckpt.open_checkpoint(tmp_path / "base"))
+    for character in "satonhec?":
+        row, old_row = tokenizer.encode(character)[0], old_tokenizer.encode(character)[0]
+        assert np.array_equal(started["embedding.weight"][row], old["embedding.weight"][old_row])
+        assert started["decoder.bias"][row] == old["decoder.bias"][old_row]
+    assert np.array_equal(started["lstm.0.weight_hh"], old["lstm.0.weight_hh"])
+    assert "z" in tokenizer.characters
+    assert "z" not in old_tokenizer.characters
+
+
+def test_init_from_on_the_same_text_goes_on_from_the_same_loss(text_file, tmp_path):
+    base = brief(text_file, tmp_path / "base", 60, lr=1e-2)
+    events = []
+    brief_again = {k: v for k, v in BRIEF.items() if k not in ("hidden", "layers")}
+    charlm.train(
+        text_file, out=tmp_path / "next", init_from=base.run, steps=5, lr=1e-9, on_event=events.append, **brief_again
+    )
+    first = next(e for e in events if isinstance(e, Evaluated))
+    assert first.valid_nats_per_char == pytest.approx(base.best_nats_per_char, abs=1e-3)
+    with pytest.raises(UsageError, match="--init-from"):
+        brief(text_file, tmp_path / "third", init_from=base.run, hidden=32)
+    with pytest.raises(UsageError, match="--tokenizer char"):
+        charlm.train(text_file, out=tmp_path / "fourth", init_from=base.run, tokenizer="byte", steps=1, **brief_again)
+
+
+def test_a_failed_beginning_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("too short")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 100)
+    for name in ("short.txt", "latin.txt"):
+        with pytest.raises(DataError):
+            charlm.train(name, steps=1)
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_the_byte_tokenizer_takes_any_file(tmp_path):
+    path = tmp_path / "binary"
+    path.write_bytes(bytes(range(256)) * 40)
+    brief(path, tmp_path / "run", 5, tokenizer="byte")
+    model = charlm.load(tmp_path / "run", device="cpu")
+    raw = model.generate("\udcff\udc80\0", 30, seed=1, temperature=5.0)
+    assert len(raw.encode("utf-8", "surrogateescape")) <= 30
+    assert model.evaluate("ü").characters == 2
+
+
+def test_stdin_is_a_corpus(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reader, writer = os.pipe()
+    os.write(writer, text.encode()[:20000])
+    os.close(writer)
+    with open(reader, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        trained = charlm.train("-", steps=2, **BRIEF)
+    assert trained.run.name == "stdin"
+    assert runs.resume(trained.run, steps=4).step == 4
+    assert not (trained.run / "corpus" / "text").exists()
+
+
+def test_the_demo_text_is_long_and_english():
+    text = runs.demo_text()
+    assert len(text) > 400_000
+    assert 'The "with" statement' in text
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tokenizer": "word"}, {"split": "1/2/3"}, {"encoding": "nope"}, {"size": "vast"}, {"nonsense": 1},
+              {"valid": "v.txt", "split": "90/10"}, {"steps": 1, "epochs": 1}, {"device": "abacus"}]
+)  # fmt: skip
+def test_wrong_wishes_are_refused_before_any_work(text_file, tmp_path, wrong):
+    with pytest.raises(UsageError):
+        charlm.train(text_file, out=tmp_path / "run", **wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def sizes(characters):
+    return SplitSize(characters, characters, characters)
+
+
+def chosen(characters, device="cpu", **wishes):
+    return resolve(Request(**wishes), sizes(characters), sizes(characters // 20), 300, device=device, precision="fp32")
+
+
+def test_automatic_choices_grow_with_the_text():
+    counts = [chosen(10**power).model.parameter_count() for power in range(3, 9)]
+    assert counts == sorted(counts)
+    assert chosen(10**6, "cuda").model.parameter_count() >= chosen(10**6).model.parameter_count()
+    assert chosen(10**5).model.dropout_output > chosen(10**8).model.dropout_output
+    assert chosen(1000).training.batch < 32
+
+
+def test_every_choice_can_be_overridden():
+    shape = {"layers": 3, "hidden": 40, "embedding": 30, "dropout_output": 0.11, "weight_drop": 0.3}
+    way = {"lr": 0.5, "optimizer": "sgd", "batch": 5, "bptt": 9, "eval_every": 3, "clip": 2.0, "seed": 9, "warmup": 4}
+    said = {**shape, **way}
+    recipe = chosen(10**6, **said)
+    have = {**dataclasses.asdict(recipe.model), **dataclasses.asdict(recipe.training)}
+    assert {name: have[name] for name in said} == said
+    assert chosen(10**6, hidden=40).model.embedding == 40
+    assert chosen(10**6, save_every="20s").training.save_every == 20
+    assert chosen(10**6, save_every="20").training.save_every_unit == "steps"
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_are_valid_models(size):
+    assert isinstance(chosen(10**6, size=size).model, ModelConfig)
