@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="streams (default 8)")
     parser.add_argument("--hidden", type=int, default=256, help="width of the one layer (default 256)")
     parser.add_argument("--lr", type=float, default=2e-3, help="Adam's rate, the same for every T (default 0.002)")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: the steadiest ratios)")
     parser.add_argument("--rounds", type=int, default=3, help="passes for every T (default 3)")
     parser.add_argument("--chunk", type=int, help=argparse.SUPPRESS)  # the one T that a fresh process is started for
     arguments = parser.parse_args()
@@ -61,8 +61,7 @@ def main() -> None:
 def _fresh_process(arguments: argparse.Namespace, chunk: int) -> Any:
     options = [] if arguments.file is None else [arguments.file]
     for name in ("characters", "batch", "hidden", "lr", "threads"):
-        value = getattr(arguments, name)
-        options += [] if value is None else [f"--{name}", value]
+        options += [f"--{name}", getattr(arguments, name)]
     return lambda: run_alone(__file__, *options, "--chunk", chunk)
 
 
@@ -78,8 +77,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     from charlm.model import CharLM
     from charlm.optimizer import make_optimizer
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads)
     ids_TB, vocabulary_size = read_streams(arguments.file, arguments.batch, arguments.characters)
     config = ModelConfig(vocabulary_size, 1, arguments.hidden, arguments.hidden)
     training = TrainingConfig(lr=arguments.lr, batch=arguments.batch)
@@ -101,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def read_streams(file: Path | None, batch: int, characters: int) -> tuple[Tensor, int]:
-    """The ids of ``batch`` streams of ``characters`` and one target more, [T + 1, B], and the size of the vocabulary."""
+    """The ids of ``batch`` streams of ``characters`` and one target more, [T, B], and the size of the vocabulary."""
     import numpy as np
     import torch
 
