@@ -72,7 +72,7 @@ def run_alone(script: str, *arguments: object) -> Any:
 
 def report(arguments: argparse.Namespace, rows: Sequence[Mapping[str, Any]], **findings: Any) -> None:
     """Print ``rows`` (which all have the same keys) as a table with ``findings`` below, or all as one JSON object."""
-    settings = {name: value for name, value in vars(arguments).items() if name != "json"}
+    settings = {name: value for name, value in vars(arguments).items() if name != "json" and value is not None}
     if arguments.json:
         print(json.dumps({"settings": settings, "machine": _machine(), "rows": rows, **findings}, default=str))
         return

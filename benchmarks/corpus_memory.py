@@ -33,20 +33,21 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 1000], help="megabytes (default 10 1000)")
     parser.add_argument("--steps", type=int, default=2000, help="training steps (default 2000)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)  # the one text that a fresh process is started for
     arguments = parser.parse_args()
     if arguments.text is not None:
-        print(json.dumps(measure(arguments.text, arguments.steps)))
+        print(json.dumps(measure(arguments.text, arguments.steps, arguments.threads)))
         return
-    rows = [{"size_mb": size, **_one_size(size, arguments.steps)} for size in sorted(arguments.sizes)]
+    rows = [{"size_mb": size, **_fresh_process(arguments, size)} for size in sorted(arguments.sizes)]
     report(arguments, rows, growth=rows[-1]["peak_mb"] - rows[0]["peak_mb"])
 
 
-def _one_size(size: int, steps: int) -> Any:
+def _fresh_process(arguments: argparse.Namespace, size: int) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
         write_text(text, size * MB)
-        return run_alone(__file__, "--text", text, "--steps", steps)
+        return run_alone(__file__, "--text", text, "--steps", arguments.steps, "--threads", arguments.threads)
 
 
 def write_text(path: Path, size: int, seed: int = 1) -> None:
@@ -66,7 +67,7 @@ def write_text(path: Path, size: int, seed: int = 1) -> None:
             written += file.write(block)
 
 
-def measure(text: Path, steps: int) -> dict[str, float]:
+def measure(text: Path, steps: int, threads: int) -> dict[str, float]:
     """Prepare ``text`` and train on it, in a process of its own."""
     import charlm
 
@@ -84,6 +85,7 @@ def measure(text: Path, steps: int) -> dict[str, float]:
         out=text.parent / "run",
         on_event=note,
         steps=steps,
+        threads=threads,
         size="tiny",
         device="cpu",
         precision="fp32",

@@ -5,11 +5,14 @@ import subprocess
 import sys
 
 MEASURE = """
-import json, resource, sys
+import json, re, resource, sys
 import charlm
 charlm.train(sys.argv[1], out=sys.argv[2], steps=30, size="tiny", batch=4, bptt=16, eval_every=1000, threads=1,
              device="cpu", precision="fp32")
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+try:  # ru_maxrss of a child begins at what its parent had
+    print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024)
+except OSError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
