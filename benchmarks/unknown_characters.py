@@ -2,7 +2,7 @@
 
     python benchmarks/unknown_characters.py tinyshakespeare.txt --steps 600
 
-Trains the same model twice on the first 90% of FILE: once as charlm does (rare characters now and then spelt in bytes, one
+Trains the same model twice on the first 90% of FILE: once as charlm does (rare characters now and then in bytes, one
 character in 10,000 replaced by a stranger), once without. Then reads the rest of the text twice: as it is, and with a
 stranger (an accented letter, a curly quote, Cyrillic, Chinese, an emoji) after every hundredth character. Reported
 are nats per character on the clean text, on the known characters of the strewn text, and per stranger.

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.config import dump_json, parse_json
+from charlm.config import MAX_JSON_BYTES, dump_json, parse_json
 from charlm.errors import CannotCreateError, CharlmError, DataError, InputOutputError, MissingInputError
 
 logger = logging.getLogger("charlm")
@@ -211,9 +211,9 @@ def open_checkpoint(path: Path, prefer: str = "best", names: Iterable[str] = GEN
         )
     if not path.is_dir():
         raise DataError(f"{path} is a file; a charlm checkpoint is a folder (other programs' files are never opened)")
-    if (path / MANIFEST).exists() or _STEP_NAME.fullmatch(path.name):
-        return _read(path, names)
     steps = _steps(path)
+    if (path / MANIFEST).exists() or (not steps and _STEP_NAME.fullmatch(path.name)):
+        return _read(path, names)
     if not steps:
         raise MissingInputError(f"{path} has no checkpoint in it yet; name a run of charlm train, or train one")
     return _first_valid(path, _ranked(steps, prefer), names)
@@ -282,7 +282,8 @@ def _read(path: Path, names: Iterable[str]) -> Checkpoint:
 def _read_manifest(path: Path) -> dict[str, Any]:
     where = path / MANIFEST
     try:
-        manifest = parse_json(where.read_bytes(), str(where))
+        with open(where, "rb") as file:
+            manifest = parse_json(file.read(MAX_JSON_BYTES + 1), str(where))
     except FileNotFoundError:
         raise DataError(f"{path} has no {MANIFEST}: it is no charlm checkpoint, or not a whole one") from None
     except OSError as error:
@@ -299,7 +300,8 @@ def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     if not isinstance(entry, dict):
         raise DataError(f"{path} was saved without {name}; it cannot be used for this")
     try:
-        whole = where.stat().st_size == entry.get("bytes")
+        size = where.stat().st_size
+        whole = size == entry.get("bytes") and (size <= MAX_JSON_BYTES or not name.endswith(".json"))
         data = where.read_bytes() if whole else b""
     except FileNotFoundError:
         raise DataError(f"{where} is missing; restore it from a backup or use another step") from None

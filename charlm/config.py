@@ -104,7 +104,7 @@ class TrainingConfig:
     """
 
     optimizer: str = "adam"
-    lr: float = 4e-3
+    lr: float = 1.6e-2
     weight_decay: float = 0.0
     clip: float = 1.0
     schedule: str = "plateau"
@@ -131,21 +131,21 @@ class TrainingConfig:
         _require(0 <= self.weight_decay < 1, f"--weight-decay must be at least 0 and below 1, not {self.weight_decay}")
         _require(self.clip > 0, f"--clip must be above 0, not {self.clip}; use --clip inf to switch clipping off")
         _require(self.warmup >= 0, f"--warmup must be 0 or more steps, not {self.warmup}")
-        _require(1 <= self.batch <= 1_000_000, f"--batch must be 1 or more, not {self.batch}")
-        _require(1 <= self.bptt <= 1_000_000_000, f"--bptt must be 1 or more, not {self.bptt}")
+        _require(1 <= self.batch <= 1_000_000, f"--batch must be 1 to 1,000,000, not {self.batch}")
+        _require(1 <= self.bptt <= 1_000_000_000, f"--bptt must be 1 to 1,000,000,000, not {self.bptt}")
         _require_probability("--state-reset", self.state_reset)
         budgets = [value for value in (self.epochs, self.steps, self.seconds) if value is not None]
         _require(len(budgets) <= 1, "give only one of --epochs, --steps and --time")
         _require(all(value > 0 for value in budgets), "--epochs, --steps and --time must be above 0")
         _require(
-            self.schedule != "cosine" or bool(budgets),
-            "--schedule cosine needs to know where it ends: add --time, --steps or --epochs",
+            self.schedule == "plateau" or bool(budgets),
+            f"--schedule {self.schedule} needs to know where it ends: add --time, --steps or --epochs",
         )
         _require(self.eval_every >= 1, f"--eval-every must be 1 or more steps, not {self.eval_every}")
-        _require(self.save_every > 0, f"--save-every must be above 0, not {self.save_every}")
+        _require(0 < self.save_every <= 1e9, f"--save-every must be above 0 and at most 1e9, not {self.save_every:g}")
         _require(self.save_every_unit in ("seconds", "steps"), "--save-every is a number of steps or a time like 60s")
         _require(0 <= self.seed < 2**63, f"--seed must be 0 to 2^63-1, not {self.seed}")
-        _require(self.threads is None or 1 <= self.threads <= 4096, f"--threads must be 1 or more, not {self.threads}")
+        _require(self.threads is None or 1 <= self.threads <= 1024, f"--threads must be 1 to 1024, not {self.threads}")
 
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
@@ -167,12 +167,7 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(
-            0 <= self.temperature <= 1000,
-            f"--temperature must be 0 (greedy) or above, and no number of {self.temperature}"
-            if not math.isfinite(self.temperature)
-            else f"--temperature must be 0 (greedy) to 1000, not {self.temperature}",
-        )
+        _require(0 <= self.temperature <= 1000, f"--temperature must be 0 (greedy) to 1000, not {self.temperature}")
         _require(self.top_k >= 0, f"--top-k must be 0 (off) or more, not {self.top_k}")
         _require(0 < self.top_p <= 1, f"--top-p must be above 0 and at most 1, not {self.top_p}")
         _require(0 <= self.min_p <= 1, f"--min-p must be 0 to 1, not {self.min_p}")
@@ -233,7 +228,12 @@ def parse_json(data: bytes, where: str) -> Any:
     if len(data) > MAX_JSON_BYTES:
         raise DataError(f"{where} is larger than {MAX_JSON_BYTES} bytes, which no file of charlm's is")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+        )
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON ({str(error)[:60]}); restore it from a backup") from None
 
@@ -249,9 +249,16 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is too large")
+    return value
+
+
 def dump_json(values: Any) -> bytes:
     """JSON as this project writes it: sorted keys, two-space indent, a final newline, never NaN."""
-    return (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
 
 
 def parse_duration(text: str, option: str = "--time") -> float:

@@ -117,16 +117,21 @@ class Corpus:
     def changed_sources(self) -> bool:
         """Whether the text on disk is no longer what was prepared; a text that is gone does not count."""
         try:
-            groups = [open_source(names, str(self.description["encoding"])) for names in self.description["sources"]]
+            encoding, any_file = str(self.description["encoding"]), self.tokenizer.kind == "byte"
+            groups = [open_source(names, encoding, any_file=any_file) for names in self.description["sources"]]
         except (MissingInputError, UsageError):
             return False
+        except DataError:  # it has become empty
+            return True
         if _fingerprint(groups) == self.description["fingerprint"]:
             return False
         return _content_digest(groups) != self.sha256
 
 
 def _fingerprint(groups: Sequence[TextSource]) -> str:
-    return hashlib.sha256("\n".join(line for source in groups for line in source.fingerprints()).encode()).hexdigest()
+    return hashlib.sha256(
+        "\n".join(line for source in groups for line in source.fingerprints()).encode("utf-8", "surrogateescape")
+    ).hexdigest()
 
 
 def _content_digest(groups: Sequence[TextSource]) -> str:

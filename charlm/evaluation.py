@@ -123,6 +123,11 @@ class Tally:
         self._block_sums.extend(in_blocks[:whole].reshape(-1, _BLOCK).sum(axis=1).tolist())
         self._remainder = in_blocks[whole:]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added."""
+        return self._characters == 0 and not len(self._pending[0])
+
     def result(self) -> Evaluation:
         """The sums so far. Raises ``DataError`` where nothing was added."""
         self._add_whole(*self._pending)
@@ -227,6 +232,8 @@ def evaluate_crops(
     count = (len(left) - 1) // window
     if count:
         _add_crops(engine, tally, left[: count * window + 1], window, progress)
+    if tally.is_empty:
+        raise DataError(f"the text is shorter than one window of {window} characters; choose a smaller --window")
     return tally.result()
 
 

@@ -17,7 +17,7 @@ from charlm import sampling
 from charlm.checkpoint import CONFIG, MODEL, TOKENIZER, Checkpoint, open_checkpoint, tensors_from_bytes
 from charlm.config import ModelConfig, SamplingConfig, from_dict
 from charlm.engine import Engine, create_engine
-from charlm.errors import UsageError
+from charlm.errors import DataError, UsageError
 from charlm.evaluation import Evaluation, evaluate, evaluate_crops, exact_losses
 from charlm.tokenizer import Ids, Tokenizer, load_tokenizer
 
@@ -39,6 +39,8 @@ def checkpoint_parts(checkpoint: Checkpoint) -> tuple[ModelConfig, Tokenizer, di
     where = str(checkpoint.path / CONFIG)
     config = from_dict(ModelConfig, checkpoint.config.get("model"), where)
     tokenizer = load_tokenizer(checkpoint.config.get("tokenizer"), checkpoint.files.get(TOKENIZER))
+    if tokenizer.vocabulary_size != config.vocabulary_size:
+        raise DataError(f"{where} and the tokenizer disagree on the size of the vocabulary; use another step")
     shapes = config.parameter_shapes()
     weights = tensors_from_bytes(checkpoint.files[MODEL], str(checkpoint.path / MODEL), shapes)
     return config, tokenizer, weights
@@ -133,11 +135,15 @@ class LanguageModel:
 
     def _written(self, columns: Iterator[NDArray[np.int64]], length: int, stop: str | None) -> Iterator[str]:
         """Ids of one stream to ``length`` characters, up to ``stop``; an unfinished character is not shown."""
-        if length < 0 or stop == "":
-            raise UsageError("--length must be 0 or more, and --stop may not be empty")
+        if length < 0:
+            raise UsageError(f"--length must be 0 or more, not {length}")
+        if stop == "":
+            raise UsageError("--stop may not be empty; leave it out, or name the text to stop at")
         return self._write(columns, length, stop)
 
     def _write(self, columns: Iterator[NDArray[np.int64]], length: int, stop: str | None) -> Iterator[str]:
+        if length == 0:
+            next(columns)  # nothing is to be written, but the prompt is read all the same
         decoder = self.tokenizer.decoder()
         held, written = "", 0
         while written < length:
@@ -201,6 +207,8 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _seed(seed: int | None) -> int:
+    if seed is not None and not 0 <= seed < 2**63:
+        raise UsageError(f"--seed must be 0 to 2^63-1, not {seed}")
     return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1) if seed is None else seed
 
 

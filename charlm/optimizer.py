@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -13,6 +14,13 @@ from charlm.config import TrainingConfig
 from charlm.errors import DataError
 
 _PREFIX = "optimizer"
+_MEMORY = {
+    "Adam": ("step", "exp_avg", "exp_avg_sq"),
+    "AdamW": ("step", "exp_avg", "exp_avg_sq"),
+    "RMSprop": ("step", "square_avg"),
+    "SGD": ("momentum_buffer",),
+}
+"""What each optimizer of torch keeps for a parameter."""
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -44,15 +52,20 @@ def optimizer_arrays(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]
 def restore_optimizer(optimizer: torch.optim.Optimizer, arrays: Mapping[str, NDArray[Any]], where: str) -> None:
     """Put ``optimizer_arrays`` back. Raises ``DataError`` where they belong to another model or optimizer."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, array in arrays.items():
-        prefix, _, rest = key.partition(".")
-        if prefix != _PREFIX:
-            continue
-        number, _, name = rest.partition(".")
-        if not number.isdigit() or int(number) >= len(parameters):
-            raise DataError(f"{where}: {key!r:.60} belongs to no parameter of this model")
-        if array.shape not in ((), tuple(parameters[int(number)].shape)):
-            raise DataError(f"{where}: {key!r:.60} has not the shape of its parameter")
-        state.setdefault(int(number), {})[name] = torch.from_numpy(array.copy())
+    given = {name: array for name, array in arrays.items() if name.startswith(_PREFIX)}
+    memory = _MEMORY[type(optimizer).__name__]
+    expected = {
+        f"{_PREFIX}.{number}.{name}": () if name == "step" else tuple(parameter.shape)
+        for number, parameter in enumerate(parameters)
+        for name in memory
+    }
+    # Before the first step an optimizer remembers nothing.
+    if given and {name: array.shape for name, array in given.items()} != expected:
+        raise DataError(f"{where} does not hold the memory of this optimizer and model; use an earlier step")
+    if not all(array.dtype == np.float32 for array in given.values()):
+        raise DataError(f"{where}: the optimizer's memory is not float32; use an earlier step")
+    state = {
+        number: {name: torch.from_numpy(given[f"{_PREFIX}.{number}.{name}"].copy()) for name in memory}
+        for number in range(len(parameters) if given else 0)
+    }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

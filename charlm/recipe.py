@@ -23,7 +23,8 @@ SIZES = {
 }
 """Name -> layers, hidden, embedding."""
 
-LEARNING_RATES = {"adam": 4e-3, "adamw": 4e-3, "rmsprop": 2e-3, "sgd": 1.0}
+LEARNING_RATES = {"adam": 1.6e-2, "adamw": 1.6e-2, "rmsprop": 2e-3, "sgd": 1.0}
+"""For layers of up to 512; wider ones learn at a rate that is lower in proportion."""
 STEERING_IDS = 1 << 17
 """At most so many ids of the validation text steer a training; ``charlm eval`` takes all of it."""
 
@@ -95,7 +96,7 @@ def resolve(
         **_dropouts(request, train.characters, reasons),
     }
     model = ModelConfig(vocabulary_size, **model_values)
-    training = _training(request, train.ids, valid.ids, kind, {"device": device, "precision": precision})
+    training = _training(request, train.ids, valid.ids, model.hidden, kind, {"device": device, "precision": precision})
     return Recipe(model, training, reasons)
 
 
@@ -141,16 +142,19 @@ def _automatic_size(characters: int, device: str) -> str:
     return "large" if device == "cpu" or characters < 20_000_000 else "huge"
 
 
-def _training(request: Request, train_ids: int, valid_ids: int, device: str, fixed: dict[str, str]) -> TrainingConfig:
+def _training(
+    request: Request, train_ids: int, valid_ids: int, hidden: int, device: str, fixed: dict[str, str]
+) -> TrainingConfig:
     said = _said(request, _TRAINING_WISHES)
     optimizer = said.get("optimizer", "adam")
     batch = said.get("batch", _automatic_batch(train_ids, said.get("bptt", TrainingConfig.bptt), device))
     ids_per_step = batch * said.get("bptt", TrainingConfig.bptt)
     chosen = {
-        "lr": LEARNING_RATES.get(optimizer, LEARNING_RATES["adam"]),
+        "lr": LEARNING_RATES.get(optimizer, LEARNING_RATES["adam"]) * min(1.0, 512 / hidden),
         "weight_decay": 0.01 if optimizer == "adamw" else 0.0,
         "batch": batch,
         "eval_every": _automatic_eval_every(min(valid_ids, STEERING_IDS), max(1, ids_per_step), device),
+        "warmup": TrainingConfig.warmup if request.steps is None else min(TrainingConfig.warmup, request.steps // 5),
         "seconds": None if request.time is None else parse_duration(request.time),
         **save_every_fields(request.save_every),
         **fixed,
@@ -173,6 +177,6 @@ def save_every_fields(text: str | None) -> dict[str, Any]:
     """The fields of ``TrainingConfig`` for --save-every: "500" is steps, "20s" or "5m" time. Raises ``UsageError``."""
     if text is None:
         return {}
-    if text.isdigit():
+    if text.isascii() and text.isdigit():
         return {"save_every": float(text), "save_every_unit": "steps"}
     return {"save_every": parse_duration(text, "--save-every"), "save_every_unit": "seconds"}

@@ -24,7 +24,7 @@ from charlm import checkpoint as ckpt
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
 from charlm.corpus import Corpus, SplitSize, open_corpus, parse_split, prepare
 from charlm.devices import choose_device, choose_precision
-from charlm.errors import CannotCreateError, DataError, UsageError
+from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from charlm.language_model import checkpoint_parts
 from charlm.model import CharLM
 from charlm.recipe import Recipe, Request, resolve, save_every_fields
@@ -151,13 +151,16 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
     """Prepare the corpus in a new run and hold it, locked, ready to train."""
     device = choose_device(where.device)
     precision = choose_precision(where.precision, device)
-    _check_early(texts, request, str(device))
     base = None if where.init_from is None else ckpt.open_checkpoint(where.init_from)
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
-    source = None if texts.demo or texts.corpus == ["-"] else open_source(texts.corpus, texts.encoding)
-    run = _claim(where.out, "demo" if texts.demo else source.name if source else "stdin")
-    try:
-        with ckpt.lock_run(run):
+    _check_early(texts, request, str(device), base, architecture)
+    source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
+    run, made = _claim(where.out, "demo" if texts.demo else source.name if source else "stdin")
+    with ckpt.lock_run(run):
+        if ckpt.step_numbers(run):
+            raise CannotCreateError(f"{run} was trained by another process a moment ago; choose another --out")
+        try:
+            shutil.rmtree(run / "corpus", ignore_errors=True)  # of a beginning that was killed
             corpus = _prepare(run, source, texts, where.progress)
             recipe = resolve(
                 request,
@@ -172,45 +175,68 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
             if base is not None:
                 trainer.model.load_weights(_transferred(base, trainer.model, corpus.tokenizer))
             yield Prepared(trainer, recipe)
-    finally:
-        if not ckpt.step_numbers(run):
-            shutil.rmtree(run, ignore_errors=True)
+        finally:
+            if not ckpt.step_numbers(run):
+                _remove(run, made)
 
 
-def _check_early(texts: Texts, request: Request, device: str) -> None:
+def _check_early(
+    texts: Texts, request: Request, device: str, base: ckpt.Checkpoint | None, architecture: ModelConfig | None
+) -> None:
     """Find contradictions before minutes are spent on a corpus."""
     if texts.tokenizer not in TOKENIZERS:
         raise UsageError(f"--tokenizer must be one of {', '.join(TOKENIZERS)}, not {texts.tokenizer!r}")
+    if base is not None:
+        kind = checkpoint_parts(base)[1].kind
+        if kind != texts.tokenizer:
+            raise UsageError(f"{base.path} was trained with --tokenizer {kind}; use the same here")
     check_encoding(texts.encoding)
     parse_split(texts.split or "90/5/5")
     if texts.valid is not None and texts.split is not None:
         raise UsageError("with --valid all of the corpus is training text; leave out --split")
     large = SplitSize(10**9, 10**9, 10**9)
-    resolve(request, large, large, 300, device=device, precision="fp32")
+    resolve(request, large, large, 300, device=device, precision="fp32", architecture=architecture)
 
 
-def _claim(out: Path | None, name: str) -> Path:
-    """Make the run's folder, so that no other training takes it."""
+def _open(texts: Texts, names: Sequence[str], spool: Path | None = None) -> TextSource:
+    return open_source(names, texts.encoding, spool, any_file=texts.tokenizer == "byte")
+
+
+def _remove(run: Path, made: list[Path]) -> None:
+    """Take away a run that came to nothing, and the folders made for it; a folder that was there before stays."""
+    for entry in run.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    for folder in made:
+        with contextlib.suppress(OSError):  # another run may have come into it meanwhile
+            folder.rmdir()
+
+
+def _claim(out: Path | None, name: str) -> tuple[Path, list[Path]]:
+    """Make the run's folder, so that no other training takes it; also what had to be made, innermost first."""
     if out is not None:
         if ckpt.step_numbers(out) or (out / ckpt.MANIFEST).exists():
             raise CannotCreateError(
                 f"{out} holds a run already; go on with it by --resume --out {out}, or name another"
             )
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGINNING):
             raise CannotCreateError(f"{out} exists and is no run; choose another --out, so that nothing is overwritten")
         candidates = [out]
     else:
-        ckpt.RUNS.mkdir(exist_ok=True) if ckpt.RUNS.parent.exists() else None
         candidates = [ckpt.RUNS / name, *(ckpt.RUNS / f"{name}-{number}" for number in range(2, 10_000))]
     for candidate in candidates:
+        made = [folder for folder in (candidate, *candidate.parents) if not folder.exists()]
         try:
             candidate.mkdir(parents=True, exist_ok=out is not None)
         except FileExistsError:
             continue
         except OSError as error:
             raise CannotCreateError(f"{candidate} cannot be made ({error.strerror}); choose another --out") from None
-        return candidate
+        return candidate, made
     raise CannotCreateError(f"{ckpt.RUNS}/ is full of runs of that name; choose an --out")
+
+
+# What is in a run that was killed before its first checkpoint.
+_BEGINNING = {".lock", "corpus", "metrics.jsonl"}
 
 
 def _prepare(run: Path, source: TextSource | None, texts: Texts, progress: Progress) -> Corpus:
@@ -221,21 +247,25 @@ def _prepare(run: Path, source: TextSource | None, texts: Texts, progress: Progr
         spool.write_text(demo_text(), encoding="utf-8", newline="")
         source = TextSource(["-"], [spool], "utf-8", "demo")
     elif source is None:
-        source = open_source(["-"], texts.encoding, spool)
-    others = {
-        name: open_source([path], texts.encoding)
-        for name, path in (("valid", texts.valid), ("test", texts.test))
-        if path is not None
-    }
-    corpus = prepare(folder, source, texts.tokenizer, parse_split(texts.split or "90/5/5"), others, progress)
+        source = _open(texts, ["-"], spool)
+    named = {"valid": texts.valid, "test": texts.test}
+    others = {name: _open(texts, [path]) for name, path in named.items() if path is not None}
+    corpus = prepare(folder, source, texts.tokenizer, _shares(texts), others, progress)
     spool.unlink(missing_ok=True)
     characters = corpus.sizes["train"].characters
     if characters < MIN_CHARACTERS:
         raise DataError(
-            f"the training text has {characters} characters, too few to learn from; give at least {MIN_CHARACTERS}, "
-            "better some hundred thousand"
+            f"the training part of the text has {characters} characters, too few to learn from; it needs at least "
+            f"{MIN_CHARACTERS}, better some hundred thousand"
         )
     return corpus
+
+
+def _shares(texts: Texts) -> tuple[float, float, float]:
+    train, valid, test = parse_split(texts.split or "90/5/5")
+    if texts.valid is not None:
+        return 1.0, 0.0, 0.0
+    return (train + test, valid, 0.0) if texts.test is not None else (train, valid, test)
 
 
 def demo_text() -> str:
@@ -248,8 +278,6 @@ def demo_text() -> str:
 def _transferred(base: ckpt.Checkpoint, model: CharLM, tokenizer: Tokenizer) -> Mapping[str, NDArray[Any]]:
     """Weights of ``base`` for another vocabulary: rows move with their characters, new characters keep fresh ones."""
     _, old_tokenizer, old = checkpoint_parts(base)
-    if old_tokenizer.kind != tokenizer.kind:
-        raise UsageError(f"{base.path} was trained with --tokenizer {old_tokenizer.kind}; add that option")
     rows = _matching_rows(old_tokenizer, tokenizer)
     fresh = model.weights()
     for name in fresh:
@@ -277,12 +305,16 @@ def _matching_rows(old: Tokenizer, new: Tokenizer) -> NDArray[np.int64]:
 @contextlib.contextmanager
 def resumed_run(run: Path | None, request: Request, device: str | None = None) -> Iterator[Prepared]:
     """Open a run (the newest one without a name) at its latest checkpoint and hold it, locked, ready to go on."""
-    run = ckpt.newest_run(ckpt.RUNS) if run is None else run
     _refuse_new_wishes(request)
-    checkpoint = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
-    run = checkpoint.path.parent
+    run, named_step = _run_of(ckpt.newest_run(ckpt.RUNS) if run is None else run)
     with ckpt.lock_run(run):
         ckpt.clean(run)
+        checkpoint = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
+        if named_step is not None and named_step != checkpoint.step:
+            raise UsageError(
+                f"{run} has gone on to step {checkpoint.step}; resume that with --out {run}, or begin a new run from "
+                f"the older step with --init-from {run / f'step-{named_step}'}"
+            )
         config = _extended(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), request)
         config = dataclasses.replace(config, device=str(choose_device(device or config.device)))
         corpus = open_corpus(run / "corpus")
@@ -292,6 +324,17 @@ def resumed_run(run: Path | None, request: Request, device: str | None = None) -
         progress = trainer.budget_progress()
         finished = is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))
         yield Prepared(trainer, None, finished)
+
+
+def _run_of(path: Path) -> tuple[Path, int | None]:
+    """The run that a person means by its folder or by one of its steps, and the number of that step."""
+    if not path.exists():
+        raise MissingInputError(f"{path} does not exist; name a run with --out, or train one: charlm train FILE")
+    if ckpt.step_numbers(path) or not (path / ckpt.MANIFEST).exists():
+        if not ckpt.step_numbers(path):
+            raise MissingInputError(f"{path} has no checkpoint to go on from; train again: charlm train FILE")
+        return path, None
+    return path.parent, ckpt.open_checkpoint(path, names=[ckpt.CONFIG]).step
 
 
 def _refuse_new_wishes(request: Request) -> None:

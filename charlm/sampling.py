@@ -38,7 +38,8 @@ def next_ids(
     if config.temperature == 0:
         return np.asarray(logits.argmax(axis=1), np.int64)
     logits -= logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits / config.temperature)
+    with np.errstate(over="ignore"):  # near temperature 0 the quotient is minus infinity, and that is right
+        weights = np.exp(logits / config.temperature)
     if config.top_k or config.top_p < 1:
         weights = _keep_likeliest(weights, config)
     if config.min_p:

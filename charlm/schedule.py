@@ -20,7 +20,7 @@ PLATEAU_THRESHOLD = 1e-3
 MAX_REDUCTIONS = 3
 FINAL_SHARE = 0.01
 """The rate that a budget ends with, as a share of the rate it began with."""
-COOLDOWN = 0.6
+COOLDOWN = 0.5
 """The last part of a budget, over which the rate falls linearly."""
 
 

@@ -1,33 +1,55 @@
-"""Ctrl-C and SIGTERM as a flag that long work looks at where it can stop cleanly; a second one leaves at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: at once where nothing can be lost, else as a request to save and stop."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_WATCHED = (signal.SIGINT, signal.SIGTERM)
+from charlm.errors import InterruptedBySignal
+
+_WATCHED = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
 
 class StopSignals:
-    """While entered, the first signal only sets ``received``. Outside the main thread it watches nothing."""
+    """While entered, a signal raises ``InterruptedBySignal``; within ``deferred`` it only asks for an end.
+
+    A signal that was ignored before (nohup) stays ignored. Outside the main thread nothing is watched.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._stop: Callable[[], None] | None = None
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _WATCHED}
+            for number in _WATCHED:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    @contextmanager
+    def deferred(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Let the first signal call ``stop`` instead; a second one leaves at once."""
+        self._stop = stop
+        try:
+            yield
+        finally:
+            self._stop = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
+        if self._stop is None:
+            raise InterruptedBySignal("stopped before training began; nothing was saved", number)
+        self._stop()

@@ -27,6 +27,12 @@ logger = logging.getLogger("charlm")
 
 BLOCK_BYTES = 1 << 20
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_OTHER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _UTF8_NAMES = ("utf-8", "utf-8-sig")
 
 
@@ -79,10 +85,13 @@ class TextSource:
         return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in statuses]
 
 
-def open_source(names: Sequence[str], encoding: str = "utf-8", spool: Path | None = None) -> TextSource:
-    """The text of files, folders (every visible file in them, sorted by path) or ``-`` for stdin.
+def open_source(
+    names: Sequence[str], encoding: str = "utf-8", spool: Path | None = None, any_file: bool = False
+) -> TextSource:
+    """The text of files, folders (every visible text file in them, sorted by path) or ``-`` for stdin.
 
-    ``spool`` is where stdin is copied, so that it can be read more than once. Raises ``MissingInputError``,
+    ``spool`` is where stdin is copied, so that it can be read more than once; with ``any_file`` a folder's binary files
+    are taken, too. Raises ``MissingInputError``,
     ``UsageError`` for an encoding that does not exist, and ``DataError`` for a text without a byte.
     """
     check_encoding(encoding)
@@ -91,7 +100,7 @@ def open_source(names: Sequence[str], encoding: str = "utf-8", spool: Path | Non
         if name == "-":
             paths.append(_spool_stdin(spool))
         else:
-            paths.extend(_expand(Path(name)))
+            paths.extend(_expand(Path(name), any_file))
     for path in paths:
         with _reading(path), open(path, "rb"):
             pass
@@ -121,23 +130,33 @@ def _short_name(names: Sequence[str]) -> str:
     return name if path.is_dir() else (Path(name).stem or name)
 
 
-def _expand(path: Path) -> list[Path]:
+def _expand(path: Path, any_file: bool) -> list[Path]:
     if not path.exists():
         raise MissingInputError(f"{path} does not exist; check the name, or pass - to read from stdin")
-    if not path.is_dir():
+    if path.is_file():
         return [path]
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-    texts = [file for file in found if not _looks_binary(file)]
+    if not path.is_dir():
+        raise UsageError(f"{path} is a pipe or a device, which can be read once only; read it as stdin, by the name -")
+    found = _visible_files(path)
+    texts = [file for file in found if any_file or not _looks_binary(file)]
     if len(texts) < len(found):
         skipped = [str(file) for file in found if file not in set(texts)]
         logger.warning("skipped %d files that are not text: %s", len(skipped), ", ".join(skipped[:3])[:200])
     if not texts:
         raise MissingInputError(f"{path} is a folder with no text file in it; name a file, or a folder that has some")
     return texts
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    """Every file below ``folder``, sorted, but hidden ones and charlm's own runs."""
+    runs = {lock.parent for lock in folder.rglob(".lock") if (lock.parent / "corpus").is_dir()}
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and not runs.intersection(file.parents)
+    )
 
 
 def _looks_binary(path: Path) -> bool:
@@ -183,47 +202,53 @@ def read_blocks(path: Path, decompress: bool = True) -> Iterator[bytes]:
                 yield data
 
 
-def decode_blocks(blocks: Iterator[bytes], encoding: str, name: str) -> Iterator[str]:
-    """Decode ``blocks`` piece by piece, without the byte-order mark; raises ``DataError`` that says where and what."""
+def decode_blocks(blocks: Iterator[bytes], encoding: str, name: str, advice: str | None = None) -> Iterator[str]:
+    """Decode ``blocks`` piece by piece, without the byte-order mark.
+
+    Raises ``DataError`` that says where and what, and ends with ``advice``.
+    """
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     is_utf8 = codecs.lookup(encoding).name in _UTF8_NAMES
+    advice = advice or (
+        f"name its encoding, for example {'--encoding cp1252 (Windows)' if is_utf8 else '--encoding utf-8'}, "
+        "or take the bytes as they are with --tokenizer byte"
+    )
     seen, at_start = 0, True
     for data in blocks:
         if seen == 0 and is_utf8:
-            _check_not_utf16(data, name)
-        text = _decode(decoder, data, False, encoding, name, seen)
+            _refuse_other_unicode(data, name)
+        text = _decode(decoder, data, seen, f"{name} is not {encoding}", advice)
         seen += len(data)
         if at_start and text:
             text, at_start = text.removeprefix("\ufeff"), False
         if text:
             yield text
-    text = _decode(decoder, b"", True, encoding, name, seen)
+    text = _decode(decoder, b"", seen, f"{name} is not {encoding}", advice)
     if text:
         yield text
 
 
-def _decode(decoder: Any, data: bytes, final: bool, encoding: str, name: str, seen: int) -> str:
+def _decode(decoder: Any, data: bytes, seen: int, problem: str, advice: str) -> str:
     pending = len(decoder.getstate()[0])
     try:
-        text: str = decoder.decode(data, final)
+        text: str = decoder.decode(data, not data)
         return text
     except UnicodeDecodeError as error:
         position = seen - pending + error.start
         wrong = error.object[error.start : error.start + 1].hex().upper()
-        hint = "for example --encoding cp1252 (Windows) or latin-1" if encoding in _UTF8_NAMES else "for example utf-8"
-        raise DataError(
-            f"{name} is not {encoding}: byte 0x{wrong} at position {position}; name its encoding with --encoding, "
-            f"{hint}, or take the bytes as they are with --tokenizer byte"
-        ) from None
+        raise DataError(f"{problem}: byte 0x{wrong} at position {position}; {advice}") from None
     except UnicodeError as error:
-        raise DataError(f"{name} is not {encoding} ({error}); name its encoding with --encoding") from None
+        raise DataError(f"{problem} ({error}); {advice}") from None
 
 
-def _check_not_utf16(head: bytes, name: str) -> None:
+def _refuse_other_unicode(head: bytes, name: str) -> None:
     sample = head[:4096]
-    zeros = sample.count(0)
-    if head.startswith(_UTF16_MARKS):
-        raise DataError(f"{name} is UTF-16, not UTF-8 (it begins with its byte-order mark); add --encoding utf-16")
-    if zeros > len(sample) * 0.3:
+    for mark, encoding in _OTHER_MARKS:
+        if head.startswith(mark):
+            raise DataError(f"{name} begins with the mark of {encoding.upper()}, not UTF-8; add --encoding {encoding}")
+    if sample.count(0) > 0.3 * len(sample):
         order = "le" if sample[1::2].count(0) > sample[0::2].count(0) else "be"
-        logger.warning("every second byte of %s is zero, as in UTF-16; if it is, add --encoding utf-16-%s", name, order)
+        raise DataError(
+            f"{name} has a zero in every second or third byte: if it is UTF-16, add --encoding utf-16-{order}; "
+            "if it is no text, take its bytes with --tokenizer byte"
+        )

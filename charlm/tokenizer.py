@@ -320,8 +320,10 @@ def load_tokenizer(description: Any, model: bytes | None) -> Tokenizer:
     kind = description.get("kind") if isinstance(description, dict) else None
     if kind == "byte":
         return ByteTokenizer()
-    if kind != "char" or model is None:
-        raise DataError(f"config.json names the tokenizer {kind!r:.40}, which this charlm does not have")
+    if kind != "char":
+        raise DataError(f"config.json names the tokenizer {kind!r:.40}, which this charlm does not have; update charlm")
+    if model is None:
+        raise DataError("tokenizer.model is missing; restore it from a backup")
     spelt = description.get("spelt_in_bytes")
     if not isinstance(spelt, list) or not all(type(code) is int for code in spelt):
         raise DataError("config.json: the tokenizer's spelt_in_bytes is no list of code points")

@@ -8,6 +8,7 @@ checkpoint, and is put back by ``Trainer.resume``, so that a resumed run ends wi
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Generator, Iterator
@@ -24,7 +25,7 @@ from charlm.batches import StreamBatches
 from charlm.checkpoint import Checkpoint
 from charlm.config import ModelConfig, SamplingConfig, TrainingConfig, from_dict
 from charlm.corpus import Corpus
-from charlm.devices import autocast, memory_errors
+from charlm.devices import autocast, keep_freed_memory, memory_errors
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DivergedError, InputOutputError
 from charlm.evaluation import evaluate_streams
@@ -34,7 +35,10 @@ from charlm.recipe import STEERING_IDS
 from charlm.schedule import Schedule
 from charlm.training_state import Progress, restore, snapshot
 
+logger = logging.getLogger("charlm")
+
 MAX_SKIPPED_IN_A_ROW = 20
+MAX_FAILED_SAVES = 3
 SAMPLE_LENGTH = 120
 _LOG_EVERY = 50
 _RESET_KEY = 0x5E7
@@ -110,6 +114,7 @@ class Trainer:
         self.corpus = corpus
         self.config = config
         self.device = torch.device(config.device)
+        keep_freed_memory()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         with memory_errors("choose a smaller --size, --batch or --bptt"):
@@ -127,6 +132,7 @@ class Trainer:
         self._started = time.monotonic()
         self._last_save = self._started
         self._failed_saves = 0
+        self._best_on_disk: tuple[float | None, int | None] = (None, None)
 
     @classmethod
     def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
@@ -134,6 +140,8 @@ class Trainer:
         model_config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path))
         trainer = cls(run, corpus, model_config, config)
         restore(trainer, checkpoint)
+        trainer._started = time.monotonic() - trainer.progress.seconds
+        trainer._best_on_disk = trainer.progress.best, trainer.progress.best_step
         return trainer
 
     def stop(self) -> None:
@@ -281,8 +289,10 @@ class Trainer:
         progress = self.progress
         train_loss, clipped = progress.mean_loss(), progress.clipped_share()
         loss = self._validation_loss()
+        if loss is not None and not math.isfinite(loss):
+            loss = math.inf  # for the schedule as bad as can be, and never the best
         steering = loss if loss is not None else train_loss
-        is_best = loss is not None and math.isfinite(loss) and (progress.best is None or loss < progress.best)
+        is_best = loss is not None and loss < (math.inf if progress.best is None else progress.best)
         if is_best:
             progress.best, progress.best_step = loss, progress.step
         if steering is not None:
@@ -322,39 +332,59 @@ class Trainer:
     def _save(self, finished: bool = False, must: bool = False) -> Iterator[Event]:
         self.progress.seconds = self.seconds
         self._last_save = time.monotonic()
+        self._refuse_bad_weights()
         step = self.progress.step
         try:
             path = ckpt.save_step(self.run, step, snapshot(self, finished))
         except InputOutputError as error:
             self._failed_saves += 1
-            if must or self._failed_saves >= 3:
+            if must or self._failed_saves >= MAX_FAILED_SAVES:
                 raise
+            if self.progress.best_step == step:
+                # These weights will be gone: the best is again the one on disk.
+                self.progress.best, self.progress.best_step = self._best_on_disk
             yield SaveFailed(step, str(error))
             return
         self._failed_saves = 0
         self.progress.saved_step = step
+        self._best_on_disk = self.progress.best, self.progress.best_step
         ckpt.keep_only(self.run, {step, self.progress.best_step or step})
         yield Saved(step, path)
+
+    def _refuse_bad_weights(self) -> None:
+        if all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
+            return
+        kept = self.progress.saved_step
+        advice = f"step {kept} in {self.run} is the last good one" if kept else "nothing was saved"
+        raise DivergedError(f"the weights are no finite numbers any more; {advice}; train again with a lower --lr")
 
     def _log(self, kind: str, **values: Any) -> None:
         entry = {"kind": kind, "step": self.progress.step, "seconds": round(self.seconds, 3), **values}
         finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
-        with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+        try:
+            with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(finite) + "\n")
+        except OSError as error:
+            logger.warning("metrics.jsonl could not be written (%s); training goes on", error.strerror)
 
     def _drop_later_metrics(self) -> None:
         """Forget what was logged after the checkpoint that is resumed: those steps are made again."""
         path = self.run / "metrics.jsonl"
         if not path.exists():
             return
-        kept = []
-        for line in path.read_text("utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # the last line of a killed process may be cut
-                continue
-            step = entry["step"]
-            redone = entry["kind"] == "valid" and step == self.progress.step and self.progress.evaluated_step != step
-            if step <= self.progress.step and not redone:
-                kept.append(line + "\n")
-        ckpt.write_synced(path, "".join(kept).encode())
+        try:
+            lines = path.read_text("utf-8", "replace").splitlines()
+            kept = [line + "\n" for line in lines if self._happened(line)]
+            ckpt.write_synced(path, "".join(kept).encode())
+        except OSError as error:
+            logger.warning("metrics.jsonl could not be written (%s); training goes on", error.strerror)
+
+    def _happened(self, line: str) -> bool:
+        """Whether a line of metrics.jsonl is of the past that this training goes on from."""
+        try:
+            entry = json.loads(line)
+            step, kind = int(entry["step"]), entry["kind"]
+        except (ValueError, KeyError, TypeError):  # the last line of a killed process may be cut
+            return False
+        now, evaluated = self.progress.step, self.progress.evaluated_step
+        return step < now or (step == now and (kind != "valid" or evaluated == now))

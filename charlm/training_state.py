@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,10 +116,14 @@ def _description(trainer: Trainer) -> dict[str, Any]:
             "sha256": corpus.sha256,
             "splits": {name: dataclasses.asdict(size) for name, size in corpus.sizes.items()},
         },
-        "validation": progress.last_validation if progress.evaluated_step == progress.step else None,
+        "validation": _finite(progress.last_validation) if progress.evaluated_step == progress.step else None,
         "seconds": round(progress.seconds, 3),
         "ids_seen": progress.ids_seen,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _environment(trainer: Trainer) -> dict[str, Any]:
@@ -151,8 +156,10 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         raise DataError(f"{where} does not hold the state of a training")
     trainer.model.load_weights(weights)
     trainer.progress = from_dict(Progress, training.get("progress"), where)
+    if trainer.progress.step != checkpoint.step or checkpoint.step < 0:
+        raise DataError(f"{where} and {ckpt.CONFIG} disagree on the step")
     trainer.schedule.restore(training.get("schedule"), where)
-    restore_optimizer(trainer.optimizer, tensors, where)
+    restore_optimizer(trainer.optimizer, tensors, str(checkpoint.path / ckpt.STATE_TENSORS))
     _restore_carried_state(trainer, tensors, where)
     _compare_environment(training.get("environment"), _environment(trainer))
     try:

@@ -116,8 +116,9 @@ def test_the_locale_does_not_matter(trained_run):
 
 def test_head_ends_it_quietly(trained_run):
     command = " ".join([*CHARLM, "generate", "-c", str(trained_run), "-n", "20000", "-p", "x"])
-    result = subprocess.run(f"{command} < /dev/null | head -c 10", shell=True, capture_output=True, check=False)
-    assert (len(result.stdout), result.stderr) == (10, b"")
+    piped = f"set -o pipefail; {command} < /dev/null | head -c 10"
+    result = subprocess.run(["bash", "-c", piped], capture_output=True, check=False)
+    assert (len(result.stdout), result.stderr, result.returncode) == (10, b"", 0)
 
 
 def test_the_checkpoint_may_come_from_the_environment(trained_run, tmp_path):
@@ -194,6 +195,55 @@ def test_wrong_turns(tmp_path, text, arguments, code, hint):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "options", [["--precision", "banana"], ["--stop", ""], ["--seed", str(2**64)], ["--threads", "9999"],
+                ["--temperature", "nan"], ["--length", "-3"]]
+)  # fmt: skip
+def test_generate_refuses_values_without_meaning(trained_run, options):
+    result = charlm("generate", "-c", trained_run, "-p", "x", *options)
+    assert (result.returncode, options[0] in one_line(result)) == (2, True)
+
+
+def test_length_zero_repeats_the_prompt(trained_run):
+    assert charlm("generate", "-c", trained_run, "-p", "the", "-n", 0).stdout == b"the\n"
+
+
+def test_eval_says_what_is_wrong_with_a_text_whatever_the_protocol(trained_run, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("café ".encode("latin-1") * 100)
+    for protocol in ("exact", "crops"):
+        result = charlm("eval", tmp_path / "latin.txt", "-c", trained_run, "--protocol", protocol)
+        assert (result.returncode, "not utf-8" in one_line(result)) == (65, True)
+    (tmp_path / "short.txt").write_text("short")
+    assert "--window" in one_line(charlm("eval", tmp_path / "short.txt", "-c", trained_run, "--protocol", "crops"))
+
+
+def test_resume_refuses_what_it_would_not_heed(trained_run):
+    for options in (["--precision", "bf16"], ["--lr", "1"], ["--tokenizer", "byte"], ["--split", "90/10"]):
+        result = charlm("train", "--resume", "--out", trained_run, *options)
+        assert (result.returncode, options[0] in one_line(result)) == (2, True)
+
+
+def test_closed_streams_do_no_harm(trained_run):
+    command = " ".join([*CHARLM, "generate", "-c", str(trained_run), "-n", "5", "-p", "x"])
+    for closed in ("<&-", ">&-", "2>&-"):
+        result = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, check=False)
+        assert (result.returncode, result.stderr) == (0, b"")
+
+
+def test_a_full_stderr_does_not_stop_a_training(text_file, tmp_path):
+    command = [*CHARLM, "train", str(text_file), "--out", str(tmp_path / "run"), "--steps", "20", *QUICK]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stderr=full, stdin=subprocess.DEVNULL, capture_output=False, check=False)
+    assert result.returncode == 0
+    assert (tmp_path / "run" / "step-20").is_dir()
+
+
+def test_without_a_command_it_shows_its_help():
+    result = charlm()
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"generate" in result.stdout
+
+
 def test_a_truncated_checkpoint(trained_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained_run, run)
@@ -219,14 +269,14 @@ def test_a_run_in_use(text_file, tmp_path):
     assert (result.returncode, "another process" in one_line(result)) == (73, True)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_save_and_say_how_to_go_on(text_file, tmp_path, number, code):
     command = [*CHARLM, "train", str(text_file), "--steps", "1000000", "--out", str(tmp_path / "run"), *QUICK]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
     said = b""
     while b"first loss" not in said:
         said = process.stderr.readline()
-        assert process.poll() is None
+        assert process.poll() is None, said
     time.sleep(0.2)
     process.send_signal(number)
     _, rest = process.communicate(timeout=30)
@@ -235,3 +285,16 @@ def test_signals_save_and_say_how_to_go_on(text_file, tmp_path, number, code):
     assert b"Traceback" not in rest
     result = charlm("train", "--resume", "--out", tmp_path / "run", "--steps", 1)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_while_stdin_is_read_leave_nothing(tmp_path, number, code):
+    command = [*CHARLM, "train", "-", *QUICK]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        while not list(tmp_path.glob("checkpoints/stdin/corpus/text")):
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(timeout=30) == code
+        assert process.stderr.read().count(b"\n") == 1
+    assert not (tmp_path / "checkpoints").exists()

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -75,6 +76,78 @@ def test_a_finished_run_says_so_and_can_be_extended(text_file, tmp_path):
     assert runs.resume(tmp_path / "run", steps=5).reason == "finished before"
     extended = runs.resume(tmp_path / "run", steps=9)
     assert (extended.step, extended.reason) == (9, "budget")
+
+
+def test_an_older_step_is_not_resumed_over_newer_ones(text_file, tmp_path):
+    brief(text_file, tmp_path / "run", 5)
+    shutil.copytree(tmp_path / "run" / "step-5", tmp_path / "aside")
+    runs.resume(tmp_path / "run", steps=12)
+    shutil.copytree(tmp_path / "aside", tmp_path / "run" / "step-5", dirs_exist_ok=True)
+    with pytest.raises(UsageError, match="has gone on to step 12"):
+        runs.resume(tmp_path / "run" / "step-5", steps=20)
+    assert {5, 12} <= set(ckpt.step_numbers(tmp_path / "run"))
+    assert runs.resume(tmp_path / "run" / "step-12", steps=14).step == 14
+
+
+def test_whoever_comes_second_leaves_the_first_alone(text_file, tmp_path):
+    texts, request = runs.Texts([str(text_file)]), Request(steps=2, batch=4, bptt=16)
+    with runs.new_run(texts, request, runs.Where(tmp_path / "run")) as first:
+        busy = pytest.raises(CannotCreateError, match="another process")
+        with busy, runs.new_run(texts, request, runs.Where(tmp_path / "run")):
+            pass
+        assert list(first.trainer.events())[-1].reason == "budget"
+    assert ckpt.step_numbers(tmp_path / "run")
+
+
+def test_a_folder_that_was_there_stays_and_a_killed_beginning_is_used_again(text_file, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "short.txt").write_text("short")
+    with pytest.raises(DataError):
+        brief(tmp_path / "short.txt", tmp_path / "mine")
+    assert list((tmp_path / "mine").iterdir()) == []
+    (tmp_path / "mine" / "corpus").mkdir()
+    (tmp_path / "mine" / "corpus" / "text").touch()
+    assert brief(text_file, tmp_path / "mine", 2).step == 2
+
+
+def test_a_text_named_like_a_step_makes_a_run_like_any_other(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "step-7.txt").write_text(text)
+    run = brief("step-7.txt", None, 3).run
+    assert charlm.load(run, device="cpu").checkpoint.step == 3
+    assert runs.resume(run, steps=5).step == 5
+
+
+def test_names_of_files_may_be_any_bytes(text, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")
+    with open(name, "w", encoding="utf-8") as file:
+        file.write(text)
+    run = brief(name, tmp_path / "run", 2).run
+    assert runs.resume(run, steps=3).step == 3
+
+
+def test_a_folder_with_its_own_runs_can_be_resumed(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text(text)
+    run = brief(".", None, 2).run
+    assert runs.resume(run, steps=3).step == 3
+
+
+def test_a_test_text_of_its_own_gives_its_share_to_training(text, text_file, tmp_path):
+    (tmp_path / "t.txt").write_text("the cat " * 50)
+    run = brief(text_file, tmp_path / "run", 1, test=tmp_path / "t.txt").run
+    sizes = charlm.load(run, device="cpu").describe()["corpus"]["splits"]
+    assert sizes["train"]["characters"] == round(len(text) * 0.95)
+    assert sizes["test"]["characters"] == 400
+
+
+def test_a_checkpoint_whose_parts_disagree_is_refused(text_file, tmp_path):
+    run = brief(text_file, tmp_path / "run", 1).run
+    opened = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
+    config = {**opened.config, "model": {**opened.config["model"], "vocabulary_size": 300}}
+    ckpt.save_step(run, 1, {**opened.files, ckpt.CONFIG: ckpt.dump_json(config)})
+    with pytest.raises(DataError, match="vocabulary"):
+        charlm.load(run)
 
 
 def test_a_resumed_run_keeps_its_options(text_file, tmp_path):

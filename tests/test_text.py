@@ -1,4 +1,5 @@
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -92,11 +93,41 @@ def test_the_position_of_a_wrong_byte_is_counted_from_the_beginning(tmp_path):
         read([path])
 
 
-def test_what_looks_like_utf16_without_a_mark_is_said(tmp_path, caplog):
+@pytest.mark.parametrize(("encoding", "hint"), [("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be")])
+def test_what_looks_like_utf16_without_a_mark_is_refused(tmp_path, encoding, hint):
     path = tmp_path / "a.txt"
-    path.write_bytes("hello there".encode("utf-16-le"))
-    assert read([path]).count("\0") == 11
-    assert "utf-16-le" in caplog.text
+    path.write_bytes("hello there, ä".encode(encoding))
+    with pytest.raises(DataError, match=hint):
+        read([path])
+    assert read([path], encoding) == "hello there, ä"
+
+
+def test_utf32_is_told_from_utf16(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("hello".encode("utf-32"))
+    with pytest.raises(DataError, match="UTF-32"):
+        read([path])
+
+
+def test_runs_in_a_folder_are_no_texts(tmp_path):
+    (tmp_path / "a.txt").write_text("a\n")
+    run = tmp_path / "checkpoints" / "a"
+    (run / "corpus").mkdir(parents=True)
+    (run / "corpus" / "corpus.json").write_text("{}")
+    (run / ".lock").touch()
+    assert read([tmp_path]) == "a\n"
+
+
+def test_bytes_are_taken_from_any_file_of_a_folder(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"\0\1\2")
+    source = open_source([str(tmp_path)], any_file=True)
+    assert b"".join(bytes(codes) for codes in source.codes("byte")) == b"\0\1\2"
+
+
+def test_a_pipe_that_cannot_be_read_twice_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="stdin"):
+        open_source([str(tmp_path / "pipe")])
 
 
 def test_missing_empty_and_damaged_files(tmp_path):

@@ -270,6 +270,82 @@ def test_a_failed_save_is_tried_again_and_three_end_it(make_trainer, monkeypatch
         train(trainer)
 
 
+def test_a_best_step_that_could_not_be_saved_is_not_called_best(make_trainer, monkeypatch):
+    import charlm.training as module
+
+    genuine = ckpt.save_step
+    trainer = make_trainer(steps=30, eval_every=10, lr=1e-2)
+
+    def refuse_the_best(run, step, files):
+        if step == 20:
+            raise InputOutputError("no room")
+        return genuine(run, step, files)
+
+    monkeypatch.setattr(module.ckpt, "save_step", refuse_the_best)
+    losses = iter([3.0, 1.0, 2.0])
+    trainer._validation_loss = lambda: next(losses)
+    events = train(trainer)
+    assert [e.step for e in events if isinstance(e, SaveFailed)] == [20]
+    assert trainer.progress.best_step == 30
+    assert ckpt.open_checkpoint(trainer.run).validation == trainer.progress.best == 2.0
+
+
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_a_validation_loss_that_is_no_number_is_never_best(make_trainer, loss):
+    trainer = make_trainer(steps=14)
+    losses = iter([loss, 2.0])
+    trainer._validation_loss = lambda: next(losses)
+    train(trainer)
+    assert (trainer.progress.best, trainer.progress.best_step) == (2.0, 14)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(make_trainer):
+    trainer = make_trainer(steps=40, save_every=5.0, save_every_unit="steps")
+    events = trainer.events()
+    while trainer.progress.step < 12:
+        next(events)
+    with torch.no_grad():
+        trainer.model.decoder.bias[3] = math.inf
+    with pytest.raises(DivergedError, match="last good one"):
+        list(events)
+    opened = ckpt.open_checkpoint(trainer.run, "latest")
+    ckpt.tensors_from_bytes(opened.files[ckpt.MODEL], "model", trainer.model.config.parameter_shapes())
+
+
+def test_metrics_that_cannot_be_written_do_not_stop_it(make_trainer, caplog):
+    trainer = make_trainer(steps=10)
+    (trainer.run / "metrics.jsonl").mkdir()
+    assert train(trainer)[-1].reason == "budget"
+    assert "metrics.jsonl" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "dtype", "all"])
+def test_a_damaged_optimizer_memory_is_refused(make_trainer, damage):
+    trainer = make_trainer(steps=3)
+    train(trainer)
+    files = dict(ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES).files)
+    tensors = ckpt.tensors_from_bytes(files[ckpt.STATE_TENSORS], "state")
+    name = "optimizer.0.exp_avg"
+    if damage == "missing":
+        del tensors[name]
+    elif damage == "shape":
+        tensors[name] = tensors[name][:1]
+    elif damage == "dtype":
+        tensors[name] = tensors[name].astype(np.int32)
+    else:
+        tensors = {n: t for n, t in tensors.items() if not n.startswith("optimizer.1.")}
+    ckpt.save_step(trainer.run, 3, {**files, ckpt.STATE_TENSORS: ckpt.tensors_to_bytes(tensors)})
+    with pytest.raises(DataError, match="optimizer"):
+        resumed(trainer)
+
+
+def test_a_resumed_clock_goes_on(make_trainer):
+    trainer = make_trainer(seconds=100.0, schedule="constant")
+    trainer.progress.seconds = 50.0
+    train(trainer, 2)
+    assert resumed(trainer).budget_progress() == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_checkpoint_of_another_corpus_is_refused(make_trainer, corpus, monkeypatch):
     trainer = make_trainer(steps=2)
     train(trainer)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -14,12 +15,11 @@ import typer
 
 from charlm import __version__
 from charlm.cli import evaluate, generate, info, train
-from charlm.cli.output import LogHandler, say
+from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
 
 app = typer.Typer(
     name="charlm",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -38,8 +38,9 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def charlm(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -47,17 +48,31 @@ def charlm(
 ) -> None:
     """Train a character-level LSTM on any text, write with it, and measure text with it."""
     _options["debug"] = debug
+    if context.invoked_subcommand is None:
+        print(context.get_help())  # noqa: T201
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    _open_missing_streams()
+    # As an exception, SIGTERM lets temporary folders be removed; training watches it by itself.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     logging.getLogger("charlm").addHandler(LogHandler())
     try:
         code = _run()
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (OutputClosedError, BrokenPipeError):
         code = _leave_quietly()
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)
+
+
+def _open_missing_streams() -> None:
+    """Stand in for streams that were closed before we began (``charlm ... >&-``)."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # they stay open to the end
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _run() -> int:
@@ -70,10 +85,7 @@ def _run() -> int:
         return error.exit_code
     except typer.Abort:
         return 130
-    except KeyboardInterrupt:
-        say("")
-        return 130
-    except BrokenPipeError:
+    except (KeyboardInterrupt, OutputClosedError, BrokenPipeError):
         raise
     except Exception as error:
         return _unexpected(error)

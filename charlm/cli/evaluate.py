@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 def evaluate(
     text: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[FILE]...", help="Text files or folders; - reads stdin. [default: the run's test split]"
-        ),
+        typer.Argument(metavar="FILE", help="Text files or folders; - reads stdin. [default: the run's test split]"),
     ] = None,
     checkpoint: CheckpointOption = None,
     split: Annotated[
@@ -52,27 +51,14 @@ def evaluate(
 
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
     crop = (window or 256) if protocol == "crops" else None
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if "-" in (text or ()) else nullcontext("") as folder:
         if text:
             name, total, blocks = _from_files(model, text, encoding, Path(folder))
         else:
             name, total, blocks = _from_run(model, split)
         with counting("evaluating", total) as progress:
-            evaluation = _evaluate(model, blocks, crop, progress)
+            evaluation = model.evaluate_ids(blocks, crop, progress)
     _report(model, evaluation, name, crop, json)
-
-
-def _evaluate(
-    model: LanguageModel, blocks: Iterator[Ids], crop: int | None, progress: Callable[[int], None]
-) -> Evaluation:
-    try:
-        return model.evaluate_ids(blocks, crop, progress)
-    except DataError as error:
-        if crop is None:
-            raise
-        raise DataError(
-            f"the text is shorter than one window of {crop} characters; choose a smaller --window"
-        ) from error
 
 
 def _from_files(
@@ -80,7 +66,7 @@ def _from_files(
 ) -> tuple[str, int | None, Iterator[Ids]]:
     from charlm.text import open_source
 
-    source = open_source(names, encoding, folder / "stdin")
+    source = open_source(names, encoding, folder / "stdin", any_file=model.tokenizer.kind == "byte")
     blocks = (model.tokenizer.encode_codes(codes) for codes in source.codes(model.tokenizer.kind))
     plain = [path for path in source.paths if path.suffix != ".gz"]
     total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
@@ -103,6 +89,8 @@ def _from_run(model: LanguageModel, split: str | None) -> tuple[str, int | None,
         split = "test" if corpus.sizes["test"].ids else "valid"
         if split == "valid":
             say("the run has no test split; this is the validation split, which steered the training")
+    if split == "train" and corpus.tokenizer.kind == "char":
+        say("the training ids hold the spellings in bytes that training adds; for the bare text name its file")
     ids = corpus.ids(split)
     if not len(ids):
         raise MissingInputError(f"the {split} split of {path.parent} is empty; name a text: charlm eval FILE")

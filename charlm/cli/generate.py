@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, ThreadsOption
-from charlm.cli.output import chosen_checkpoint, write_json, write_text
+from charlm.cli.output import chosen_checkpoint, end_line, write_json, write_text
+from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.config import SamplingConfig
@@ -28,7 +29,9 @@ def generate(
     min_p: Annotated[float, typer.Option(help="Choose among those this fraction as likely as the likeliest.")] = 0.0,
     stop: Annotated[str | None, typer.Option(help="End before this text would come.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Texts to write, parted by a line ---.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same text. [default: another each time]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Same seed, same text. [default: another each time]")
+    ] = None,
     device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
     threads: ThreadsOption = None,
@@ -39,6 +42,8 @@ def generate(
     from charlm.language_model import load
 
     config = SamplingConfig(temperature, top_k, top_p, min_p)
+    if stop == "":
+        raise UsageError("--stop may not be empty; leave it out, or name the text to stop at")
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
     pieces = _prompt_pieces(prompt, model.tokenizer.kind)
     if samples == 1 and not json:
@@ -50,12 +55,9 @@ def generate(
 def _write_one(
     model: LanguageModel, pieces: Iterator[str], length: int, config: SamplingConfig, stop: str | None, seed: int | None
 ) -> None:
-    last = "\n"
     for piece in model.stream(_shown(model, pieces), length, config, stop=stop, seed=seed):
         write_text(piece)
-        last = piece
-    if not last.endswith("\n"):
-        write_text("\n")
+    end_line()
 
 
 def _shown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
@@ -80,8 +82,8 @@ def _write_many(
         if json:
             write_json({"sample": number, "prompt": prompt, "text": text})
             continue
-        whole = prompt + text
-        write_text(("---\n" if number else "") + whole + ("" if whole.endswith("\n") else "\n"))
+        write_text(("---\n" if number else "") + prompt + text)
+        end_line()
 
 
 def _prompt_pieces(prompt: str | None, kind: str) -> Iterator[str]:
@@ -97,5 +99,5 @@ def _stdin_pieces(kind: str) -> Iterator[str]:
 
     blocks = iter(lambda: sys.stdin.buffer.read(BLOCK_BYTES), b"")
     if kind == "char":
-        return decode_blocks(blocks, "utf-8", "stdin")
+        return decode_blocks(blocks, "utf-8", "the prompt", "give a prompt in UTF-8")
     return (block.decode("utf-8", "surrogateescape") for block in blocks)

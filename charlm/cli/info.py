@@ -8,6 +8,7 @@ import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, JsonOption
 from charlm.cli.output import bits, chosen_checkpoint, duration, write_json, write_text
+from charlm.errors import DataError
 
 
 def info(
@@ -28,7 +29,11 @@ def info(
     if json:
         write_json(facts)
     else:
-        write_text("".join(f"{label:<12}{value}\n" for label, value in _rows(facts)))
+        try:
+            rows = _rows(facts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{facts['path']}: config.json lacks something or is damaged ({error!r:.60})") from None
+        write_text("".join(f"{label:<12}{value}\n" for label, value in rows))
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

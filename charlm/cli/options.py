@@ -14,6 +14,8 @@ CheckpointOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", envvar="CHARLM_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.", show_envvar=True)
 ]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads. [default: all cores]")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads. [default: all cores]")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the text, such as utf-16 or cp1252.")]

@@ -15,12 +15,16 @@ from typing import Any
 _bar: Any = None
 
 
+class OutputClosedError(Exception):
+    """Whoever read our output has gone."""
+
+
 def say(text: str) -> None:
-    """A line on stderr, above the progress bar if there is one."""
-    if _bar is not None:
-        _bar.write(text, file=sys.stderr)
-    else:
-        with suppress(BrokenPipeError, ValueError):  # nobody reads stderr any more: no reason to stop
+    """A line on stderr, above the progress bar if there is one. If nobody reads it, that is no reason to stop."""
+    with suppress(OSError, ValueError):
+        if _bar is not None:
+            _bar.write(text, file=sys.stderr)
+        else:
             print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
@@ -31,10 +35,24 @@ class LogHandler(logging.Handler):
         say(f"charlm: {record.levelname.lower()}: {record.getMessage()}")
 
 
+_last_written = "\n"
+
+
 def write_text(text: str) -> None:
     """Text on stdout as UTF-8, whatever the locale, at once; raw bytes come out as they are."""
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
+    global _last_written  # noqa: PLW0603  # end_line() must know it
+    _last_written = text[-1:] or _last_written
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise OutputClosedError from None
+
+
+def end_line() -> None:
+    """A line end on stdout, unless the text has just ended with one."""
+    if _last_written != "\n":
+        write_text("\n")
 
 
 def write_json(values: Any) -> None:
@@ -51,11 +69,20 @@ def progress_bar(bar_format: str, total: float | None, quiet: bool = False) -> I
         return
     from tqdm import tqdm
 
-    _bar = tqdm(total=total, bar_format=bar_format, file=sys.stderr, leave=False, dynamic_ncols=True)
+    _bar = tqdm(
+        total=total,
+        bar_format=bar_format,
+        file=sys.stderr,
+        leave=False,
+        dynamic_ncols=True,
+        unit=" chars",
+        unit_scale=True,
+    )
     try:
         yield _bar
     finally:
-        _bar.close()
+        with suppress(OSError, ValueError):
+            _bar.close()
         _bar = None
 
 

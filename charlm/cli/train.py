@@ -19,7 +19,8 @@ _MODEL, _TRAINING, _RUN = "Model", "Training", "Run"
 
 def train(
     corpus: Annotated[
-        list[str] | None, typer.Argument(help="Text files or folders; - reads stdin.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="FILE", help="Text files or folders; - reads stdin.", show_default=False),
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Learn the Python language reference built into Python.")
@@ -69,7 +70,9 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Stop after so many passes over the text.")] = None,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    time: Annotated[str | None, typer.Option("--time", help="Stop after 90s, 10m, 2h, evaluations included.")] = None,
+    time: Annotated[
+        str | None, typer.Option("--time", help="Stop after 90s, 10m, 2h in all, evaluations included.")
+    ] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations. [default: by corpus]")] = None,
     save_every: Annotated[
         str | None, typer.Option(help="Steps, or a time such as 20s, between saves. [default: 60s]")
@@ -93,13 +96,13 @@ def train(
     request = Request(**wishes)
     with StopSignals() as signals:
         if resume:
-            _refuse_with_resume(sources, init_from)
+            _refuse_with_resume({**sources, "init_from": init_from, "precision": precision})
             run = resumed_run(out, request, None if device == "auto" else device)
         else:
             texts = Texts(**{**sources, "corpus": corpus or ()})
             from charlm.cli.train_view import preparing
 
-            run = new_run(texts, request, Where(out, init_from, device, precision, preparing(signals, quiet)))
+            run = new_run(texts, request, Where(out, init_from, device, precision, preparing(quiet)))
         with run as prepared:
             run_training(prepared, signals, quiet=quiet, as_json=json)
 
@@ -120,15 +123,14 @@ def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
     raise UsageError("name a text (charlm train FILE), or use --demo, or --resume: one of the three")
 
 
-def _refuse_with_resume(sources: dict[str, Any], init_from: Path | None) -> None:
+def _refuse_with_resume(said: dict[str, Any]) -> None:
     defaults: dict[str, tuple[Any, ...]] = {
         "corpus": (None, []),
         "demo": (False,),
         "tokenizer": ("char",),
         "encoding": ("utf-8",),
+        "precision": ("auto",),
     }
-    said = [name for name, value in sources.items() if value not in defaults.get(name, (None,))]
-    if init_from is not None:
-        said.append("init-from")
-    if said:
-        raise UsageError(f"a resumed run keeps its texts and its beginning; leave out --{said[0]}")
+    kept = [name for name, value in said.items() if value not in defaults.get(name, (None,))]
+    if kept:
+        raise UsageError(f"a resumed run keeps its --{kept[0].replace('_', '-')}; leave it out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from charlm.cli.output import bits, duration, progress_bar, say, write_json
@@ -16,13 +17,11 @@ from charlm.training import Evaluated, Event, Finished, Saved, SaveFailed, Stepp
 _PLAIN_LINE_EVERY = 15.0
 
 
-def preparing(signals: StopSignals, quiet: bool) -> Callable[[int], None]:
-    """A progress function for the preparation of a corpus, which also lets Ctrl-C through."""
+def preparing(quiet: bool) -> Callable[[int], None]:
+    """A progress function for the preparation of a corpus, which is read three times."""
     started, said, seen = time.monotonic(), [0.0], [0]
 
     def progress(characters: int) -> None:
-        if signals.received is not None:
-            raise InterruptedBySignal("stopped while the corpus was prepared; nothing was saved", signals.received)
         seen[0] += characters
         elapsed = time.monotonic() - started
         if not quiet and elapsed - said[0] > 2.0:
@@ -36,20 +35,20 @@ def run_training(prepared: Prepared, signals: StopSignals, quiet: bool, as_json:
     """Train to the end, drawing as it goes; raises ``InterruptedBySignal`` after saving if a signal came."""
     trainer = prepared.trainer
     if prepared.finished:
+        step, spent = trainer.progress.step, duration(trainer.progress.seconds)
         say(
-            f"{trainer.run} is finished already (step {trainer.progress.step}); "
-            "to extend it add --steps, --epochs or --time"
+            f"{trainer.run} is finished already, at step {step} after {spent}; "
+            "to extend it give --steps, --epochs or --time beyond that"
         )
         _report(trainer, "finished before", as_json)
         return
     if not quiet:
         _introduce(prepared)
-    with progress_bar(_bar_format(trainer), 1.0 if trainer.budget_progress() is not None else None, quiet) as bar:
+    total = 1.0 if trainer.budget_progress() is not None else None
+    with signals.deferred(trainer.stop), progress_bar(_bar_format(trainer), total, quiet) as bar:
         view = _View(trainer, bar, quiet)
         for event in trainer.events():
             view.show(event)
-            if signals.received is not None:
-                trainer.stop()
     if view.reason == "interrupted" and signals.received is not None:
         raise InterruptedBySignal(
             f"stopped and saved at step {trainer.progress.step}; go on with: charlm train --resume --out {trainer.run}",
@@ -129,8 +128,9 @@ class _View:
         self._smooth = weight * (self._smooth or 0.0) + (1 - weight) * event.nats_per_char
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.set_description_str(" " + self._status(event, now), refresh=False)
-            self._bar.update(max(0.0, min(event.progress, 1.0) - self._bar.n) if event.progress is not None else 1)
+            with suppress(OSError, ValueError):  # the terminal may be gone; training goes on
+                self._bar.set_description_str(" " + self._status(event, now), refresh=False)
+                self._bar.update(max(0.0, min(event.progress, 1.0) - self._bar.n) if event.progress is not None else 1)
         elif not self._quiet and now - self._last_line >= _PLAIN_LINE_EVERY:
             self._last_line = now
             say(self._status(event, now))
