@@ -63,7 +63,8 @@ _SHAPE_WISHES = ("layers", "hidden", "embedding")
 _DROPOUT_WISHES = ("dropout_input", "dropout_hidden", "dropout_output", "weight_drop")
 _TRAINING_WISHES = (
     "optimizer", "lr", "weight_decay", "clip", "schedule", "warmup", "batch", "bptt", "state_reset", "epochs", "steps",
-                    "eval_every", "seed", "threads")  # fmt: skip
+    "eval_every", "seed", "threads",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

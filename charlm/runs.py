@@ -28,6 +28,7 @@ from charlm.errors import CannotCreateError, DataError, MissingInputError, Usage
 from charlm.language_model import checkpoint_parts
 from charlm.model import CharLM
 from charlm.recipe import Recipe, Request, resolve, save_every_fields
+from charlm.signals import StopSignals
 from charlm.text import TextSource, check_encoding, open_source
 from charlm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from charlm.training import Event, Finished, Trainer
@@ -103,7 +104,8 @@ def train(
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
 
     ``wishes`` are the fields of ``charlm.recipe.Request``: ``time="10m"``, ``steps``, ``size``, ``lr`` and so on. Every
-    event of the training is passed to ``on_event``. Prints nothing. Raises the errors of ``charlm.errors``.
+    event of the training is passed to ``on_event``. Ctrl-C saves and returns with the reason "interrupted". Prints
+    nothing. Raises the errors of ``charlm.errors``.
     """
     names = [str(corpus)] if isinstance(corpus, (str, Path)) else [str(name) for name in corpus]
     texts = Texts(names, _name(valid), _name(test), False, tokenizer, encoding, split)
@@ -136,9 +138,10 @@ def _path(path: str | Path | None) -> Path | None:
 
 def _run_to_end(trainer: Trainer, on_event: Callable[[Event], None]) -> Trained:
     last: Finished | None = None
-    for event in trainer.events():
-        on_event(event)
-        last = event if isinstance(event, Finished) else last
+    with StopSignals() as signals, signals.deferred(trainer.stop):
+        for event in trainer.events():
+            on_event(event)
+            last = event if isinstance(event, Finished) else last
     assert last is not None, "a training ends with Finished or an error"
     return Trained(trainer.run, last.step, last.seconds, last.reason, last.best_nats_per_char)
 

@@ -27,7 +27,7 @@ from charlm.config import ModelConfig, SamplingConfig, TrainingConfig, from_dict
 from charlm.corpus import Corpus
 from charlm.devices import autocast, keep_freed_memory, memory_errors
 from charlm.engine.torch import TorchEngine
-from charlm.errors import DivergedError, InputOutputError
+from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import evaluate_streams
 from charlm.model import CharLM, cross_entropy, detach
 from charlm.optimizer import make_optimizer
@@ -163,6 +163,10 @@ class Trainer:
             reason = yield from self._train()
         except _Interrupted:
             reason = "interrupted"
+        except OutOfMemoryError:
+            if self.progress.step > (self.progress.saved_step or 0):
+                yield from self._save(must=True)
+            raise
         if self.progress.saved_step != self.progress.step or reason != "interrupted":
             yield from self._save(finished=reason != "interrupted", must=True)
         yield Finished(self.progress.step, self.seconds, reason, self.progress.best_step, self.progress.best)

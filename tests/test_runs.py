@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -148,6 +149,28 @@ def test_a_checkpoint_whose_parts_disagree_is_refused(text_file, tmp_path):
     ckpt.save_step(run, 1, {**opened.files, ckpt.CONFIG: ckpt.dump_json(config)})
     with pytest.raises(DataError, match="vocabulary"):
         charlm.load(run)
+
+
+def test_a_checkpoint_of_a_gpu_opens_on_a_cpu(text_file, tmp_path):
+    run = brief(text_file, tmp_path / "run", 3).run
+    opened = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
+    config = {**opened.config, "training": {**opened.config["training"], "device": "cuda:5"}}
+    ckpt.save_step(run, 3, {**opened.files, ckpt.CONFIG: ckpt.dump_json(config)})
+    assert len(charlm.load(run).generate("the", 5)) == 5
+    with pytest.raises(UsageError, match="--device cpu"):
+        runs.resume(run, steps=5)
+    assert runs.resume(run, steps=5, device="cpu").step == 5
+
+
+def test_ctrl_c_in_python_saves_and_returns(text_file, tmp_path):
+    def press(event):
+        if isinstance(event, Stepped) and event.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trained = brief(text_file, tmp_path / "run", 1000, on_event=press)
+    assert trained.reason == "interrupted"
+    assert ckpt.step_numbers(trained.run)[-1] == trained.step < 10
+    assert runs.resume(trained.run, steps=12).step == 12
 
 
 def test_a_resumed_run_keeps_its_options(text_file, tmp_path):

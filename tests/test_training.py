@@ -9,7 +9,7 @@ import torch
 from charlm import checkpoint as ckpt
 from charlm import training_state
 from charlm.engine.torch import TorchEngine
-from charlm.errors import DataError, DivergedError, InputOutputError
+from charlm.errors import DataError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import evaluate
 from charlm.training import Evaluated, Finished, Saved, SaveFailed, Stepped, Trainer
 
@@ -344,6 +344,21 @@ def test_a_resumed_clock_goes_on(make_trainer):
     trainer.progress.seconds = 50.0
     train(trainer, 2)
     assert resumed(trainer).budget_progress() == pytest.approx(0.5, abs=0.1)
+
+
+def test_out_of_memory_saves_first_and_says_what_to_lower(make_trainer):
+    trainer = make_trainer(steps=20, eval_every=100)
+    learn = trainer._learn
+
+    def grow(inputs, targets):
+        if trainer.progress.step == 6:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return learn(inputs, targets)
+
+    trainer._learn = grow
+    with pytest.raises(OutOfMemoryError, match="--batch below 4") as error:
+        train(trainer)
+    assert (error.value.exit_code, ckpt.step_numbers(trainer.run)) == (71, [6])
 
 
 def test_a_checkpoint_of_another_corpus_is_refused(make_trainer, corpus, monkeypatch):

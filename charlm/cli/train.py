@@ -88,7 +88,7 @@ def train(
     wishes = {name: value for name, value in locals().items() if name in _REQUEST_OPTIONS}
     sources = {name: value for name, value in locals().items() if name in _TEXT_OPTIONS}
     _check_sources(bool(corpus), demo, resume)
-    from charlm.cli.train_view import run_training
+    from charlm.cli.train_view import preparing, run_training
     from charlm.recipe import Request
     from charlm.runs import Texts, Where, new_run, resumed_run
     from charlm.signals import StopSignals
@@ -100,8 +100,6 @@ def train(
             run = resumed_run(out, request, None if device == "auto" else device)
         else:
             texts = Texts(**{**sources, "corpus": corpus or ()})
-            from charlm.cli.train_view import preparing
-
             run = new_run(texts, request, Where(out, init_from, device, precision, preparing(quiet)))
         with run as prepared:
             run_training(prepared, signals, quiet=quiet, as_json=json)
