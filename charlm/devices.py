@@ -87,7 +87,8 @@ def memory_errors(advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemoryError(f"out of memory ({str(error).splitlines()[0][:100] or 'no room'}); {advice}") from None
+        said = " ".join(str(error).split())[:100]
+        raise OutOfMemoryError(f"out of memory{f' ({said})' if said else ''}; {advice}") from None
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error) and "not enough memory" not in str(error):
             raise

@@ -1,11 +1,8 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from charlm.config import ModelConfig
-from charlm.lstm import fused_recurrence, plain_recurrence
 from charlm.model import CharLM, cross_entropy, detach
 
 SHAPES = [
@@ -34,28 +31,6 @@ def test_chunked_equals_whole(config, chunk):
         torch.testing.assert_close(layer, layer_end, rtol=1e-5, atol=1e-6)
     losses = [cross_entropy(logits, sequence).sum() for logits in (torch.cat(pieces), whole)]
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000))
-def test_fused_equals_plain_in_value_and_gradient(length, batch, width_in, width, seed):
-    random = torch.Generator().manual_seed(seed)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=random, dtype=torch.float64)
-
-    results = []
-    inputs = [draw(length, batch, width_in), draw(batch, width), draw(batch, width), draw(4 * width, width_in),
-              draw(4 * width, width), draw(4 * width)]  # fmt: skip
-    weigh = draw(length, batch, width)
-    for recurrence in (fused_recurrence, plain_recurrence):
-        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
-        x, h, c, *weights = leaves
-        output, (h_end, c_end) = recurrence(x, (h, c), *weights)
-        ((output * weigh).sum() + h_end.sum() + (c_end**2).sum()).backward()
-        results.append([output, h_end, c_end, *(leaf.grad for leaf in leaves)])
-    for fused, plain in zip(*results, strict=True):
-        torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
 
 
 def test_one_layer_equals_torch_lstm():

@@ -1,4 +1,3 @@
-import dataclasses
 import os
 import shutil
 import signal
@@ -10,11 +9,9 @@ import pytest
 import charlm
 from charlm import checkpoint as ckpt
 from charlm import runs
-from charlm.config import ModelConfig
-from charlm.corpus import SplitSize
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from charlm.language_model import checkpoint_parts
-from charlm.recipe import SIZES, Request, resolve
+from charlm.recipe import Request
 from charlm.training import Evaluated, Finished, Stepped
 
 BRIEF = {"hidden": 16, "layers": 1, "batch": 4, "bptt": 16, "eval_every": 5, "threads": 1, "device": "cpu",
@@ -277,36 +274,3 @@ def test_wrong_wishes_are_refused_before_any_work(text_file, tmp_path, wrong):
     with pytest.raises(UsageError):
         charlm.train(text_file, out=tmp_path / "run", **wrong)
     assert not (tmp_path / "run").exists()
-
-
-def sizes(characters):
-    return SplitSize(characters, characters, characters)
-
-
-def chosen(characters, device="cpu", **wishes):
-    return resolve(Request(**wishes), sizes(characters), sizes(characters // 20), 300, device=device, precision="fp32")
-
-
-def test_automatic_choices_grow_with_the_text():
-    counts = [chosen(10**power).model.parameter_count() for power in range(3, 9)]
-    assert counts == sorted(counts)
-    assert chosen(10**6, "cuda").model.parameter_count() >= chosen(10**6).model.parameter_count()
-    assert chosen(10**5).model.dropout_output > chosen(10**8).model.dropout_output
-    assert chosen(1000).training.batch < 32
-
-
-def test_every_choice_can_be_overridden():
-    shape = {"layers": 3, "hidden": 40, "embedding": 30, "dropout_output": 0.11, "weight_drop": 0.3}
-    way = {"lr": 0.5, "optimizer": "sgd", "batch": 5, "bptt": 9, "eval_every": 3, "clip": 2.0, "seed": 9, "warmup": 4}
-    said = {**shape, **way}
-    recipe = chosen(10**6, **said)
-    have = {**dataclasses.asdict(recipe.model), **dataclasses.asdict(recipe.training)}
-    assert {name: have[name] for name in said} == said
-    assert chosen(10**6, hidden=40).model.embedding == 40
-    assert chosen(10**6, save_every="20s").training.save_every == 20
-    assert chosen(10**6, save_every="20").training.save_every_unit == "steps"
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_sizes_are_valid_models(size):
-    assert isinstance(chosen(10**6, size=size).model, ModelConfig)
