@@ -104,7 +104,7 @@ class TrainingConfig:
     """
 
     optimizer: str = "adam"
-    lr: float = 1.6e-2
+    lr: float = 1e-2
     weight_decay: float = 0.0
     clip: float = 1.0
     schedule: str = "plateau"

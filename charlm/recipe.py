@@ -23,7 +23,7 @@ SIZES = {
 }
 """Name -> layers, hidden, embedding."""
 
-LEARNING_RATES = {"adam": 1.6e-2, "adamw": 1.6e-2, "rmsprop": 2e-3, "sgd": 1.0}
+LEARNING_RATES = {"adam": 1e-2, "adamw": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 """For layers of up to 512; wider ones learn at a rate that is lower in proportion."""
 STEERING_IDS = 1 << 17
 """At most so many ids of the validation text steer a training; ``charlm eval`` takes all of it."""
@@ -127,10 +127,12 @@ def _shape(
 
 def _dropouts(request: Request, characters: int, reasons: list[str]) -> dict[str, float]:
     said = _said(request, _DROPOUT_WISHES)
-    chosen = 0.3 if characters < 500_000 else 0.2 if characters < 5_000_000 else 0.0
-    if "dropout_output" not in said:
-        reasons.append(f"--dropout-output {chosen:g}")
-    return {"dropout_output": chosen, **said}
+    # A text that is read many times in a training is learnt by heart without them; of a long one hardly a line is.
+    chosen = {"dropout_input": 0.1, "dropout_output": 0.4} if characters < 5_000_000 else {}
+    for name, rate in chosen.items():
+        if name not in said:
+            reasons.append(f"--{name.replace('_', '-')} {rate:g}")
+    return {**chosen, **said}
 
 
 def _automatic_size(characters: int, device: str) -> str:

@@ -202,9 +202,15 @@ class Trainer:
             return self.progress.step / (config.epochs * self.batches.chunks_per_epoch)
         if config.seconds is not None:
             # The last evaluation and save belong to the budget, too.
-            reserved = min(self.progress.evaluation_seconds + 0.5, 0.2 * config.seconds)
+            reserved = min(self._evaluation_seconds() + 0.5, 0.2 * config.seconds)
             return self.seconds / (config.seconds - reserved)
         return None
+
+    def _evaluation_seconds(self) -> float:
+        """What an evaluation takes: as long as the last one; before the first, a third of learning as many ids."""
+        if self.progress.evaluation_seconds or not self.progress.ids_seen:
+            return self.progress.evaluation_seconds
+        return self.seconds / self.progress.ids_seen * len(self.steering_ids) / 3
 
     def _budget_spent(self) -> bool:
         progress = self.budget_progress()

@@ -47,7 +47,9 @@ def train(
         int | None,
         typer.Option("--embedding", help="Width of the embedding and the last layer. [default: --hidden]"),
     ] = None,
-    dropout_input: Annotated[float | None, typer.Option(help="Locked dropout on the embeddings. [default: 0]")] = None,
+    dropout_input: Annotated[
+        float | None, typer.Option(help="Locked dropout on the embeddings. [default: by corpus]")
+    ] = None,
     dropout_hidden: Annotated[float | None, typer.Option(help="Locked dropout between layers. [default: 0]")] = None,
     dropout_output: Annotated[
         float | None, typer.Option(help="Locked dropout before the decoder. [default: by corpus]")
