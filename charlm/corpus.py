@@ -256,8 +256,12 @@ def _spelling_rates(counts: NDArray[np.int64]) -> NDArray[np.float32]:
 def _with_spellings(codes: Codes, tokenizer: CharTokenizer, rates: NDArray[np.float32], number: int) -> Ids:
     """Ids of block ``number`` of the training text, some characters spelt in bytes and a few replaced by strangers."""
     random = np.random.Generator(np.random.Philox(key=[_NOISE_SEED, number]))
-    spell = random.random(len(codes), np.float32) < rates[codes]
-    strangers = np.nonzero(random.random(len(codes), np.float32) < 1.0 / FOREIGN_RATE)[0]
+    spell = np.zeros(len(codes), np.bool_)
+    rare = np.flatnonzero(rates.take(codes))
+    spell[rare] = random.random(len(rare)) < rates[codes[rare]]
+    strangers = (
+        random.integers(len(codes), size=random.binomial(len(codes), 1.0 / FOREIGN_RATE)) if len(codes) else rare
+    )
     if len(strangers):
         codes = codes.astype(np.uint32)
         codes[strangers] = _foreign(random, len(strangers))

@@ -201,18 +201,20 @@ class CharTokenizer:
         return self._spell(codes, ids, in_bytes) if in_bytes.any() else ids
 
     def _spell(self, codes: Codes, ids: Ids, in_bytes: NDArray[np.bool_]) -> Ids:
-        text = codes[in_bytes].astype("<u4").tobytes().decode("utf-32-le")
+        places = np.flatnonzero(in_bytes)
+        wide = codes[places]
+        text = wide.astype("<u4").tobytes().decode("utf-32-le")
         spelling = self._byte_ids[np.frombuffer(text.encode("utf-8"), np.uint8)]
-        lengths = np.ones(len(ids), np.int64)
-        wide = codes[in_bytes]
-        lengths[in_bytes] = 1 + (wide >= 0x80) + (wide >= 0x800) + (wide >= 0x10000)
-        ends = np.cumsum(lengths)
-        out = np.empty(int(ends[-1]), self.dtype)
-        is_spelling = np.ones(len(out), np.bool_)
-        single = (ends - lengths)[~in_bytes]
+        lengths = 1 + (wide >= 0x80).astype(np.int64) + (wide >= 0x800) + (wide >= 0x10000)
+        # Where each spelling begins among the ids: its place, moved on by what the spellings before it add.
+        begins = places + np.cumsum(lengths - 1) - (lengths - 1)
+        within = np.arange(len(spelling)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        spelt = np.repeat(begins, lengths) + within
+        out = np.empty(len(ids) - len(places) + len(spelling), self.dtype)
+        single = np.ones(len(out), np.bool_)
+        single[spelt] = False
         out[single] = ids[~in_bytes]
-        is_spelling[single] = False
-        out[is_spelling] = spelling
+        out[spelt] = spelling
         return out
 
     def decode(self, ids: Ids) -> str:

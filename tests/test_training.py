@@ -343,7 +343,9 @@ def test_a_resumed_clock_goes_on(make_trainer):
     trainer = make_trainer(seconds=100.0, schedule="constant")
     trainer.progress.seconds = 50.0
     train(trainer, 2)
-    assert resumed(trainer).budget_progress() == pytest.approx(0.5, abs=0.1)
+    before = trainer.budget_progress()
+    assert before > 0.4
+    assert resumed(trainer).budget_progress() == pytest.approx(before, abs=0.02)
 
 
 def test_out_of_memory_saves_first_and_says_what_to_lower(make_trainer):
