@@ -67,7 +67,7 @@ def test_the_commands_run(tmp_path, text):
     for command in commands:
         result = subprocess.run(
             ["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, errors="replace", check=False,
         )  # fmt: skip
         assert result.returncode == 0, f"{command}\n{result.stderr}"
     assert (tmp_path / "checkpoints" / "corpus").is_dir()
