@@ -72,7 +72,7 @@ class IdFile:
         size = self.dtype.itemsize
         wanted = (stop - start) * size
         try:
-            data = os.pread(self._handle, wanted, start * size)
+            data = _read_at(self._handle, wanted, start * size)
         except OSError as error:
             raise InputOutputError(f"{self.path} could not be read: {error.strerror}") from None
         if len(data) != wanted:
@@ -82,6 +82,13 @@ class IdFile:
     def sha256(self) -> str:
         """Digest of the whole file."""
         return _file_digest(self.path)
+
+
+def _read_at(handle: int, size: int, position: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(handle, size, position)
+    os.lseek(handle, position, os.SEEK_SET)  # Windows has no pread
+    return os.read(handle, size)
 
 
 @dataclass(frozen=True)
