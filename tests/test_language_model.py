@@ -103,7 +103,7 @@ def test_text_of_the_corpus_is_likelier_than_noise(model, text):
 
 
 def strewn(text_file, text, out, monkeypatch, foreign_rate, rare_count):
-    """Loss of the known characters and of a stranger, in text strewn with strangers, for a way to prepare the corpus."""
+    """Loss of known characters and of a stranger, in text strewn with strangers, for a way to prepare the corpus."""
     monkeypatch.setattr("charlm.corpus.FOREIGN_RATE", foreign_rate)
     monkeypatch.setattr("charlm.corpus.RARE_COUNT", rare_count)
     shape = {"hidden": 48, "layers": 1, "batch": 8, "bptt": 32, "lr": 1e-2, "threads": 1, "device": "cpu"}
