@@ -173,13 +173,15 @@ def prepare(
 ) -> Corpus:
     """Write the corpus ``folder`` from ``source``; ``others`` gives "valid" and "test" texts of their own.
 
-    With a "valid" text of its own, all of ``source`` is training text. ``progress`` is called with the number of
-    characters read since the last call, three times over the length of the text. Raises ``DataError`` where the text
-    cannot be read or is too short, ``CannotCreateError`` where the folder cannot be written.
+    With a "valid" text of its own, all of ``source`` is training text; with only a "test" text, its test share is.
+    ``progress`` is called with the number of characters read since the last call, three times over the length of the text. Raises
+    ``DataError`` where the text cannot be read or is too short, ``CannotCreateError`` where the folder cannot be written.
     """
     others = others or {}
     if "valid" in others:
         split = (1.0, 0.0, 0.0)
+    elif "test" in others:
+        split = (split[0] + split[2], split[1], 0.0)
     total = sum(_advance(len(codes), progress) for codes in source.codes(kind))
     bounds = [0, round(total * split[0]), round(total * (split[0] + split[1])), total]
     tokenizer, counts = _build_tokenizer(source, kind, bounds[1], progress)

@@ -1,7 +1,7 @@
 """What a run is trained with where a person has not said it: sizes, dropouts, rate, batch, from corpus and device.
 
-``Request`` is what was said, ``resolve`` makes it whole. The defaults were measured on two CPU cores (README, "Why
-these defaults"); every one can be overridden.
+``Request`` is what was said, ``resolve`` makes it whole. Rate, dropouts and schedule were measured on two CPU cores, the
+rest is judgement (README, "Why these defaults").
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def _automatic_batch(ids: int, bptt: int, device: str) -> int:
 
 
 def _automatic_eval_every(steered_by: int, ids_per_step: int, device: str) -> int:
-    """Steps between evaluations, so that they take about a twentieth of the time: reading costs a third of learning."""
+    """Steps between evaluations: about a twentieth of the time if reading a text costs a third of learning it."""
     at_least = 100 if device == "cpu" else 500
     return max(at_least, math.ceil(6 * steered_by / ids_per_step))
 

@@ -36,6 +36,7 @@ from charlm.training_state import is_finished
 
 TOKENIZERS = ("char", "byte")
 MIN_CHARACTERS = 100
+DEFAULT_SPLIT = "90/5/5"
 # What may be changed when a run is resumed; everything else it remembers.
 RESUME_WISHES = ("epochs", "steps", "time", "save_every", "threads")
 
@@ -194,7 +195,7 @@ def _check_early(
         if kind != texts.tokenizer:
             raise UsageError(f"{base.path} was trained with --tokenizer {kind}; use the same here")
     check_encoding(texts.encoding)
-    parse_split(texts.split or "90/5/5")
+    parse_split(texts.split or DEFAULT_SPLIT)
     if texts.valid is not None and texts.split is not None:
         raise UsageError("with --valid all of the corpus is training text; leave out --split")
     large = SplitSize(10**9, 10**9, 10**9)
@@ -253,7 +254,7 @@ def _prepare(run: Path, source: TextSource | None, texts: Texts, progress: Progr
         source = _open(texts, ["-"], spool)
     named = {"valid": texts.valid, "test": texts.test}
     others = {name: _open(texts, [path]) for name, path in named.items() if path is not None}
-    corpus = prepare(folder, source, texts.tokenizer, _shares(texts), others, progress)
+    corpus = prepare(folder, source, texts.tokenizer, parse_split(texts.split or DEFAULT_SPLIT), others, progress)
     spool.unlink(missing_ok=True)
     characters = corpus.sizes["train"].characters
     if characters < MIN_CHARACTERS:
@@ -262,13 +263,6 @@ def _prepare(run: Path, source: TextSource | None, texts: Texts, progress: Progr
             f"{MIN_CHARACTERS}, better some hundred thousand"
         )
     return corpus
-
-
-def _shares(texts: Texts) -> tuple[float, float, float]:
-    train, valid, test = parse_split(texts.split or "90/5/5")
-    if texts.valid is not None:
-        return 1.0, 0.0, 0.0
-    return (train + test, valid, 0.0) if texts.test is not None else (train, valid, test)
 
 
 def demo_text() -> str:

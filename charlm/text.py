@@ -43,7 +43,7 @@ class TextSource:
     """
 
     def __init__(self, names: Sequence[str], paths: Sequence[Path], encoding: str, name: str | None = None) -> None:
-        self.names = [name if name == "-" else str(Path(name).absolute()) for name in names]
+        self.names = [said if said == "-" else str(Path(said).absolute()) for said in names]
         self.paths = list(paths)
         self.encoding = encoding
         self.name = name or _short_name(names)

@@ -286,7 +286,7 @@ class Trainer:
 
     def _give_up(self) -> None:
         self.progress.skipped_in_a_row = 0
-        list(self._save())
+        list(self._save(must=True))
         raise DivergedError(
             f"the loss or its gradient was no finite number for {MAX_SKIPPED_IN_A_ROW} steps in a row; the weights "
             f"before them are saved in {self.run}; train again with a lower --lr (now {self.config.lr:g})"
@@ -309,7 +309,14 @@ class Trainer:
             self.schedule.observe(steering)
         progress.note_evaluation(loss)
         rate = progress.rate
-        self._log("valid", train_nats_per_char=train_loss, valid_nats_per_char=loss, rate=rate, clipped=clipped)
+        self._log(
+            "valid",
+            train_nats_per_char=train_loss,
+            valid_nats_per_char=loss,
+            rate=rate,
+            clipped=clipped,
+            skipped_steps=progress.skipped_steps,
+        )
         epoch = self.batches.epoch(max(0, progress.step - 1))
         sample = self._sample()
         progress.evaluation_seconds = time.monotonic() - began

@@ -49,7 +49,7 @@ def charlm(
     """Train a character-level LSTM on any text, write with it, and measure text with it."""
     _options["debug"] = debug
     if context.invoked_subcommand is None:
-        print(context.get_help())  # noqa: T201
+        print(context.get_help())  # noqa: T201  # help belongs on stdout
 
 
 def main() -> None:
@@ -71,8 +71,8 @@ def main() -> None:
 def _open_missing_streams() -> None:
     """Stand in for streams that were closed before we began (``charlm ... >&-``)."""
     sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # they stay open to the end
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # likewise
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # likewise
 
 
 def _run() -> int:

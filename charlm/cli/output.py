@@ -25,7 +25,7 @@ def say(text: str) -> None:
         if _bar is not None:
             _bar.write(text, file=sys.stderr)
         else:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201
+            print(text, file=sys.stderr, flush=True)  # noqa: T201  # the one place that prints
 
 
 class LogHandler(logging.Handler):

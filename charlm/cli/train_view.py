@@ -95,7 +95,6 @@ class _View:
 
     def __init__(self, trainer: Trainer, bar: Any, quiet: bool) -> None:
         self.reason = ""
-        self._trainer = trainer
         self._bar = bar
         self._quiet = quiet
         self._first = trainer.progress.step == 0
