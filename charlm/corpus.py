@@ -174,8 +174,9 @@ def prepare(
     """Write the corpus ``folder`` from ``source``; ``others`` gives "valid" and "test" texts of their own.
 
     With a "valid" text of its own, all of ``source`` is training text; with only a "test" text, its test share is.
-    ``progress`` is called with the number of characters read since the last call, three times over the length of the text. Raises
-    ``DataError`` where the text cannot be read or is too short, ``CannotCreateError`` where the folder cannot be written.
+    ``progress`` is called with the number of characters read since the last call, three times over the length of the
+    text. Raises ``DataError`` where the text cannot be read or is too short, ``CannotCreateError`` where the folder
+    cannot be written.
     """
     others = others or {}
     if "valid" in others:

@@ -1,7 +1,7 @@
 """What a run is trained with where a person has not said it: sizes, dropouts, rate, batch, from corpus and device.
 
-``Request`` is what was said, ``resolve`` makes it whole. Rate, dropouts and schedule were measured on two CPU cores, the
-rest is judgement (README, "Why these defaults").
+``Request`` is what was said, ``resolve`` makes it whole. Rate, dropouts and schedule were measured on two CPU cores,
+the rest is judgement (README, "Why these defaults").
 """
 
 from __future__ import annotations
