@@ -3,13 +3,15 @@
 # Generate: docker run --rm -v "$PWD/checkpoints:/home/charlm/checkpoints" charlm generate --prompt "Once"
 
 FROM python:3.12-slim AS build
+# The native engine is built with the package.
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 RUN python -m venv /opt/charlm
 ENV PATH=/opt/charlm/bin:$PATH
 COPY constraints.txt .
 # PyTorch's own index has builds without CUDA: a few hundred megabytes instead of several gigabytes.
 RUN pip install --no-cache-dir -c constraints.txt --index-url https://download.pytorch.org/whl/cpu torch
-COPY pyproject.toml README.md ./
+COPY pyproject.toml setup.py README.md ./
 COPY charlm charlm
 RUN pip install --no-cache-dir -c constraints.txt .
 

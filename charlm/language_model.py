@@ -5,7 +5,6 @@ Nothing here needs torch; the engine does what it needs.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from charlm.evaluation import Evaluation, evaluate, evaluate_crops, exact_losses
 from charlm.tokenizer import Ids, Tokenizer, load_tokenizer
 
 _BLOCK = 1 << 20
-_SAMPLES_AT_ONCE = 64
+_SAMPLES_AT_ONCE = 256
 
 
 def load(path: str | Path, device: str = "auto", precision: str = "fp32", threads: int | None = None) -> LanguageModel:
@@ -93,7 +92,7 @@ class LanguageModel:
         seed: int | None = None,
     ) -> Iterator[str]:
         """The same, in pieces as they are made. A prompt longer than memory may come in pieces, too."""
-        return self._written(self._columns(prompt, config, seed, range(1)), length, stop)
+        return self._written(prompt, length, config or SamplingConfig(), stop, seed)
 
     def samples(
         self,
@@ -106,60 +105,34 @@ class LanguageModel:
         seed: int | None = None,
     ) -> Iterator[str]:
         """``count`` texts after the same prompt, many at a time. The first is what ``stream`` writes."""
-        seed = _seed(seed)
+        seed, config = _seed(seed), config or SamplingConfig()
         for first in range(0, count, _SAMPLES_AT_ONCE):
             numbers = range(first, min(count, first + _SAMPLES_AT_ONCE))
-            yield from self._group(self._columns(prompt, config, seed, numbers), len(numbers), length, stop)
+            texts = [_Text(self.tokenizer, length, stop) for _ in numbers]
+            stream = self._stream(prompt, config, seed, numbers)
+            pieces = [""] * len(texts)
+            while missing := max(text.missing for text in texts):
+                for number, ids in enumerate(stream.draw(missing).T):
+                    pieces[number] += texts[number].feed(ids)
+            yield from (piece + text.rest() for piece, text in zip(pieces, texts, strict=True))
 
-    def _columns(
-        self, prompt: str | Iterable[str], config: SamplingConfig | None, seed: int | None, numbers: range
-    ) -> Iterator[NDArray[np.int64]]:
+    def _written(
+        self, prompt: str | Iterable[str], length: int, config: SamplingConfig, stop: str | None, seed: int | None
+    ) -> Iterator[str]:
+        text = _Text(self.tokenizer, length, stop)
+        stream = self._stream(prompt, config, _seed(seed), range(1))
+        while text.missing:
+            if piece := text.feed(stream.draw(text.missing)[:, 0]):
+                yield piece
+        if rest := text.rest():
+            yield rest
+
+    def _stream(
+        self, prompt: str | Iterable[str], config: SamplingConfig, seed: int, numbers: range
+    ) -> sampling.Stream:
         pieces = [prompt] if isinstance(prompt, str) else prompt
         ids = (self.tokenizer.encode(part) for piece in pieces for part in _parts(piece))
-        sources = sampling.uniform_sources(_seed(seed), numbers)
-        return sampling.stream(self.engine, self.tokenizer, ids, config or SamplingConfig(), sources)
-
-    def _group(self, columns: Iterator[NDArray[np.int64]], count: int, length: int, stop: str | None) -> Iterator[str]:
-        copies = itertools.tee(columns, count)
-        writers = [self._written(_column(copies[b], b), length, stop) for b in range(count)]
-        texts = [""] * count
-        live = set(range(count))
-        while live:
-            for number in sorted(live):
-                piece = next(writers[number], None)
-                if piece is None:
-                    live.discard(number)
-                else:
-                    texts[number] += piece
-        yield from texts
-
-    def _written(self, columns: Iterator[NDArray[np.int64]], length: int, stop: str | None) -> Iterator[str]:
-        """Ids of one stream to ``length`` characters, up to ``stop``; an unfinished character is not shown."""
-        if length < 0:
-            raise UsageError(f"--length must be 0 or more, not {length}")
-        if stop == "":
-            raise UsageError("--stop may not be empty; leave it out, or name the text to stop at")
-        return self._write(columns, length, stop)
-
-    def _write(self, columns: Iterator[NDArray[np.int64]], length: int, stop: str | None) -> Iterator[str]:
-        if length == 0:
-            next(columns)  # nothing is to be written, but the prompt is read all the same
-        decoder = self.tokenizer.decoder()
-        held, written = "", 0
-        while written < length:
-            ids = next(columns)
-            text = decoder.feed(ids)
-            written += len(text) if self.tokenizer.kind == "char" else len(ids)
-            held += text
-            if stop is not None and stop in held:
-                held = held[: held.index(stop)]
-                break
-            free = len(held) - _overlap(held, stop)
-            if free:
-                yield held[:free]
-                held = held[free:]
-        if held:
-            yield held
+        return sampling.Stream(self.engine, self.tokenizer, ids, config, sampling.uniform_sources(seed, numbers))
 
     def evaluate(self, text: str, window: int | None = None) -> Evaluation:
         """How well the model predicts ``text``: one exact pass, or with ``window`` the mean over cold windows."""
@@ -198,8 +171,38 @@ class LanguageModel:
         return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.engine.name}
 
 
-def _column(columns: Iterator[NDArray[np.int64]], stream: int) -> Iterator[NDArray[np.int64]]:
-    return (ids_B[stream : stream + 1] for ids_B in columns)
+class _Text:
+    """One text being written, from its ids: ``length`` characters, or up to ``stop``, without an unfinished one."""
+
+    def __init__(self, tokenizer: Tokenizer, length: int, stop: str | None) -> None:
+        if length < 0:
+            raise UsageError(f"--length must be 0 or more, not {length}")
+        if stop == "":
+            raise UsageError("--stop may not be empty; leave it out, or name the text to stop at")
+        self.missing = length
+        """Characters still to come."""
+        self._stop = stop
+        self._counts_ids = tokenizer.kind == "byte"
+        self._decoder = tokenizer.decoder()
+        self._held = ""
+
+    def feed(self, ids: NDArray[np.int64]) -> str:
+        """The text that is certain after these ids; what might be the beginning of ``stop`` is held back."""
+        if not self.missing:
+            return ""
+        ids = ids[: self.missing]
+        text = self._decoder.feed(ids)[: None if self._counts_ids else self.missing]
+        self.missing -= len(ids) if self._counts_ids else len(text)
+        self._held += text
+        if self._stop is not None and self._stop in self._held:
+            self._held, self.missing = self._held[: self._held.index(self._stop)], 0
+        certain = len(self._held) - (_overlap(self._held, self._stop) if self.missing else 0)
+        piece, self._held = self._held[:certain], self._held[certain:]
+        return piece
+
+    def rest(self) -> str:
+        """What was held back, once nothing is missing."""
+        return self._held
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.config import ModelConfig
-from charlm.lstm import LayerState, fused_recurrence
+from charlm.lstm import LayerState, fused_recurrence, native_recurrence, native_runs
 
 State = tuple[LayerState, ...]
 
@@ -44,10 +44,18 @@ class LSTMLayer(nn.Module):
             self.bias.zero_()
             self.bias[self.width : 2 * self.width] = 1.0
 
-    def forward(self, x_TBI: Tensor, state: LayerState, weight_hh: Tensor | None = None) -> tuple[Tensor, LayerState]:
-        """Outputs [T, B, H] and the new state; ``weight_hh`` stands in for the layer's own where some are dropped."""
+    def forward(
+        self, x: Tensor, state: LayerState, weight_hh: Tensor | None = None, index_TB: Tensor | None = None
+    ) -> tuple[Tensor, LayerState]:
+        """Outputs [T, B, H] and the new state after inputs x [T, B, I], by the fastest recurrence there is.
+
+        With ``index_TB`` the inputs are distinct rows x [N, I] and the index says which one each step reads (native
+        engine only). ``weight_hh`` stands in for the layer's own where some weights are dropped.
+        """
         recurrent = self.weight_hh if weight_hh is None else weight_hh
-        return fused_recurrence(x_TBI, state, self.weight_ih, recurrent, self.bias)
+        if native_runs(x):
+            return native_recurrence(x, state, self.weight_ih, recurrent, self.bias, index_TB)
+        return fused_recurrence(x, state, self.weight_ih, recurrent, self.bias)
 
 
 class CharLM(nn.Module):
@@ -87,16 +95,35 @@ class CharLM(nn.Module):
         (locked, or variational, dropout); without it there is no dropout.
         """
         drop = _Dropout(dropout_generator)
-        x_TBE = drop.locked(self.embedding(ids_TB), self.config.dropout_input)
+        x, index_TB = self._first_input(ids_TB, drop)
         new_state = []
         layers = self.layers()
         for number, (layer, layer_state) in enumerate(zip(layers, state, strict=True)):
             weight_hh = drop.weights(layer.weight_hh, self.config.weight_drop)
-            x_TBE, after = layer(x_TBE, layer_state, weight_hh)
+            x, after = layer(x, layer_state, weight_hh, index_TB if number == 0 else None)
             new_state.append(after)
             is_last = number == len(layers) - 1
-            x_TBE = drop.locked(x_TBE, self.config.dropout_output if is_last else self.config.dropout_hidden)
-        return self.decoder(x_TBE), tuple(new_state)
+            x = drop.locked(x, self.config.dropout_output if is_last else self.config.dropout_hidden)
+        return self.decoder(x), tuple(new_state)
+
+    def _first_input(self, ids_TB: Tensor, drop: _Dropout) -> tuple[Tensor, Tensor | None]:
+        """What the first layer reads: [T, B, E], or for the native engine the distinct rows [N, E] and their index.
+
+        With dropout a row is a character in a stream, because each stream has a mask of its own.
+        """
+        weight_VE = self.embedding.weight
+        batch = ids_TB.shape[1]
+        mask_1BE = drop.mask(weight_VE.new_empty(1, batch, weight_VE.shape[1]), self.config.dropout_input)
+        if not native_runs(weight_VE):
+            x_TBE = F.embedding(ids_TB, weight_VE)
+            return (x_TBE if mask_1BE is None else x_TBE * mask_1BE), None
+        if mask_1BE is None:
+            distinct_N, index_TB = torch.unique(ids_TB, return_inverse=True)
+            return F.embedding(distinct_N, weight_VE), index_TB
+        streams_B = torch.arange(batch, device=ids_TB.device)
+        distinct_N, index_TB = torch.unique(ids_TB * batch + streams_B, return_inverse=True)
+        rows_NE = F.embedding(distinct_N // batch, weight_VE)
+        return rows_NE * mask_1BE[0, distinct_N % batch], index_TB
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Copies of all parameters as float32 arrays under ``parameter_shapes``' names, the shared one once."""
@@ -118,18 +145,36 @@ class _Dropout:
         self.generator = generator
 
     def locked(self, x_TBE: Tensor, rate: float) -> Tensor:
-        if self.generator is None or rate == 0.0:
+        mask_1BE = self.mask(x_TBE[:1], rate)
+        if mask_1BE is None:
             return x_TBE
-        return x_TBE * self._mask(x_TBE[:1], rate)
+        masked: Tensor = _Masked.apply(x_TBE, mask_1BE)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return masked
 
     def weights(self, weight: Tensor, rate: float) -> Tensor:
-        if self.generator is None or rate == 0.0:
-            return weight
-        return weight * self._mask(weight, rate)
+        mask = self.mask(weight, rate)
+        return weight if mask is None else weight * mask
 
-    def _mask(self, like: Tensor, rate: float) -> Tensor:
-        keep = torch.empty_like(like).bernoulli_(1.0 - rate, generator=self.generator)
+    def mask(self, like: Tensor, rate: float) -> Tensor | None:
+        """0 or 1 / (1 - rate) in float32, in the shape of ``like``; None where nothing is dropped."""
+        if self.generator is None or rate == 0.0:
+            return None
+        keep = torch.empty_like(like, dtype=torch.float32).bernoulli_(1.0 - rate, generator=self.generator)
         return keep.div_(1.0 - rate)
+
+
+class _Masked(torch.autograd.Function):
+    """x times a float32 mask, rounded once to the type of x, where autograd would go through float32 in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return torch.mul(x, mask, out=torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return torch.mul(gradients[0], mask, out=torch.empty_like(gradients[0])), None
 
 
 def detach(state: State) -> State:

@@ -26,6 +26,7 @@ from charlm.checkpoint import Checkpoint
 from charlm.config import ModelConfig, SamplingConfig, TrainingConfig, from_dict
 from charlm.corpus import Corpus
 from charlm.devices import autocast, keep_freed_memory, memory_errors
+from charlm.engine import create_engine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import evaluate_streams
@@ -340,9 +341,10 @@ class Trainer:
         tokenizer = self.corpus.tokenizer
         sources = sampling.uniform_sources(self.config.seed, [self.progress.step])
         config = SamplingConfig(temperature=0.8)
-        stream = sampling.stream(TorchEngine(self.model), tokenizer, iter(()), config, sources)
-        decoder = tokenizer.decoder()
-        return "".join(decoder.feed(next(stream)) for _ in range(SAMPLE_LENGTH))
+        engine = create_engine(self.model.config, self.model.weights(), str(self.device))
+        stream = sampling.Stream(engine, tokenizer, (), config, sources)
+        ids = np.concatenate([stream.draw(1)[:, 0] for _ in range(SAMPLE_LENGTH)])
+        return tokenizer.decoder().feed(ids)
 
     # ------------------------------------------------------------------------------------------------ keeping
 

@@ -146,4 +146,4 @@ def test_describe_says_what_it_is(model):
     facts = model.describe()
     assert facts["model"]["layers"] == 1
     assert facts["corpus"]["name"] == "salad"
-    assert "torch" in facts["engine"]
+    assert facts["engine"] == model.engine.name

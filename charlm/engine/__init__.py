@@ -7,15 +7,21 @@ T characters in time, B streams, V ids.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.config import ModelConfig
+from charlm.config import ModelConfig, SamplingConfig
+from charlm.errors import UsageError
+from charlm.native import find, why_not
 
 EngineState = Any
 FloatArray = NDArray[np.float32]
+Grammar = tuple[NDArray[np.bool_], NDArray[np.int64]]
+"""``allowed`` and ``following`` [S, V]: which ids may be written in which place, as ``Tokenizer.grammar`` says."""
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 class Engine(Protocol):
@@ -26,6 +32,10 @@ class Engine(Protocol):
 
     def start(self, batch: int) -> EngineState:
         """The state of ``batch`` streams that have read nothing."""
+        ...
+
+    def repeat(self, state: EngineState, batch: int) -> EngineState:
+        """The state of one stream, for ``batch`` streams that have all read what it has."""
         ...
 
     def forward(self, ids_TB: NDArray[Any], state: EngineState) -> tuple[FloatArray, EngineState]:
@@ -43,6 +53,27 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class WritingEngine(Engine, Protocol):
+    """An engine that also draws, many ids in one call."""
+
+    def write(
+        self,
+        logits_BV: FloatArray,
+        state: EngineState,
+        place_B: NDArray[np.int64],
+        uniform_NB: NDArray[np.float64],
+        config: SamplingConfig,
+        grammar: Grammar,
+    ) -> tuple[NDArray[np.int64], FloatArray, EngineState, NDArray[np.int64]]:
+        """N ids [N, B] drawn one after the other as ``sampling.next_ids`` draws them, each read before the next.
+
+        Also the logits [B, V] (minus infinity where the grammar allows an id nowhere), the state and the places after
+        them, with which the next call goes on.
+        """
+        ...
+
+
 def create_engine(
     config: ModelConfig,
     weights: Mapping[str, FloatArray],
@@ -50,10 +81,28 @@ def create_engine(
     precision: str = "fp32",
     threads: int | None = None,
 ) -> Engine:
-    """The fastest engine here for these weights. Raises ``UsageError`` for a device this machine lacks.
+    """The engine for these weights: native on a CPU where it was built, else torch.
 
-    ``precision`` is "fp32", "bf16" or "auto" (the faster of the two here); ``threads`` None takes torch's own choice.
+    ``device`` "auto" is a GPU that torch can use, else the CPU. ``precision`` is "fp32", "bf16", "int8" (native engine
+    only) or "auto" (the faster of fp32 and bf16 here); ``threads`` None takes all cores. Raises ``UsageError`` for a
+    device or precision that this machine lacks.
     """
+    if precision not in (*PRECISIONS, "auto"):
+        raise UsageError(f"--precision must be auto, fp32, bf16 or int8, not {precision!r}")
+    library = find() if device == "cpu" or (device == "auto" and not _gpu_may_be_here()) else None
+    if library is not None:
+        from charlm.engine.native import NativeEngine
+
+        quick = "bf16" if library.instruction_set == "avx512_bf16" else "fp32"
+        return NativeEngine(library, config, weights, quick if precision == "auto" else precision, threads)
     from charlm.engine.torch import TorchEngine
 
-    return TorchEngine.from_weights(config, weights, device, precision, threads)
+    engine = TorchEngine.from_weights(config, weights, device, precision, threads)
+    if engine.device.type == "cpu" and why_not():
+        engine.name += f" (not native: {why_not()})"
+    return engine
+
+
+def _gpu_may_be_here() -> bool:
+    """Whether it is worth a second to load torch and ask it for a GPU."""
+    return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from charlm.config import ModelConfig
 from charlm.devices import autocast, choose_device, choose_precision
 from charlm.engine import FloatArray
+from charlm.errors import UsageError
 from charlm.lstm import cell
 from charlm.model import CharLM, State, cross_entropy
 
@@ -34,6 +35,8 @@ class TorchEngine:
         cls, config: ModelConfig, weights: Mapping[str, FloatArray], device: str, precision: str, threads: int | None
     ) -> TorchEngine:
         """An engine for weights of a checkpoint. Raises ``UsageError`` for a device this machine lacks."""
+        if precision == "int8":
+            raise UsageError("--precision int8 needs the native engine, on a CPU; charlm info says why it does not run")
         chosen = choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
@@ -43,6 +46,9 @@ class TorchEngine:
 
     def start(self, batch: int) -> State:
         return self.model.initial_state(batch)
+
+    def repeat(self, state: State, batch: int) -> State:
+        return tuple((h_BH.repeat(batch, 1), c_BH.repeat(batch, 1)) for h_BH, c_BH in state)
 
     @torch.inference_mode()
     def forward(self, ids_TB: NDArray[Any], state: State) -> tuple[FloatArray, State]:

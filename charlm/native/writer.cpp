@@ -1,0 +1,127 @@
+#include <algorithm>
+#include <cstring>
+
+#include "model.h"
+
+namespace charlm {
+
+Writer::Writer(const Model& model, long count, const int64_t* ids, long places, const uint8_t* allowed,
+               const int64_t* following)
+    : model_(model),
+      count_(count),
+      ids_(ids, ids + count),
+      following_(following, following + places * count),
+      allowed_(allowed, allowed + places * count),
+      decoder_(model.pack_decoder(count, ids)),
+      bias_(size_t(ceil_to(count, 4 * model.kernels_->lanes)) * sizeof(float)) {
+  for (long v = 0; v < count; ++v) bias_.at<float>()[v] = model.decoder_bias_.at<float>()[ids[v]];
+}
+
+// The memory of one call. Values of layer l stand at values[parity] + offset[l] * B; the parities take turns.
+struct Writer::Work {
+  long B;
+  const CharlmDraw& draw;
+  float *h, *c;
+  float* logits;  // [B][stride]
+  long stride;
+  int64_t* place;
+  const double* uniform;
+  int64_t* written;
+  std::vector<size_t> offsets;
+  Buffer values[2];
+  Buffer last_bf16;                  // [B][H] for the decoder of int8
+  Buffer embedded, first;            // where the model has no table
+  std::vector<const void*> starts;   // [layers][B]
+  std::vector<const float*> addends;
+  std::vector<DrawMemory> memories;  // one for each member of the team
+};
+
+void Writer::draw_ids(Work& work, long n, const Member& member) const {
+  DrawMemory& memory = work.memories[size_t(member.number)];
+  const Layer& layer = model_.layers_.front();
+  for (long b = member.first(work.B); b < member.last(work.B); ++b) {
+    int64_t& place = work.place[b];
+    const long drawn = draw_one(model_.kernels_, work.draw, work.logits + b * work.stride, allowed_.data() + place * count_, count_,
+                                work.uniform[n * work.B + b], memory);
+    place = following_[size_t(place * count_ + drawn)];
+    work.written[n * work.B + b] = ids_[size_t(drawn)];
+    const float* input = model_.table_ ? model_.table_.at<float>(size_t(ids_[size_t(drawn)]) * 4 * layer.H)
+                                       : work.first.at<float>(size_t(b) * 4 * layer.H);
+    work.addends[size_t(b)] = input;
+    work.starts[size_t(b)] = model_.storage_ == kInt8 ? layer.start.at<void>() : static_cast<const void*>(input);
+  }
+  member.wait();
+  if (!model_.table_)
+    model_.first_inputs(work.written + n * work.B, work.B, work.embedded.at<float>(), work.first.at<float>(), member);
+}
+
+void Writer::step(Work& work, int parity, const Member& member) const {
+  const long B = work.B;
+  const size_t value = model_.value_size();
+  const Kernels* kernels = model_.kernels_;
+  for (size_t number = 0; number < model_.layers_.size(); ++number) {
+    const Layer& layer = model_.layers_[number];
+    const size_t offset = work.offsets[number] * B;
+    const bool last = number + 1 == model_.layers_.size();
+    const CellStep step{layer.H,
+                        work.starts.data() + number * B,
+                        work.addends.data() + number * B,
+                        layer.scale.at<float>(),
+                        number ? work.values[1 - parity].at(work.offsets[number - 1] * B * value) : nullptr,
+                        layer.in,
+                        number ? layer.x_weights.at() : nullptr,
+                        work.values[parity].at(offset * value),
+                        layer.h_weights.at(),
+                        work.c + offset,
+                        work.values[1 - parity].at(offset * value),
+                        work.h + offset,
+                        last && model_.storage_ == kInt8 ? work.last_bf16.at<uint16_t>() : nullptr};
+    const long units = layer.H / kernels->lanes;
+    kernels->cell_step[model_.storage_](step, 0, B, member.first(units), member.last(units));
+    member.wait();
+  }
+  const long H = model_.layers_.back().H, blocks = work.stride / (4 * kernels->lanes);
+  const void* x = model_.storage_ == kInt8 ? work.last_bf16.at() : work.values[1 - parity].at(work.offsets.back() * B * value);
+  const Affine a{x, H, H, decoder_.at(), bias_.at(), work.logits, work.stride, false, 0};
+  kernels->affine[model_.decoder_storage()](a, 0, B, member.first(blocks), member.last(blocks));
+  member.wait();
+}
+
+void Writer::write(long N, long B, const CharlmDraw& draw, float* h, float* c, float* logits, int64_t* place,
+                   const double* uniform, int64_t* written, int threads) const {
+  const size_t layers = model_.layers_.size(), value = model_.value_size();
+  const long stride = ceil_to(count_, 4 * model_.kernels_->lanes);
+  Buffer rows(size_t(B) * stride * sizeof(float), true);
+  for (long b = 0; b < B; ++b) memcpy(rows.at<float>(size_t(b) * stride), logits + b * count_, size_t(count_) * 4);
+  Work work{B, draw, h, c, rows.at<float>(), stride, place, uniform, written, {}, {}, {}, {}, {}, {}, {}, {}};
+  size_t size = 0;
+  for (const Layer& layer : model_.layers_) {
+    work.offsets.push_back(size);
+    size += size_t(layer.H);
+    for (long b = 0; b < B; ++b) {
+      work.starts.push_back(layer.start.at<void>());
+      work.addends.push_back(layer.bias.at<float>());
+    }
+  }
+  for (Buffer& values : work.values) values = Buffer(size * B * value, true);
+  work.last_bf16 = Buffer(model_.storage_ == kInt8 ? size_t(B) * model_.layers_.back().H * 2 : 0, true);
+  if (!model_.table_) {
+    work.embedded = Buffer(size_t(B) * model_.embedding_width_ * 4, true);
+    work.first = Buffer(size_t(B) * 4 * model_.layers_.front().H * 4, true);
+  }
+  for (size_t number = 0; number < layers; ++number) {
+    const size_t offset = work.offsets[number] * B;
+    model_.kernels_->convert[model_.storage_](h + offset, work.values[0].at(offset * value), B * model_.layers_[number].H);
+  }
+  const int team = model_.members(model_.multiplications() * double(B), threads);
+  work.memories.assign(size_t(team), DrawMemory(count_));
+  run_team(team, [&](const Member& member) {
+    for (long n = 0; n < N; ++n) {
+      draw_ids(work, n, member);
+      step(work, int(n % 2), member);
+    }
+  });
+  for (long b = 0; b < B; ++b) memcpy(logits + b * count_, rows.at<float>(size_t(b) * stride), size_t(count_) * 4);
+}
+
+}  // namespace charlm
