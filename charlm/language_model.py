@@ -5,6 +5,7 @@ Nothing here needs torch; the engine does what it needs.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ _BLOCK = 1 << 20
 _SAMPLES_AT_ONCE = 256
 
 
-def load(path: str | Path, device: str = "auto", precision: str = "fp32", threads: int | None = None) -> LanguageModel:
+def load(path: str | Path, device: str = "auto", precision: str = "auto", threads: int | None = None) -> LanguageModel:
     """Open a run (at its best step) or one of its steps.
 
-    Raises ``MissingInputError``, ``DataError`` for a checkpoint that fails its checks, ``UsageError`` for a device that
-    this machine lacks.
+    ``precision`` "auto" measures in fp32 and writes in the fastest precision that cost at most 0.001 nats per character
+    when the checkpoint was made; "fp32", "bf16" and "int8" do both in that. Raises ``MissingInputError``,
+    ``DataError`` for a checkpoint that fails its checks, ``UsageError`` for a device that this machine lacks.
     """
     return LanguageModel.from_checkpoint(open_checkpoint(Path(path)), device, precision, threads)
 
@@ -45,22 +47,45 @@ def checkpoint_parts(checkpoint: Checkpoint) -> tuple[ModelConfig, Tokenizer, di
     return config, tokenizer, weights
 
 
+def _precision_costs(checkpoint: Checkpoint) -> dict[str, float]:
+    costs = checkpoint.config.get("precision_costs")
+    if not isinstance(costs, dict):
+        return {}
+    return {name: float(cost) for name, cost in costs.items() if type(cost) in (int, float)}
+
+
 class LanguageModel:
     """A trained model with its tokenizer. Make one with ``charlm.load``."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
-        self.engine = engine
+    def __init__(self, make_engine: Callable[[str], Engine], tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
+        """``make_engine`` gives an engine for "measuring" or for "writing"."""
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
         self.config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path / CONFIG))
+        self._make_engine = functools.cache(make_engine)
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "fp32", threads: int | None = None
+        cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> LanguageModel:
         """A model on ``device`` from an opened checkpoint; errors as in ``load``."""
         config, tokenizer, weights = checkpoint_parts(checkpoint)
-        return cls(create_engine(config, weights, device, precision, threads), tokenizer, checkpoint)
+
+        def make_engine(purpose: str) -> Engine:
+            wanted = "fp32" if precision == "auto" and purpose == "measuring" else precision
+            return create_engine(config, weights, device, wanted, threads, _precision_costs(checkpoint))
+
+        return cls(make_engine, tokenizer, checkpoint)
+
+    @property
+    def engine(self) -> Engine:
+        """What measures."""
+        return self._make_engine("measuring")
+
+    @property
+    def writing_engine(self) -> Engine:
+        """What writes."""
+        return self._make_engine("writing")
 
     def generate(
         self,
@@ -132,7 +157,9 @@ class LanguageModel:
     ) -> sampling.Stream:
         pieces = [prompt] if isinstance(prompt, str) else prompt
         ids = (self.tokenizer.encode(part) for piece in pieces for part in _parts(piece))
-        return sampling.Stream(self.engine, self.tokenizer, ids, config, sampling.uniform_sources(seed, numbers))
+        return sampling.Stream(
+            self.writing_engine, self.tokenizer, ids, config, sampling.uniform_sources(seed, numbers)
+        )
 
     def evaluate(self, text: str, window: int | None = None) -> Evaluation:
         """How well the model predicts ``text``: one exact pass, or with ``window`` the mean over cold windows."""
@@ -168,7 +195,7 @@ class LanguageModel:
 
     def describe(self) -> dict[str, Any]:
         """What config.json says of the checkpoint, and what runs it here."""
-        return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.engine.name}
+        return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.writing_engine.name}
 
 
 class _Text:

@@ -79,6 +79,12 @@ def native_runs(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16) and native.find() is not None
 
 
+def recurrence_name(device: torch.device) -> str:
+    """What runs the recurrence on ``device``, for people."""
+    library = native.find() if device.type == "cpu" else None
+    return "torch" if library is None else f"native {library.instruction_set}"
+
+
 def native_recurrence(
     x_TBI: Tensor,
     state: LayerState,
@@ -137,7 +143,7 @@ class _Recurrence(torch.autograd.Function):
         length, batch = x.shape[:2] if index_TB is None else index_TB.shape
         width = weight_hh.shape[1]
         keep = any(ctx.needs_input_grad)
-        x_NI, weight_GI = x.to(storage).flatten(0, -2), weight_ih.to(storage)
+        x_NI, weight_GI = x.to(storage).flatten(0, -2).contiguous(), weight_ih.to(storage)
         index_TB = None if index_TB is None else index_TB.contiguous()
         recurrent_weights = engine.pack(weight_hh)
         hidden = torch.empty(length + 1, batch, width, dtype=storage)
@@ -198,6 +204,7 @@ class _Engine:
 
     def call(self, name: str, *arguments: int | Tensor | None) -> None:
         """Call a function with sizes and tensors."""
+        assert all(a.is_contiguous() for a in arguments if isinstance(a, Tensor)), "the library takes no gaps"
         plain = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         failed = getattr(self._library.functions, name)(self._library.kernels, self._storage, *plain, self._threads)
         if failed:

@@ -7,14 +7,11 @@ checkpoint, and is put back by ``Trainer.resume``, so that a resumed run ends wi
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,14 +26,14 @@ from charlm.devices import autocast, keep_freed_memory, memory_errors
 from charlm.engine import create_engine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
-from charlm.evaluation import evaluate_streams
+from charlm.evaluation import COST_IDS, evaluate_streams, precision_costs
+from charlm.metrics import Metrics
 from charlm.model import CharLM, cross_entropy, detach
 from charlm.optimizer import make_optimizer
 from charlm.recipe import STEERING_IDS
 from charlm.schedule import Schedule
+from charlm.tokenizer import Ids
 from charlm.training_state import Progress, restore, snapshot
-
-logger = logging.getLogger("charlm")
 
 MAX_SKIPPED_IN_A_ROW = 20
 MAX_FAILED_SAVES = 3
@@ -129,6 +126,7 @@ class Trainer:
         size = corpus.sizes["train"]
         self._ids_per_character = size.ids / max(1, size.characters)
         self.steering_ids = corpus.ids("valid").read(0, min(corpus.sizes["valid"].ids, STEERING_IDS))
+        self.metrics = Metrics(run)
         self._stop = False
         self._started = time.monotonic()
         self._last_save = self._started
@@ -159,7 +157,7 @@ class Trainer:
         """
         self._started = time.monotonic() - self.progress.seconds
         self._last_save = time.monotonic()
-        self._drop_later_metrics()
+        self.metrics.forget_after(self.progress.step, self.progress.evaluated_step)
         try:
             reason = yield from self._train()
         except _Interrupted:
@@ -254,7 +252,9 @@ class Trainer:
             self.budget_progress(),
         )
         if self.progress.step % _LOG_EVERY == 0:
-            self._log("train", train_nats_per_char=self.progress.mean_loss(), rate=rate)
+            self.metrics.write(
+                "train", self.progress.step, self.seconds, train_nats_per_char=self.progress.mean_loss(), rate=rate
+            )
         return stepped
 
     def _reset_streams(self, cursor: int) -> None:
@@ -309,9 +309,12 @@ class Trainer:
         if steering is not None:
             self.schedule.observe(steering)
         progress.note_evaluation(loss)
+        self._note_precision_costs(wanted=is_best or loss is None)
         rate = progress.rate
-        self._log(
+        self.metrics.write(
             "valid",
+            self.progress.step,
+            self.seconds,
             train_nats_per_char=train_loss,
             valid_nats_per_char=loss,
             rate=rate,
@@ -332,6 +335,17 @@ class Trainer:
                 engine, self.corpus.tokenizer, self.steering_ids, progress=self._stop_between_chunks
             )
         return evaluation.nats_per_char
+
+    def _note_precision_costs(self, wanted: bool) -> None:
+        """Find out, for weights that people will write with, which precision is safe to write in."""
+        ids = self.steering_ids if len(self.steering_ids) else self._first_training_ids()
+        weights = self.model.weights() if wanted else {}
+        costs = precision_costs(self.model.config, weights, self.corpus.tokenizer, ids) if wanted else {}
+        self.progress.int8_cost, self.progress.bf16_cost = costs.get("int8"), costs.get("bf16")
+
+    def _first_training_ids(self) -> Ids:
+        ids = self.corpus.ids("train")
+        return ids.read(0, min(len(ids), COST_IDS))
 
     def _stop_between_chunks(self, predictions: int) -> None:
         if self._stop:
@@ -376,34 +390,3 @@ class Trainer:
         kept = self.progress.saved_step
         advice = f"step {kept} in {self.run} is the last good one" if kept else "nothing was saved"
         raise DivergedError(f"the weights are no finite numbers any more; {advice}; train again with a lower --lr")
-
-    def _log(self, kind: str, **values: Any) -> None:
-        entry = {"kind": kind, "step": self.progress.step, "seconds": round(self.seconds, 3), **values}
-        finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
-        try:
-            with open(self.run / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(finite) + "\n")
-        except OSError as error:
-            logger.warning("metrics.jsonl could not be written (%s); training goes on", error.strerror)
-
-    def _drop_later_metrics(self) -> None:
-        """Forget what was logged after the checkpoint that is resumed: those steps are made again."""
-        path = self.run / "metrics.jsonl"
-        if not path.exists():
-            return
-        try:
-            lines = path.read_text("utf-8", "replace").splitlines()
-            kept = [line + "\n" for line in lines if self._happened(line)]
-            ckpt.write_synced(path, "".join(kept).encode())
-        except OSError as error:
-            logger.warning("metrics.jsonl could not be written (%s); training goes on", error.strerror)
-
-    def _happened(self, line: str) -> bool:
-        """Whether a line of metrics.jsonl is of the past that this training goes on from."""
-        try:
-            entry = json.loads(line)
-            step, kind = int(entry["step"]), entry["kind"]
-        except (ValueError, KeyError, TypeError):  # the last line of a killed process may be cut
-            return False
-        now, evaluated = self.progress.step, self.progress.evaluated_step
-        return step < now or (step == now and (kind != "valid" or evaluated == now))

@@ -24,6 +24,7 @@ from charlm.checkpoint import Checkpoint
 from charlm.config import dump_json, from_dict, parse_json, to_dict
 from charlm.errors import DataError
 from charlm.language_model import checkpoint_parts
+from charlm.lstm import recurrence_name
 from charlm.optimizer import optimizer_arrays, restore_optimizer
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ class Progress:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     evaluation_seconds: float = 0.0
+    int8_cost: float | None = None
+    bf16_cost: float | None = None
+
+    def precision_costs(self) -> dict[str, float]:
+        """What ``evaluation.precision_costs`` said of the weights at ``evaluated_step``, as far as it was measured."""
+        costs = {"int8": self.int8_cost, "bf16": self.bf16_cost}
+        return {name: cost for name, cost in costs.items() if cost is not None and math.isfinite(cost)}
 
     def note_step(self, loss: float, clipped: bool, skipped: bool, ids: int) -> None:
         """Count a step with its loss in nats per character."""
@@ -117,6 +125,7 @@ def _description(trainer: Trainer) -> dict[str, Any]:
             "splits": {name: dataclasses.asdict(size) for name, size in corpus.sizes.items()},
         },
         "validation": _finite(progress.last_validation) if progress.evaluated_step == progress.step else None,
+        "precision_costs": progress.precision_costs() if progress.evaluated_step == progress.step else {},
         "seconds": round(progress.seconds, 3),
         "ids_seen": progress.ids_seen,
     }
@@ -132,6 +141,7 @@ def _environment(trainer: Trainer) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "device": trainer.device.type,
         "threads": torch.get_num_threads(),
+        "engine": recurrence_name(trainer.device),
         "machine": f"{platform.system()} {platform.machine()}",
     }
 

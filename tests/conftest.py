@@ -1,18 +1,54 @@
 """Small texts and small models that every test may use; nothing here is downloaded."""
 
+import os
 import random
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
+from charlm import native
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus import open_corpus, prepare
+from charlm.errors import UsageError
 from charlm.text import open_source
 from charlm.training import Trainer
 
 torch.set_num_threads(1)
+
+
+@contextmanager
+def environment(**variables):
+    """Set environment variables for a while; None takes one away."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set_variables(variables)
+    try:
+        yield
+    finally:
+        _set_variables(before)
+
+
+def _set_variables(variables):
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def library(instruction_set=""):
+    """The native engine's library for an instruction set; None where it cannot run here."""
+    with environment(CHARLM_ISA=instruction_set, CHARLM_ENGINE=None):
+        try:
+            return native.find()
+        except UsageError:
+            return None
+
+
+INSTRUCTION_SETS = [name for name in native.INSTRUCTION_SETS if library(name)]
+needs_native = pytest.mark.skipif(not INSTRUCTION_SETS, reason="the native engine was not built: no C++ compiler")
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "naïve", "dogs", "run;", "who,", "why?", "42", "times!",
          "\tindeed\n"]  # fmt: skip

@@ -1,8 +1,10 @@
+import dataclasses
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import needs_native
 
 import charlm
 from charlm.config import SamplingConfig
@@ -129,6 +131,41 @@ def test_torch_is_not_needed_to_import_the_library():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+WITHOUT_TORCH = """
+import sys, charlm
+model = charlm.load(sys.argv[1], device="cpu")
+text = model.generate("the ", 300, seed=1) + "".join(model.samples(3, "the ", 20, seed=1))
+assert len(text) == 360 and model.evaluate(text).characters == 360 and len(model.score(text)) == 360
+model.describe()
+sys.exit("torch" in sys.modules)
+"""
+
+
+@needs_native
+def test_torch_is_not_needed_to_write_evaluate_and_score(trained_run):
+    code = [sys.executable, "-c", WITHOUT_TORCH, str(trained_run)]
+    assert subprocess.run(code, check=False).returncode == 0
+
+
+@needs_native
+def test_it_writes_in_the_precision_that_the_checkpoint_proved(trained_run):
+    model = charlm.load(trained_run, device="cpu", threads=1)
+    assert abs(model.checkpoint.config["precision_costs"]["int8"]) <= 1e-3
+    assert "int8" in model.writing_engine.name
+    assert "fp32" in model.engine.name
+    assert "bf16" in charlm.load(trained_run, device="cpu", precision="bf16").writing_engine.name
+
+
+@needs_native
+@pytest.mark.parametrize("costs", [None, [], {"int8": "nought"}, {"int8": True}, {"int8": 1.0}])
+def test_costs_that_prove_nothing_are_not_trusted(model, costs):
+    checkpoint = dataclasses.replace(
+        model.checkpoint, config={**model.checkpoint.config, "precision_costs": costs},
+        files={**model.checkpoint.files},
+    )  # fmt: skip
+    assert "fp32" in charlm.LanguageModel.from_checkpoint(checkpoint, "cpu").writing_engine.name
+
+
 def test_public_names():
     assert charlm.load is not None
     assert charlm.train is not None
@@ -146,4 +183,4 @@ def test_describe_says_what_it_is(model):
     facts = model.describe()
     assert facts["model"]["layers"] == 1
     assert facts["corpus"]["name"] == "salad"
-    assert facts["engine"] == model.engine.name
+    assert facts["engine"] == model.writing_engine.name

@@ -2,6 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import INSTRUCTION_SETS, environment, needs_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,15 +97,59 @@ def setting():
     return create_engine(model.config, model.weights(), device="cpu"), tokenizer
 
 
+class StepByStep:
+    """An engine without its ``write``: what is drawn goes through ``next_ids``."""
+
+    def __init__(self, engine):
+        self.start, self.step, self.forward, self.repeat = engine.start, engine.step, engine.forward, engine.repeat
+        self.losses, self.name = engine.losses, engine.name
+
+
+CONFIGS = [
+    SamplingConfig(),
+    SamplingConfig(0),
+    SamplingConfig(50),
+    SamplingConfig(1e-6),
+    SamplingConfig(5, top_k=3),
+    SamplingConfig(2, top_p=0.7),
+    SamplingConfig(3, min_p=0.4),
+    SamplingConfig(3, 8, 0.9, 0.1),
+]
+
+
+@needs_native
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_the_native_engine_draws_the_same_ids(setting, instruction_set, config):
+    _, tokenizer = setting
+    model = CharLM(ModelConfig(tokenizer.vocabulary_size, 2, 40, 24), seed=1)
+    with environment(CHARLM_ISA=instruction_set):
+        engine = create_engine(model.config, model.weights(), "cpu", "int8", 2)
+    whole = draw((engine, tokenizer), "ab", range(5), 300, config=config)
+    assert np.array_equal(draw((StepByStep(engine), tokenizer), "ab", range(5), 300, config=config), whole)
+    one_by_one = sampling.Stream(
+        engine, tokenizer, [tokenizer.encode("ab")], config, sampling.uniform_sources(5, range(5))
+    )
+    assert np.array_equal(np.concatenate([one_by_one.draw(1) for _ in range(300)]), whole)
+    assert np.array_equal(draw((engine, tokenizer), "ab", [3], 300, config=config)[:, 0], whole[:, 3])
+
+
 def draw(setting, prompt, samples, count=60, seed=5, config=None, size=None):
     engine, tokenizer = setting
     ids = tokenizer.encode(prompt)
     size = size or max(1, len(ids))
     blocks = (ids[i : i + size] for i in range(0, len(ids), size))
-    stream = sampling.stream(
+    stream = sampling.Stream(
         engine, tokenizer, blocks, config or SamplingConfig(), sampling.uniform_sources(seed, samples)
     )
-    return np.array([next(stream) for _ in range(count)])
+    return drawn(stream, count)
+
+
+def drawn(stream, count):
+    pieces = []
+    while (missing := count - sum(map(len, pieces))) > 0:
+        pieces.append(stream.draw(missing))
+    return np.concatenate(pieces)
 
 
 def test_same_seed_same_ids(setting):

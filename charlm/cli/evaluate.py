@@ -34,7 +34,7 @@ def evaluate(
     window: Annotated[int | None, typer.Option(min=1, help="Characters in a crop. [default: 256]")] = None,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:

@@ -33,7 +33,9 @@ def generate(
         int | None, typer.Option(min=0, max=2**63 - 1, help="Same seed, same text. [default: another each time]")
     ] = None,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, int8, or auto: the fastest that costs under 0.001 nats.")
+    ] = "auto",
     threads: ThreadsOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object a sample.")] = False,
 ) -> None:

@@ -14,7 +14,7 @@ from charlm.errors import DataError
 def info(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
     json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint is: its corpus, recipe, size, best loss, and what runs it here."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from charlm.cli.output import bits, duration, progress_bar, say, write_json
 from charlm.errors import InterruptedBySignal
+from charlm.lstm import recurrence_name
 from charlm.runs import Prepared
 from charlm.signals import StopSignals
 from charlm.training import Evaluated, Event, Finished, Saved, SaveFailed, Stepped, Trainer
@@ -68,7 +69,7 @@ def _introduce(prepared: Prepared) -> None:
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     say(
         f"model: {model.layers} x {model.hidden}{narrowed}, {model.parameter_count():,} parameters "
-        f"(tying the decoder to the embedding saves {model.saved_by_tying():,}); {config.device}, {config.precision}"
+        f"(tying the decoder to the embedding saves {model.saved_by_tying():,}); {_machinery(trainer)}"
     )
     if prepared.recipe is not None and prepared.recipe.reasons:
         say(f"chosen: {'; '.join(prepared.recipe.reasons)}; {config.batch} streams, chunks of {config.bptt}")
@@ -81,6 +82,10 @@ def _introduce(prepared: Prepared) -> None:
         say(f"evaluations during training read the first {len(trainer.steering_ids):,} validation characters")
     verb = "going on from" if trainer.progress.step else "run:"
     say(f"{verb} {trainer.run}" + (f" at step {trainer.progress.step}" if trainer.progress.step else ""))
+
+
+def _machinery(trainer: Trainer) -> str:
+    return f"{trainer.config.device}, {recurrence_name(trainer.device)}, {trainer.config.precision}"
 
 
 _SPLIT_WORDS = (("train", "training"), ("valid", "validation"), ("test", "test"))

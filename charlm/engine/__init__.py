@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,6 +23,8 @@ FloatArray = NDArray[np.float32]
 Grammar = tuple[NDArray[np.bool_], NDArray[np.int64]]
 """``allowed`` and ``following`` [S, V]: which ids may be written in which place, as ``Tokenizer.grammar`` says."""
 PRECISIONS = ("fp32", "bf16", "int8")
+MOST_COST = 1e-3
+"""Nats per character that rounding may cost where a faster precision is chosen without being asked for."""
 
 
 class Engine(Protocol):
@@ -80,12 +83,14 @@ def create_engine(
     device: str = "auto",
     precision: str = "fp32",
     threads: int | None = None,
+    costs: Mapping[str, float] = MappingProxyType({}),
 ) -> Engine:
     """The engine for these weights: native on a CPU where it was built, else torch.
 
     ``device`` "auto" is a GPU that torch can use, else the CPU. ``precision`` is "fp32", "bf16", "int8" (native engine
-    only) or "auto" (the faster of fp32 and bf16 here); ``threads`` None takes all cores. Raises ``UsageError`` for a
-    device or precision that this machine lacks.
+    only) or "auto": the fastest whose cost in nats per character, as ``costs`` tells it, is known to be at most
+    ``MOST_COST``; else fp32. ``threads`` None takes all cores. Raises ``UsageError`` for a device or precision that
+    this machine lacks.
     """
     if precision not in (*PRECISIONS, "auto"):
         raise UsageError(f"--precision must be auto, fp32, bf16 or int8, not {precision!r}")
@@ -93,11 +98,11 @@ def create_engine(
     if library is not None:
         from charlm.engine.native import NativeEngine
 
-        quick = "bf16" if library.instruction_set == "avx512_bf16" else "fp32"
-        return NativeEngine(library, config, weights, quick if precision == "auto" else precision, threads)
+        safe = (name for name in ("int8", "bf16") if abs(costs.get(name, np.inf)) <= MOST_COST)
+        return NativeEngine(library, config, weights, next(safe, "fp32") if precision == "auto" else precision, threads)
     from charlm.engine.torch import TorchEngine
 
-    engine = TorchEngine.from_weights(config, weights, device, precision, threads)
+    engine = TorchEngine.from_weights(config, weights, device, "fp32" if precision == "auto" else precision, threads)
     if engine.device.type == "cpu" and why_not():
         engine.name += f" (not native: {why_not()})"
     return engine

@@ -198,14 +198,10 @@ CHARLM_INLINE uint16_t to_bf16(float x) {
   return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// 2^t by a polynomial on [-1/2, 1/2] (least relative error with 2^0 exactly 1): to 4e-8, or, if not `fine`, to 1e-4, which
-// is far below what bfloat16 and int8 can hold.
+// 2^r - 1 for r in [-1/2, 1/2] by a polynomial (least relative error of 2^r, 2^0 exactly 1): to 2e-9 and a float's rounding,
+// or, if not `fine`, to 1e-4, which is far below what bfloat16 and int8 can hold.
 template <bool fine>
-CHARLM_INLINE Floats power_of_two(Floats t) {
-#if CHARLM_LEVEL < 2
-  t = at_least(-126.0f, at_most(126.0f, t));  // AVX-512 saturates by itself
-#endif
-  const Floats n = nearest(t), r = t - n;
+CHARLM_INLINE Floats power_less_one(Floats r) {
   Floats p;
   if constexpr (fine) {
     p = all(0.000153533612f);
@@ -219,7 +215,22 @@ CHARLM_INLINE Floats power_of_two(Floats t) {
     p = multiply_add(p, r, all(0.242210964f));
     p = multiply_add(p, r, all(0.69328293f));
   }
-  return times_power_of_two(multiply_add(p, r, all(1.0f)), n);
+  return p * r;
+}
+
+CHARLM_INLINE Floats in_range(Floats t) {
+#if CHARLM_LEVEL < 2
+  return at_least(-126.0f, at_most(126.0f, t));
+#else
+  return t;  // AVX-512 saturates by itself
+#endif
+}
+
+template <bool fine>
+CHARLM_INLINE Floats power_of_two(Floats t) {
+  t = in_range(t);
+  const Floats n = nearest(t);
+  return times_power_of_two(power_less_one<fine>(t - n) + all(1.0f), n);
 }
 
 CHARLM_INLINE Floats exponential(Floats x) { return power_of_two<true>(x * all(kLog2E)); }
@@ -229,9 +240,18 @@ CHARLM_INLINE Floats sigmoid(Floats x) {
   return reciprocal<fine>(all(1.0f) + power_of_two<fine>(x * all(-kLog2E)));
 }
 
+// tanh x = (e^2x - 1) / (e^2x + 1). The fine one keeps the difference apart from e^2x, so that it is exact near 0, too.
 template <bool fine>
 CHARLM_INLINE Floats hyperbolic_tangent(Floats x) {
-  return multiply_add(all(2.0f), reciprocal<fine>(all(1.0f) + power_of_two<fine>(x * all(-2.0f * kLog2E))), all(-1.0f));
+  Floats t = x * all(2.0f * kLog2E);
+  if constexpr (!fine) {
+    return subtract_product(all(1.0f), all(2.0f), reciprocal<false>(all(1.0f) + power_of_two<false>(t)));
+  } else {
+    t = in_range(at_most(126.0f, t));
+    const Floats n = nearest(t), power = times_power_of_two(all(1.0f), n);
+    const Floats less_one = multiply_add(power, power_less_one<true>(t - n), power - all(1.0f));
+    return less_one * reciprocal<true>(less_one + all(2.0f));
+  }
 }
 
 CHARLM_INLINE float sum_of(Floats v) {
