@@ -5,6 +5,8 @@ compiler knows, and the processor is asked when charlm runs. Without a compiler 
 charlm computes with torch.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -12,6 +14,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 SOURCES = Path("charlm/native")
+FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fvisibility=hidden", "-pthread"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 # Which file is compiled with which options; the name becomes a macro that tells dispatch.cpp what there is.
 INSTRUCTION_SETS = {
@@ -19,28 +22,36 @@ INSTRUCTION_SETS = {
     "avx512": AVX512,
     "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni"],
 }
-FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fvisibility=hidden", "-pthread"]
 
 
 class BuildEngine(build_ext):
     """Compiles every source with its own options; an instruction set that the compiler does not know is left out."""
 
     def build_extension(self, ext: Extension) -> None:
-        objects, macros = [], []
-        for name, options in INSTRUCTION_SETS.items():
-            try:
-                objects += self._compile(SOURCES / f"isa_{name}.cpp", [*FLAGS, *options], [])
-                macros.append((f"CHARLM_HAS_{name.upper()}", "1"))
-            except CompileError:
-                print(f"charlm: this compiler cannot make code for {name}; other machines are not affected")
-        for source in ext.sources:
-            objects += self._compile(Path(source), FLAGS, macros)
+        kernels = {name: SOURCES / f"isa_{name}.cpp" for name in INSTRUCTION_SETS}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for_sets = {name: pool.submit(self._compile_set, kernels[name], name) for name in INSTRUCTION_SETS}
+            for_all = [
+                pool.submit(self._compile, Path(source), FLAGS) for source in ext.sources if "dispatch" not in source
+            ]
+            objects = [path for future in for_all for path in future.result()]
+        made = {name: future.result() for name, future in for_sets.items() if future.result()}
+        macros = [(f"CHARLM_HAS_{name.upper()}", "1") for name in made]
+        objects += [path for paths in made.values() for path in paths]
+        objects += self._compile(SOURCES / "dispatch.cpp", FLAGS, macros)
         self.compiler.link_shared_object(
             objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread"], target_lang="c++"
         )
 
-    def _compile(self, source: Path, options: list, macros: list) -> list:
-        return self.compiler.compile([str(source)], self.build_temp, macros=macros, extra_postargs=options)
+    def _compile_set(self, source: Path, name: str) -> list:
+        try:
+            return self._compile(source, [*FLAGS, *INSTRUCTION_SETS[name]])
+        except CompileError:
+            print(f"charlm: this compiler cannot make code for {name}; it is left out")
+            return []
+
+    def _compile(self, source: Path, options: list, macros: list = ()) -> list:
+        return self.compiler.compile([str(source)], self.build_temp, macros=list(macros), extra_postargs=options)
 
     def get_export_symbols(self, ext: Extension) -> list:
         return []  # it is a library for ctypes, no Python module

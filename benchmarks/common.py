@@ -7,6 +7,7 @@ order; figures are medians over the rounds, and only ratios within one run are w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -15,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,23 @@ def take_turns(contenders: Mapping[str, Callable[[], Result]], rounds: int) -> d
             print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
             results[name].append(contenders[name]())
     return results
+
+
+@contextlib.contextmanager
+def charlm_engine(name: str | None) -> Iterator[None]:
+    """Set CHARLM_ENGINE to ``name`` ("torch" or "native"; None: unset) while something is made and used, then restore.
+
+    It is read at each call: what is made inside must be used inside.
+    """
+    before = os.environ.pop("CHARLM_ENGINE", None)
+    try:
+        if name is not None:
+            os.environ["CHARLM_ENGINE"] = name
+        yield
+    finally:
+        os.environ.pop("CHARLM_ENGINE", None)
+        if before is not None:
+            os.environ["CHARLM_ENGINE"] = before
 
 
 def seconds_per_call(work: Callable[[], object], at_least: float = 0.2) -> float:
@@ -88,6 +106,8 @@ def report(arguments: argparse.Namespace, rows: Sequence[Mapping[str, Any]], **f
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -214,14 +214,14 @@ def evaluate_streams(
     return tally.result()
 
 
-COST_IDS = 1 << 14
-"""Ids on which ``precision_costs`` measures: what rounding does differs little from one character to the next."""
+_COST_PIECES, _COST_PIECE = 32, 512
+"""Where ``precision_costs`` measures: so many pieces of so many ids, spread over the text it is given."""
 
 
 def precision_costs(
-    config: ModelConfig, weights: Mapping[str, FloatArray], tokenizer: Tokenizer, ids: Ids
+    config: ModelConfig, weights: Mapping[str, FloatArray], tokenizer: Tokenizer, ids: Ids, threads: int
 ) -> dict[str, float]:
-    """Nats per character that the native engine's faster precisions lose on ``ids`` against its fp32.
+    """Nats per character that the native engine's faster precisions lose on pieces of ``ids`` against its fp32.
 
     From the fastest on, up to the first that costs at most ``MOST_COST``. Empty where the engine is missing.
     """
@@ -229,9 +229,12 @@ def precision_costs(
         return {}
 
     def loss(precision: str) -> float:
-        engine = create_engine(config, weights, "cpu", precision)
-        return evaluate_streams(engine, tokenizer, ids[:COST_IDS]).nats_per_char
+        engine = create_engine(config, weights, "cpu", precision, threads)
+        return evaluate_streams(engine, tokenizer, sample, _COST_PIECES).nats_per_char
 
+    starts = np.linspace(0, max(0, len(ids) - _COST_PIECE), _COST_PIECES).astype(np.int64)
+    whole = len(ids) <= _COST_PIECES * _COST_PIECE
+    sample = ids if whole else np.concatenate([ids[start : start + _COST_PIECE] for start in starts])
     exact, costs = loss("fp32"), {}
     for precision in ("int8", "bf16"):
         costs[precision] = loss(precision) - exact

@@ -21,7 +21,7 @@ from charlm.tokenizer import Ids, Tokenizer
 # Logits of a prompt are computed and dropped; this many numbers of them at a time keeps memory flat.
 _PROMPT_LOGITS = 1 << 22
 # Ids are drawn in pieces that take about this many seconds: text appears at once, and Ctrl-C is heard.
-_INSTANT = 0.03
+_INSTANT = 0.015
 _FIRST_PIECE = 8
 
 

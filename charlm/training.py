@@ -26,7 +26,7 @@ from charlm.devices import autocast, keep_freed_memory, memory_errors
 from charlm.engine import create_engine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
-from charlm.evaluation import COST_IDS, evaluate_streams, precision_costs
+from charlm.evaluation import evaluate_streams, precision_costs
 from charlm.metrics import Metrics
 from charlm.model import CharLM, cross_entropy, detach
 from charlm.optimizer import make_optimizer
@@ -125,7 +125,7 @@ class Trainer:
         self.progress = Progress()
         size = corpus.sizes["train"]
         self._ids_per_character = size.ids / max(1, size.characters)
-        self.steering_ids = corpus.ids("valid").read(0, min(corpus.sizes["valid"].ids, STEERING_IDS))
+        self.steering_ids = self._first_ids("valid")
         self.metrics = Metrics(run)
         self._stop = False
         self._started = time.monotonic()
@@ -142,6 +142,9 @@ class Trainer:
         trainer._started = time.monotonic() - trainer.progress.seconds
         trainer._best_on_disk = trainer.progress.best, trainer.progress.best_step
         return trainer
+
+    def _first_ids(self, split: str) -> Ids:
+        return self.corpus.ids(split).read(0, min(self.corpus.sizes[split].ids, STEERING_IDS))
 
     def stop(self) -> None:
         """Ask the loop to save and finish at the next place where that is clean."""
@@ -338,14 +341,12 @@ class Trainer:
 
     def _note_precision_costs(self, wanted: bool) -> None:
         """Find out, for weights that people will write with, which precision is safe to write in."""
-        ids = self.steering_ids if len(self.steering_ids) else self._first_training_ids()
-        weights = self.model.weights() if wanted else {}
-        costs = precision_costs(self.model.config, weights, self.corpus.tokenizer, ids) if wanted else {}
+        ids = self.steering_ids if len(self.steering_ids) else self._first_ids("train")
+        costs: dict[str, float] = {}
+        if wanted:
+            model, tokenizer = self.model, self.corpus.tokenizer
+            costs = precision_costs(model.config, model.weights(), tokenizer, ids, torch.get_num_threads())
         self.progress.int8_cost, self.progress.bf16_cost = costs.get("int8"), costs.get("bf16")
-
-    def _first_training_ids(self) -> Ids:
-        ids = self.corpus.ids("train")
-        return ids.read(0, min(len(ids), COST_IDS))
 
     def _stop_between_chunks(self, predictions: int) -> None:
         if self._stop:
@@ -355,7 +356,9 @@ class Trainer:
         tokenizer = self.corpus.tokenizer
         sources = sampling.uniform_sources(self.config.seed, [self.progress.step])
         config = SamplingConfig(temperature=0.8)
-        engine = create_engine(self.model.config, self.model.weights(), str(self.device))
+        engine = create_engine(
+            self.model.config, self.model.weights(), str(self.device), threads=torch.get_num_threads()
+        )
         stream = sampling.Stream(engine, tokenizer, (), config, sources)
         ids = np.concatenate([stream.draw(1)[:, 0] for _ in range(SAMPLE_LENGTH)])
         return tokenizer.decoder().feed(ids)

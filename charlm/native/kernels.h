@@ -69,8 +69,8 @@ constexpr long kChunkRows = 512;
 
 // One step of a layer for some rows and some units (inference). A row's sums begin with `start[row]` (floats, for int8
 // integers); `x`, where there is one, is the layer's input, `h` its last output, both in the storage's type, as are the
-// new outputs `h_new`, which also go as floats to `h_floats` and, where given, as bf16 to `h_bf16`. For int8 a sum is
-// multiplied by `scale` [G], and `addend[row]` [G] is added.
+// new outputs `h_new`, which also go as floats to `h_floats` and, where given, as bf16 to `h_bf16`. For int8 the sums of x
+// begin with `x_start` [G], are multiplied by `x_scale` [G] and added to `addend[row]` [G], as are those of h by `scale`.
 struct CellStep {
   long H;
   const void* const* start;
@@ -79,6 +79,8 @@ struct CellStep {
   const void* x;
   long x_width;
   const void* x_weights;
+  const int32_t* x_start;
+  const float* x_scale;
   const void* h;
   const void* h_weights;
   float* cell;
@@ -88,16 +90,18 @@ struct CellStep {
 };
 
 // out[row] = start + weights x[row] for rows [first_row, last_row) and packed blocks [first_block, last_block).
-// x has `x_stride` values a row, out `out_stride` sums a row.
+// x has `x_stride` values a row, out `out_stride` floats. For int8, out[row] = bias + scale (start + weights x[row]).
 struct Affine {
   const void* x;
   long x_stride, inputs;
   const void* weights;
   const void* start;
-  void* out;
+  float* out;
   long out_stride;
   bool gates;
   long units;  // with gates: padded units, the distance between two gates of a row
+  const float* scale;
+  const float* bias;
 };
 
 struct Kernels {

@@ -443,10 +443,11 @@ CHARLM_INLINE typename S::Sum load_sum(const void* sums, long at) {
     return load(static_cast<const float*>(sums) + at);
 }
 
+// The float that an integer sum stands for, added to `addend`; a float sum is all of it already.
 template <class S>
-CHARLM_INLINE Floats gate_of(const CellStep& a, typename S::Sum sum, long row, long at) {
+CHARLM_INLINE Floats value_of(typename S::Sum sum, const float* scale, Floats addend) {
   if constexpr (S::kInteger)
-    return multiply_add(to_floats(sum), load(a.scale + at), load(a.addend[row] + at));
+    return multiply_add(to_floats(sum), load(scale), addend);
   else
     return sum;
 }
@@ -457,30 +458,41 @@ CHARLM_INLINE void cell_tile(const CellStep& a, long row, long unit) {
   using Weight = typename S::Weight;
   const long H = a.H;
   typename S::Sum sums[R][4 * U];
+  Floats gates[R][4 * U];
   const Value* rows[R];
+  const auto each = [&](auto&& work) {
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u)
-#pragma GCC unroll 4
-      for (int g = 0; g < 4; ++g) sums[r][4 * u + g] = load_sum<S>(a.start[row + r], g * H + (unit + u) * kLanes);
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int j = 0; j < 4 * U; ++j) work(r, j, j % 4 * H + (unit + j / 4) * kLanes);
+  };
+  each([&](int r, int j, long at) {
+    if constexpr (S::kInteger) {
+      gates[r][j] = load(a.addend[row + r] + at);
+      if (a.x) sums[r][j] = load_bits(a.x_start + at);
+    } else {
+      sums[r][j] = load_sum<S>(a.start[row + r], at);
+    }
+  });
   if (a.x) {
     for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.x) + (row + r) * a.x_width;
     const long size = block_size<S>(a.x_width);
     accumulate<S, R, U>(sums, rows, a.x_width / S::kGroup, static_cast<const Weight*>(a.x_weights) + unit * size, size);
+    if constexpr (S::kInteger)
+      each([&](int r, int j, long at) { gates[r][j] = value_of<S>(sums[r][j], a.x_scale + at, gates[r][j]); });
   }
+  if constexpr (S::kInteger) each([&](int r, int j, long at) { sums[r][j] = load_sum<S>(a.start[row + r], at); });
   for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.h) + (row + r) * H;
   const long size = block_size<S>(H);
   accumulate<S, R, U>(sums, rows, H / S::kGroup, static_cast<const Weight*>(a.h_weights) + unit * size, size);
+  each([&](int r, int j, long at) { gates[r][j] = value_of<S>(sums[r][j], a.scale + at, gates[r][j]); });
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) {
-      const long lane = (unit + u) * kLanes, at = (row + r) * H + lane;
-      const Floats i = sigmoid<S::kFine>(gate_of<S>(a, sums[r][4 * u], row + r, lane)),
-                   f = sigmoid<S::kFine>(gate_of<S>(a, sums[r][4 * u + 1], row + r, lane + H)),
-                   g = hyperbolic_tangent<S::kFine>(gate_of<S>(a, sums[r][4 * u + 2], row + r, lane + 2 * H)),
-                   o = sigmoid<S::kFine>(gate_of<S>(a, sums[r][4 * u + 3], row + r, lane + 3 * H));
+      const long at = (row + r) * H + (unit + u) * kLanes;
+      const Floats i = sigmoid<S::kFine>(gates[r][4 * u]), f = sigmoid<S::kFine>(gates[r][4 * u + 1]),
+                   g = hyperbolic_tangent<S::kFine>(gates[r][4 * u + 2]), o = sigmoid<S::kFine>(gates[r][4 * u + 3]);
       const Floats c = multiply_add(f, load(a.cell + at), i * g);
       const Floats h = o * hyperbolic_tangent<S::kFine>(c);
       store(a.cell + at, c);
@@ -545,11 +557,9 @@ CHARLM_INLINE void affine_tile(const Affine& a, long row, long block) {
     for (int u = 0; u < U; ++u)
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
-        const long at = (row + r) * a.out_stride + v * vector + (block + u) * unit;
-        if constexpr (S::kInteger)
-          store_bits(static_cast<int32_t*>(a.out) + at, sums[r][4 * u + v]);
-        else
-          store(static_cast<float*>(a.out) + at, sums[r][4 * u + v]);
+        const long column = v * vector + (block + u) * unit;
+        const Floats bias = S::kInteger ? load(a.bias + column) : all(0.0f);
+        store(a.out + (row + r) * a.out_stride + column, value_of<S>(sums[r][4 * u + v], a.scale + column, bias));
       }
 }
 

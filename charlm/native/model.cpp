@@ -74,29 +74,31 @@ void Model::pack_layer(Layer& layer, bool first, const float* const* weights) {
   Buffer wide_x, wide_h;
   const float* x = first ? nullptr : widened(weights[0], rows, layer.width_in, layer.in, wide_x);
   const float* h = widened(weights[1], rows, layer.width, layer.H, wide_h);
-  layer.start = Buffer(size_t(4 * layer.H) * 4);
-  layer.bias = Buffer(size_t(4 * layer.H) * 4);
-  layer.scale = Buffer(size_t(4 * layer.H) * 4);
-  std::vector<float> factors(size_t(rows), 1.0f);
-  for (long row = 0; row < rows; ++row) {
-    const long place = row / layer.width * layer.H + row % layer.width;
-    layer.bias.at<float>()[place] = weights[2][row];
-    if (storage_ != kInt8) continue;
-    const float* parts[2] = {x ? x + row * layer.in : nullptr, h + row * layer.H};
-    const long sizes[2] = {x ? layer.in : 0, layer.H};
-    float most = 1e-12f;
-    for (int part = 0; part < 2; ++part)
-      for (long k = 0; k < sizes[part]; ++k) most = std::max(most, std::fabs(parts[part][k]));
-    factors[size_t(row)] = 127.0f / most;
-    int32_t sum = 0;
-    for (int part = 0; part < 2; ++part)
-      for (long k = 0; k < sizes[part]; ++k) sum += int32_t(lrintf(parts[part][k] * factors[size_t(row)]));
-    layer.start.at<int32_t>()[place] = -128 * sum;
-    layer.scale.at<float>()[place] = most / (127.0f * 127.0f);
-  }
+  for (Buffer* per_gate : {&layer.bias, &layer.scale, &layer.x_scale, &layer.start, &layer.x_start})
+    *per_gate = Buffer(size_t(4 * layer.H) * 4);
+  for (long row = 0; row < rows; ++row)
+    layer.bias.at<float>()[row / layer.width * layer.H + row % layer.width] = weights[2][row];
   if (storage_ != kInt8) memcpy(layer.start.at(), layer.bias.at(), size_t(4 * layer.H) * 4);
-  if (x) layer.x_weights = packed(kernels_, storage_, Matrix{x, rows, layer.in, true, factors.data()});
-  layer.h_weights = packed(kernels_, storage_, Matrix{h, rows, layer.H, true, factors.data()});
+  if (x) layer.x_weights = pack_gates(layer, x, layer.in, layer.x_scale, layer.x_start);
+  layer.h_weights = pack_gates(layer, h, layer.H, layer.scale, layer.start);
+}
+
+// Weights [4 width][inputs] packed; for int8 each row with a factor of its own, which makes its largest weight 127.
+Buffer Model::pack_gates(const Layer& layer, const float* weights, long inputs, Buffer& scale, Buffer& start) const {
+  const long rows = 4 * layer.width;
+  std::vector<float> factors(size_t(rows), 1.0f);
+  for (long row = 0; row < rows && storage_ == kInt8; ++row) {
+    const float* values = weights + row * inputs;
+    float most = 1e-12f;
+    for (long k = 0; k < inputs; ++k) most = std::max(most, std::fabs(values[k]));
+    const float factor = factors[size_t(row)] = 127.0f / most;
+    int32_t sum = 0;
+    for (long k = 0; k < inputs; ++k) sum += int32_t(lrintf(values[k] * factor));
+    const long place = row / layer.width * layer.H + row % layer.width;
+    start.at<int32_t>()[place] = -128 * sum;
+    scale.at<float>()[place] = most / (127.0f * 127.0f);
+  }
+  return packed(kernels_, storage_, Matrix{weights, rows, inputs, true, factors.data()});
 }
 
 void Model::pack_first_input(const float* w_ih, int threads) {
@@ -105,7 +107,7 @@ void Model::pack_first_input(const float* w_ih, int threads) {
   if (size_t(vocabulary_) * 4 * layer.H * sizeof(float) > kMostTableBytes) return;
   Buffer table(size_t(vocabulary_) * 4 * layer.H * sizeof(float));
   const Affine a{embedding_.at(), embedding_width_, layer.width_in, first_weights_.at(), layer.bias.at(),
-                 table.at(),      4 * layer.H,      true,           layer.H};
+                 table.at<float>(), 4 * layer.H,    true,           layer.H,             nullptr, nullptr};
   run_team(members(double(vocabulary_) * 4 * layer.H * layer.width_in, threads), [&](const Member& member) {
     kernels_->affine[kFp32](a, 0, vocabulary_, member.first(layer.H / kernels_->lanes),
                             member.last(layer.H / kernels_->lanes));
@@ -143,7 +145,7 @@ struct Model::Chunk {
   float* h;
   float* c;
   bool by_rows;
-  char* sums;                         // [T][B][4H] what the sums of a layer begin with, floats or integers
+  float* sums;                        // [T][B][4H] the input sums of a layer
   float* first;                       // [T][B][4H] input sums of the first layer where there is no table
   float* embedded;                    // [T][B][E] likewise
   std::vector<const void*>* starts;   // [T][B]
@@ -160,7 +162,7 @@ void Model::first_inputs(const int64_t* ids, long count, float* rows, float* out
            size_t(embedding_width_) * sizeof(float));
   member.wait();
   const Affine a{rows, embedding_width_, layer.width_in, first_weights_.at(), layer.bias.at(),
-                 out,  4 * layer.H,      true,           layer.H};
+                 out,  4 * layer.H,      true,           layer.H,             nullptr,         nullptr};
   const long blocks = layer.H / kernels_->lanes;
   kernels_->affine[kFp32](a, 0, count, member.first(blocks), member.last(blocks));
   member.wait();
@@ -178,21 +180,17 @@ void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) c
   char* out = chunk.outputs[number % 2];
   if (number == 0 && !table_) first_inputs(chunk.ids, rows, chunk.embedded, chunk.first, member);
   if (number > 0) {
-    const Affine a{in,        layer.in, layer.in, layer.x_weights.at(), layer.start.at(),
-                   chunk.sums, 4 * H,   true,     H};
+    const void* start = storage_ == kInt8 ? layer.x_start.at() : layer.start.at();
+    const Affine a{in,   layer.in, layer.in, layer.x_weights.at(),      start,                   chunk.sums, 4 * H,
+                   true, H,        layer.x_scale.at<float>(), layer.bias.at<float>()};
     for (long row = member.first(rows); row < member.last(rows); row += kStrip)
       kernels_->affine[storage_](a, row, std::min(row + kStrip, member.last(rows)), 0, units);
   }
   for (long n = member.first(rows); n < member.last(rows); ++n) {
     const float* first = table_ ? table_.at<float>(size_t(number ? 0 : chunk.ids[n]) * 4 * H) : chunk.first + n * 4 * H;
-    const void* sums = chunk.sums + size_t(n) * 4 * H * 4;
-    if (number > 0) {
-      (*chunk.starts)[size_t(n)] = sums;
-      (*chunk.addends)[size_t(n)] = layer.bias.at<float>();
-    } else {
-      (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.at<void>() : static_cast<const void*>(first);
-      (*chunk.addends)[size_t(n)] = first;
-    }
+    const float* input = number ? chunk.sums + n * 4 * H : first;
+    (*chunk.addends)[size_t(n)] = input;
+    (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.at<void>() : static_cast<const void*>(input);
   }
   if (member.number == 0) kernels_->convert[storage_](h, out, B * H);
   member.wait();
@@ -203,6 +201,8 @@ void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) c
                         layer.scale.at<float>(),
                         nullptr,
                         0,
+                        nullptr,
+                        nullptr,
                         nullptr,
                         out + size_t(t) * B * H * value,
                         layer.h_weights.at(),
@@ -231,7 +231,7 @@ void Model::decode(const Chunk& chunk, const Member& member, float* logits, cons
     const long count = std::min(kStrip, member.last(rows) - row);
     const size_t value = decoder_storage() == kFp32 ? 4 : 2;
     const Affine a{static_cast<const char*>(x) + size_t(row) * H * value, H, H, decoder_.at(), decoder_bias_.at(),
-                   scratch, stride, false, 0};
+                   scratch, stride, false, 0, nullptr, nullptr};
     kernels_->affine[decoder_storage()](a, 0, count, 0, stride / (4 * kernels_->lanes));
     if (losses) kernels_->losses(scratch, stride, vocabulary_, targets + row, losses + row, count);
     if (logits)
@@ -266,7 +266,7 @@ void Model::read(long T, long B, const int64_t* ids, float* h, float* c, float* 
               h,
               c,
               B >= 8 * team,
-              sums.at(),
+              sums.at<float>(),
               first.at<float>(),
               embedded.at<float>(),
               &starts,

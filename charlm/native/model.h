@@ -38,8 +38,9 @@ struct Layer {
   long in, H;              // padded to kUnitPadding
   Buffer x_weights;        // none in the first layer, whose input is one of V rows
   Buffer h_weights;
-  Buffer start;            // [4H] what sums begin with: the bias, for int8 the integers that take off the 128 of inputs
-  Buffer bias, scale;      // [4H]
+  Buffer bias;             // [4H]
+  Buffer scale, x_scale;   // [4H] what the integer sums of int8 are multiplied by
+  Buffer start, x_start;   // [4H] what sums begin with: the bias, for int8 the integers that take off the 128 of inputs
 };
 
 class Model {
@@ -55,6 +56,7 @@ class Model {
   struct Chunk;
 
   void pack_layer(Layer& layer, bool first, const float* const* weights);
+  Buffer pack_gates(const Layer& layer, const float* weights, long inputs, Buffer& scale, Buffer& start) const;
   void pack_first_input(const float* w_ih, int threads);
   Buffer pack_decoder(long count, const int64_t* ids) const;
   void first_inputs(const int64_t* ids, long count, float* rows, float* out, const Member& member) const;

@@ -70,6 +70,8 @@ void Writer::step(Work& work, int parity, const Member& member) const {
                         number ? work.values[1 - parity].at(work.offsets[number - 1] * B * value) : nullptr,
                         layer.in,
                         number ? layer.x_weights.at() : nullptr,
+                        layer.x_start.at<int32_t>(),
+                        layer.x_scale.at<float>(),
                         work.values[parity].at(offset * value),
                         layer.h_weights.at(),
                         work.c + offset,
@@ -82,7 +84,7 @@ void Writer::step(Work& work, int parity, const Member& member) const {
   }
   const long H = model_.layers_.back().H, blocks = work.stride / (4 * kernels->lanes);
   const void* x = model_.storage_ == kInt8 ? work.last_bf16.at() : work.values[1 - parity].at(work.offsets.back() * B * value);
-  const Affine a{x, H, H, decoder_.at(), bias_.at(), work.logits, work.stride, false, 0};
+  const Affine a{x, H, H, decoder_.at(), bias_.at(), work.logits, work.stride, false, 0, nullptr, nullptr};
   kernels->affine[model_.decoder_storage()](a, 0, B, member.first(blocks), member.last(blocks));
   member.wait();
 }

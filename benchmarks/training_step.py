@@ -1,0 +1,243 @@
+"""How fast training is: one whole step of charlm beside one of a plain torch model.
+
+    python benchmarks/training_step.py [TEXT] [--rounds 9] [--dropout] [--only 2x512 ...] [--threads N] [--json]
+
+A step is forward pass, tied decoder, cross entropy, backward pass, clipping at 1.0 and fused Adam, with the state
+carried from chunk to chunk. ``nn.LSTM`` is what a user of plain torch writes: nn.Embedding, one nn.LSTM of all layers
+and a decoder tied to the embedding; ``charlm`` is CharLM, run as Trainer runs it. All begin with the same weights (the
+losses of every character must agree), read the same ids, and have the same threads and the same memory allocator.
+
+The ids are those of TEXT (UTF-8); without it, drawn from 66 of 322, as many as tinyshakespeare has. With --dropout all
+apply the locked dropouts that ``charlm train`` chooses for such a text, 0.1 on what the first layer reads and 0.4 on
+what the last one says, and the table of charlm's first layer has a row for each pair of a stream and a character.
+
+    ms                  milliseconds of a step, the median over the rounds
+    chars_per_s         characters of a step (batch x chunk) by its time
+    times_fp32          how many times as fast as nn.LSTM in fp32
+    times_autocast      how many times as fast as nn.LSTM under bf16 autocast
+    share_of_gemm       the arithmetic that charlm in bf16 executes (three passes over all products, the first layer's
+                        input excepted, which is a table over the distinct ids of a chunk) by its time, as a share of
+                        what torch.mm reaches in bf16 on [8192, H] x [H, 4H] in the same run
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from common import make_parser, report, seconds_per_call, take_turns
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.devices import autocast, keep_freed_memory
+from charlm.model import CharLM, cross_entropy, detach
+from charlm.optimizer import make_optimizer
+from charlm.tokenizer import CharTokenizer
+
+VOCABULARY, OCCURRING = 322, 66
+GEMM_ROWS = 8192
+SECONDS_A_TURN = 0.5
+LARGEST_DIFFERENCE = 1e-4
+TRAINING = TrainingConfig(lr=2e-3)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Layers, their width, and the chunk: ``batch`` streams of ``bptt`` characters."""
+
+    layers: int
+    hidden: int
+    batch: int
+    bptt: int
+
+    def __str__(self) -> str:
+        return f"{self.layers}x{self.hidden}, {self.batch} x {self.bptt}"
+
+    def flops(self, vocabulary_size: int) -> int:
+        """What charlm multiplies and adds in a step: each product forward, for its input and for its weight."""
+        hidden = self.hidden
+        per_character = sum(4 * hidden * (hidden + (hidden if layer else 0)) for layer in range(self.layers))
+        return 3 * 2 * (per_character + hidden * vocabulary_size) * self.batch * self.bptt
+
+
+# The last two have the chunks that ``charlm train`` takes where nothing is said.
+SHAPES = {
+    "2x512": Shape(2, 512, 64, 128),
+    "3x1024": Shape(3, 1024, 64, 64),
+    "1x512": Shape(1, 512, 32, 128),
+    "2x256": Shape(2, 256, 32, 128),
+}
+
+
+class PlainModel(nn.Module):
+    """The weights of ``model`` in torch's own modules, called as a CharLM is; its state is one pair for all layers."""
+
+    def __init__(self, model: CharLM) -> None:
+        super().__init__()
+        self.config = config = model.config
+        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding)
+        self.lstm = nn.LSTM(config.embedding, config.hidden, config.layers)
+        self.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+        with torch.no_grad():
+            self.embedding.weight.copy_(model.embedding.weight)
+            for number, layer in enumerate(model.layers()):
+                getattr(self.lstm, f"weight_ih_l{number}").copy_(layer.weight_ih)
+                getattr(self.lstm, f"weight_hh_l{number}").copy_(layer.weight_hh)
+                getattr(self.lstm, f"bias_ih_l{number}").copy_(layer.bias)
+                getattr(self.lstm, f"bias_hh_l{number}").zero_()
+
+    def initial_state(self, batch: int) -> Any:
+        zeros_LBH = torch.zeros(self.config.layers, batch, self.config.hidden)
+        return ((zeros_LBH, zeros_LBH),)
+
+    def forward(self, ids_TB: Tensor, state: Any, dropout_generator: torch.Generator | None = None) -> Any:
+        x_TBE = _locked_dropout(self.embedding(ids_TB), self.config.dropout_input, dropout_generator)
+        x_TBE, after = self.lstm(x_TBE, state[0])
+        x_TBE = _locked_dropout(x_TBE, self.config.dropout_output, dropout_generator)
+        return F.linear(x_TBE, self.embedding.weight, self.bias), (after,)
+
+
+def _locked_dropout(x_TBE: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    if generator is None or not rate:
+        return x_TBE
+    return x_TBE * torch.empty_like(x_TBE[:1]).bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+
+
+class Training:
+    """A model being trained: its optimizer, its place in the text, and the state carried there."""
+
+    def __init__(
+        self,
+        model: CharLM | PlainModel,
+        optimizer: torch.optim.Optimizer,
+        precision: str,
+        chunks: list[tuple[Tensor, Tensor]],
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.precision = precision
+        self.chunks: Iterator[tuple[Tensor, Tensor]] = itertools.cycle(chunks)
+        self.state = model.initial_state(chunks[0][0].shape[1])
+        self.generator = torch.Generator().manual_seed(1)
+
+    def step(self) -> None:
+        """One update, as ``Trainer`` makes it."""
+        inputs_TB, targets_TB = next(self.chunks)
+        with autocast("cpu", self.precision):
+            logits_TBV, state = self.model(inputs_TB, self.state, self.generator)
+        loss = cross_entropy(logits_TBV, targets_TB).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), TRAINING.clip)
+        loss.item(), norm.item()
+        self.optimizer.step()
+        self.state = detach(state)
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("text", nargs="?", type=Path, help="a text to learn; without it, ids by chance")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of every contender (default 9)")
+    parser.add_argument("--dropout", action="store_true", help="with the dropouts of charlm train")
+    parser.add_argument("--only", nargs="+", choices=SHAPES, default=list(SHAPES), help="shapes (default: all)")
+    parser.add_argument("--threads", type=int, help="threads (default: torch's own choice)")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    ids, vocabulary_size = read_ids(arguments.text)
+    results = [measure(SHAPES[name], ids, vocabulary_size, arguments) for name in arguments.only]
+    report(
+        arguments,
+        [row for rows, _ in results for row in rows],
+        threads_of_torch=torch.get_num_threads(),
+        largest_difference_of_losses=max(difference for _, difference in results),
+    )
+
+
+def read_ids(text: Path | None) -> tuple[Tensor, int]:
+    """All ids, one after the other, and the size of the vocabulary."""
+    if text is None:
+        return torch.randint(OCCURRING, (1 << 20,), generator=torch.Generator().manual_seed(1)), VOCABULARY
+    characters = text.read_text(encoding="utf-8")
+    tokenizer = CharTokenizer.build(Counter(map(ord, characters)))
+    return torch.from_numpy(tokenizer.encode(characters).astype("int64")), tokenizer.vocabulary_size
+
+
+def cut(ids: Tensor, shape: Shape) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and targets, each [T, B], of whole chunks in a row."""
+    length = (len(ids) - 1) // shape.batch // shape.bptt * shape.bptt
+    if not length:
+        raise SystemExit(f"the text has {len(ids):,} characters, too few for a chunk of {shape}")
+    inputs, targets = (ids[offset : offset + shape.batch * length].view(shape.batch, length).t() for offset in (0, 1))
+    pairs = zip(inputs.split(shape.bptt), targets.split(shape.bptt), strict=True)
+    return [(inputs_TB.contiguous(), targets_TB.contiguous()) for inputs_TB, targets_TB in pairs]
+
+
+def measure(shape: Shape, ids: Tensor, vocabulary_size: int, arguments: Any) -> tuple[list[dict[str, Any]], float]:
+    """The rows of one shape, and how far the losses of the two models lie apart before the first step."""
+    rates = {"dropout_input": 0.1, "dropout_output": 0.4} if arguments.dropout else {}
+    config = ModelConfig(vocabulary_size, shape.layers, shape.hidden, shape.hidden, **rates)
+    chunks = cut(ids, shape)
+    trainings = {}
+    for precision in ("fp32", "bf16"):
+        plain, model = PlainModel(CharLM(config, 1)), CharLM(config, 1)
+        adam = torch.optim.Adam(plain.parameters(), TRAINING.lr, fused=True)
+        name = "nn.LSTM fp32" if precision == "fp32" else "nn.LSTM bf16 autocast"
+        trainings[name] = Training(plain, adam, precision, chunks)
+        trainings[f"charlm {precision}"] = Training(model, make_optimizer(model, TRAINING), precision, chunks)
+    difference = loss_difference(trainings["nn.LSTM fp32"].model, trainings["charlm fp32"].model, chunks[0])
+    for training in trainings.values():  # what a first step loads and allocates is not its price
+        training.step()
+    turns = {name: _turn(training.step) for name, training in trainings.items()}
+    seconds = {
+        name: median(times) for name, times in take_turns({**turns, "GEMM": gemm(shape)}, arguments.rounds).items()
+    }
+    gemm_rate = 2 * GEMM_ROWS * 4 * shape.hidden**2 / seconds.pop("GEMM")
+    share = shape.flops(vocabulary_size) / seconds["charlm bf16"] / gemm_rate
+    return [
+        {
+            "shape": str(shape),
+            "contender": name,
+            "ms": 1000 * time,
+            "chars_per_s": shape.batch * shape.bptt / time,
+            "times_fp32": seconds["nn.LSTM fp32"] / time,
+            "times_autocast": seconds["nn.LSTM bf16 autocast"] / time,
+            "share_of_gemm": share if name == "charlm bf16" else None,
+        }
+        for name, time in seconds.items()
+    ], difference
+
+
+def _turn(work: Any) -> Any:
+    return lambda: seconds_per_call(work, SECONDS_A_TURN)
+
+
+def gemm(shape: Shape) -> Any:
+    """A call that gives the seconds of one product in bfloat16 of the size that training has."""
+    a = torch.randn(GEMM_ROWS, shape.hidden).bfloat16()
+    b = torch.randn(shape.hidden, 4 * shape.hidden).bfloat16()
+    out = torch.empty(GEMM_ROWS, 4 * shape.hidden, dtype=torch.bfloat16)
+    return _turn(lambda: torch.mm(a, b, out=out))
+
+
+@torch.no_grad()
+def loss_difference(plain: nn.Module, model: nn.Module, chunk: tuple[Tensor, Tensor]) -> float:
+    """The largest between the two at a character of a chunk, without dropout. Exits where they are not one model."""
+    inputs_TB, targets_TB = chunk
+    losses = [cross_entropy(m(inputs_TB, m.initial_state(inputs_TB.shape[1]))[0], targets_TB) for m in (plain, model)]
+    difference = (losses[0] - losses[1]).abs().max().item()
+    if not difference < LARGEST_DIFFERENCE:
+        raise SystemExit(f"with the same weights the losses of nn.LSTM and charlm differ by {difference:.2g}")
+    return difference
+
+
+if __name__ == "__main__":
+    main()
