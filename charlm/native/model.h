@@ -88,7 +88,8 @@ class Writer {
 
  private:
   struct Work;
-  void draw_ids(Work& work, long n, const Member& member) const;
+  // Whether the team had better end after this step, to make room.
+  bool draw_ids(Work& work, long n, const Member& member) const;
   void step(Work& work, int parity, const Member& member) const;
 
   const Model& model_;

@@ -1,5 +1,8 @@
 #include "threads.h"
 
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -25,6 +28,20 @@ std::atomic<GompParallel> openmp{nullptr};
 std::atomic<long> openmp_process{0};
 // The process in which a team is at work, 0 if none is. A child made by fork while one was takes no notice of it.
 std::atomic<long> busy{0};
+// On a machine whose cores others use, no team is tried for a while, each time for longer: times in microseconds.
+constexpr int64_t kFirstPause = 250'000, kLongestPause = 8'000'000;
+std::atomic<int64_t> alone_until{0}, next_pause{kFirstPause};
+
+int64_t now() {
+  using namespace std::chrono;
+  return duration_cast<microseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
+void note(bool crowded) {
+  const int64_t pause = next_pause.load();
+  if (crowded) alone_until.store(now() + pause);
+  next_pause.store(crowded ? std::min(2 * pause, kLongestPause) : kFirstPause);
+}
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -70,16 +87,19 @@ void Barrier::wait() {
     phase_.store(phase + 1, std::memory_order_release);
     return;
   }
+  constexpr int kSpins = 4000;
   for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-    if (spins < 4000)
+    if (spins < kSpins) {
       relax();
-    else
+    } else {
+      if (spins == kSpins) late_.fetch_add(1, std::memory_order_relaxed);
       std::this_thread::yield();
+    }
   }
 }
 
 void run_team(int members, const std::function<void(const Member&)>& work) {
-  if (members > 1) {
+  if (members > 1 && now() >= alone_until.load()) {
     Claim claim;
     if (claim.granted()) {
       std::vector<std::thread> threads;
@@ -100,6 +120,7 @@ void run_team(int members, const std::function<void(const Member&)>& work) {
       size.store(there, std::memory_order_release);
       work(Member{0, there, barrier});
       for (std::thread& thread : threads) thread.join();
+      note(shared.crowded());
       return;
     }
   }

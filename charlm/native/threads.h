@@ -13,9 +13,14 @@ class Barrier {
  public:
   explicit Barrier(int members) : members_(members) {}
   void wait();
+  // Whether the team has had to wait so often for a member that had no core that one thread alone would be faster.
+  bool crowded() const { return late_.load(std::memory_order_relaxed) > kMostLate; }
 
  private:
+  static constexpr int kMostLate = 6;
+
   const int members_;
+  std::atomic<int> late_{0};
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> phase_{0};
 };
@@ -32,8 +37,8 @@ struct Member {
   long last(long count) const { return count * (number + 1) / of; }
 };
 
-// Runs `work` in `members` threads at once, this one included. While another call's team is at work, or where no thread can
-// be made, this one does it alone: results never depend on the number of members.
+// Runs `work` in `members` threads at once, this one included. While another call's team is at work, where no thread can
+// be made, and for a while after a crowded team, this one does it alone: results never depend on the number of members.
 void run_team(int members, const std::function<void(const Member&)>& work);
 
 // Calls work(part) for each part in [0, parts), on torch's OpenMP threads where they are known. Parts must not wait for

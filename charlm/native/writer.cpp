@@ -34,9 +34,11 @@ struct Writer::Work {
   std::vector<const void*> starts;   // [layers][B]
   std::vector<const float*> addends;
   std::vector<DrawMemory> memories;  // one for each member of the team
+  long done;                         // ids written in each stream
+  bool crowded;                      // whether the team had better make room
 };
 
-void Writer::draw_ids(Work& work, long n, const Member& member) const {
+bool Writer::draw_ids(Work& work, long n, const Member& member) const {
   DrawMemory& memory = work.memories[size_t(member.number)];
   const Layer& layer = model_.layers_.front();
   for (long b = member.first(work.B); b < member.last(work.B); ++b) {
@@ -50,9 +52,12 @@ void Writer::draw_ids(Work& work, long n, const Member& member) const {
     work.addends[size_t(b)] = input;
     work.starts[size_t(b)] = model_.storage_ == kInt8 ? layer.start.at<void>() : static_cast<const void*>(input);
   }
+  if (member.number == 0) work.crowded = member.of > 1 && member.barrier->crowded();
   member.wait();
+  const bool crowded = work.crowded;  // read here, where nobody writes it: all members must see the same
   if (!model_.table_)
     model_.first_inputs(work.written + n * work.B, work.B, work.embedded.at<float>(), work.first.at<float>(), member);
+  return crowded;
 }
 
 void Writer::step(Work& work, int parity, const Member& member) const {
@@ -95,7 +100,7 @@ void Writer::write(long N, long B, const CharlmDraw& draw, float* h, float* c, f
   const long stride = ceil_to(count_, 4 * model_.kernels_->lanes);
   Buffer rows(size_t(B) * stride * sizeof(float), true);
   for (long b = 0; b < B; ++b) memcpy(rows.at<float>(size_t(b) * stride), logits + b * count_, size_t(count_) * 4);
-  Work work{B, draw, h, c, rows.at<float>(), stride, place, uniform, written, {}, {}, {}, {}, {}, {}, {}, {}};
+  Work work{B, draw, h, c, rows.at<float>(), stride, place, uniform, written, {}, {}, {}, {}, {}, {}, {}, {}, 0, false};
   size_t size = 0;
   for (const Layer& layer : model_.layers_) {
     work.offsets.push_back(size);
@@ -117,12 +122,17 @@ void Writer::write(long N, long B, const CharlmDraw& draw, float* h, float* c, f
   }
   const int team = model_.members(model_.multiplications() * double(B), threads);
   work.memories.assign(size_t(team), DrawMemory(count_));
-  run_team(team, [&](const Member& member) {
-    for (long n = 0; n < N; ++n) {
-      draw_ids(work, n, member);
-      step(work, int(n % 2), member);
-    }
-  });
+  while (work.done < N)
+    run_team(team, [&](const Member& member) {
+      const long first = work.done;
+      member.wait();
+      for (long n = first; n < N; ++n) {
+        const bool crowded = draw_ids(work, n, member);
+        step(work, int(n % 2), member);
+        if (member.number == 0) work.done = n + 1;
+        if (crowded) return;
+      }
+    });
   for (long b = 0; b < B; ++b) memcpy(logits + b * count_, rows.at<float>(size_t(b) * stride), size_t(count_) * 4);
 }
 
