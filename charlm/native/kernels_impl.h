@@ -615,7 +615,7 @@ CHARLM_INLINE double exponential_of(double x) {
   p = p * r + 0.5;
   p = p * r + 1.0;
   p = p * r + 1.0;
-  int64_t bits;
+  uint64_t bits;  // its lowest bits are n
   memcpy(&bits, &shifted, 8);
   bits = (bits + 1023) << 52;
   double power;
