@@ -443,15 +443,6 @@ CHARLM_INLINE typename S::Sum load_sum(const void* sums, long at) {
     return load(static_cast<const float*>(sums) + at);
 }
 
-// The float that an integer sum stands for, added to `addend`; a float sum is all of it already.
-template <class S>
-CHARLM_INLINE Floats value_of(typename S::Sum sum, const float* scale, Floats addend) {
-  if constexpr (S::kInteger)
-    return multiply_add(to_floats(sum), load(scale), addend);
-  else
-    return sum;
-}
-
 template <class S, int R, int U>
 CHARLM_INLINE void cell_tile(const CellStep& a, long row, long unit) {
   using Value = typename S::Value;
@@ -479,13 +470,20 @@ CHARLM_INLINE void cell_tile(const CellStep& a, long row, long unit) {
     const long size = block_size<S>(a.x_width);
     accumulate<S, R, U>(sums, rows, a.x_width / S::kGroup, static_cast<const Weight*>(a.x_weights) + unit * size, size);
     if constexpr (S::kInteger)
-      each([&](int r, int j, long at) { gates[r][j] = value_of<S>(sums[r][j], a.x_scale + at, gates[r][j]); });
+      each([&](int r, int j, long at) {
+        gates[r][j] = multiply_add(to_floats(sums[r][j]), load(a.x_scale + at), gates[r][j]);
+      });
   }
   if constexpr (S::kInteger) each([&](int r, int j, long at) { sums[r][j] = load_sum<S>(a.start[row + r], at); });
   for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.h) + (row + r) * H;
   const long size = block_size<S>(H);
   accumulate<S, R, U>(sums, rows, H / S::kGroup, static_cast<const Weight*>(a.h_weights) + unit * size, size);
-  each([&](int r, int j, long at) { gates[r][j] = value_of<S>(sums[r][j], a.scale + at, gates[r][j]); });
+  each([&](int r, int j, long at) {
+    if constexpr (S::kInteger)
+      gates[r][j] = multiply_add(to_floats(sums[r][j]), load(a.scale + at), gates[r][j]);
+    else
+      gates[r][j] = sums[r][j];
+  });
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -558,8 +556,12 @@ CHARLM_INLINE void affine_tile(const Affine& a, long row, long block) {
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
         const long column = v * vector + (block + u) * unit;
-        const Floats bias = S::kInteger ? load(a.bias + column) : all(0.0f);
-        store(a.out + (row + r) * a.out_stride + column, value_of<S>(sums[r][4 * u + v], a.scale + column, bias));
+        Floats out;
+        if constexpr (S::kInteger)
+          out = multiply_add(to_floats(sums[r][4 * u + v]), load(a.scale + column), load(a.bias + column));
+        else
+          out = sums[r][4 * u + v];
+        store(a.out + (row + r) * a.out_stride + column, out);
       }
 }
 

@@ -34,8 +34,8 @@ Buffer packed(const Kernels* kernels, int storage, const Matrix& matrix) {
 }  // namespace
 
 Buffer::Buffer(size_t bytes, bool scratch)
-    : data_(static_cast<char*>(::operator new(bytes + kLine, std::align_val_t(kLine)))) {
-  if (!scratch) memset(data_, 0, bytes + kLine);
+    : data_(static_cast<char*>(::operator new(bytes, std::align_val_t(kLine)))) {
+  if (!scratch) memset(data_, 0, bytes);
 }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
@@ -190,7 +190,7 @@ void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) c
     const float* first = table_ ? table_.at<float>(size_t(number ? 0 : chunk.ids[n]) * 4 * H) : chunk.first + n * 4 * H;
     const float* input = number ? chunk.sums + n * 4 * H : first;
     (*chunk.addends)[size_t(n)] = input;
-    (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.at<void>() : static_cast<const void*>(input);
+    (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.at() : reinterpret_cast<const char*>(input);
   }
   if (member.number == 0) kernels_->convert[storage_](h, out, B * H);
   member.wait();

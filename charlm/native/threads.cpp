@@ -29,7 +29,7 @@ std::atomic<long> openmp_process{0};
 // The process in which a team is at work, 0 if none is. A child made by fork while one was takes no notice of it.
 std::atomic<long> busy{0};
 // On a machine whose cores others use, no team is tried for a while, each time for longer: times in microseconds.
-constexpr int64_t kFirstPause = 250'000, kLongestPause = 8'000'000;
+constexpr int64_t kFirstPause = 50'000, kLongestPause = 8'000'000;
 std::atomic<int64_t> alone_until{0}, next_pause{kFirstPause};
 
 int64_t now() {
@@ -37,10 +37,14 @@ int64_t now() {
   return duration_cast<microseconds>(steady_clock::now().time_since_epoch()).count();
 }
 
-void note(bool crowded) {
+void note(const Barrier& barrier) {
   const int64_t pause = next_pause.load();
-  if (crowded) alone_until.store(now() + pause);
-  next_pause.store(crowded ? std::min(2 * pause, kLongestPause) : kFirstPause);
+  if (barrier.crowded()) {
+    alone_until.store(now() + pause);
+    next_pause.store(std::min(2 * pause, kLongestPause));
+  } else if (barrier.smooth()) {
+    next_pause.store(std::max(pause / 2, kFirstPause));
+  }
 }
 
 void relax() {
@@ -103,6 +107,7 @@ void run_team(int members, const std::function<void(const Member&)>& work) {
     Claim claim;
     if (claim.granted()) {
       std::vector<std::thread> threads;
+      threads.reserve(size_t(members - 1));
       std::atomic<int> size{0};  // 0 until everybody is there
       Barrier* barrier = nullptr;
       const auto join = [&](int number) {
@@ -120,7 +125,7 @@ void run_team(int members, const std::function<void(const Member&)>& work) {
       size.store(there, std::memory_order_release);
       work(Member{0, there, barrier});
       for (std::thread& thread : threads) thread.join();
-      note(shared.crowded());
+      note(shared);
       return;
     }
   }

@@ -15,6 +15,8 @@ class Barrier {
   void wait();
   // Whether the team has had to wait so often for a member that had no core that one thread alone would be faster.
   bool crowded() const { return late_.load(std::memory_order_relaxed) > kMostLate; }
+  // Whether nobody was late at all.
+  bool smooth() const { return late_.load(std::memory_order_relaxed) == 0; }
 
  private:
   static constexpr int kMostLate = 6;

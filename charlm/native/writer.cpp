@@ -50,7 +50,7 @@ bool Writer::draw_ids(Work& work, long n, const Member& member) const {
     const float* input = model_.table_ ? model_.table_.at<float>(size_t(ids_[size_t(drawn)]) * 4 * layer.H)
                                        : work.first.at<float>(size_t(b) * 4 * layer.H);
     work.addends[size_t(b)] = input;
-    work.starts[size_t(b)] = model_.storage_ == kInt8 ? layer.start.at<void>() : static_cast<const void*>(input);
+    work.starts[size_t(b)] = model_.storage_ == kInt8 ? layer.start.at() : reinterpret_cast<const char*>(input);
   }
   if (member.number == 0) work.crowded = member.of > 1 && member.barrier->crowded();
   member.wait();
@@ -106,7 +106,7 @@ void Writer::write(long N, long B, const CharlmDraw& draw, float* h, float* c, f
     work.offsets.push_back(size);
     size += size_t(layer.H);
     for (long b = 0; b < B; ++b) {
-      work.starts.push_back(layer.start.at<void>());
+      work.starts.push_back(layer.start.at());
       work.addends.push_back(layer.bias.at<float>());
     }
   }
