@@ -1,5 +1,5 @@
 // The kernels for any processor; the build gives the matching flags.
 #define CHARLM_LEVEL 0
-#include "kernels_impl.h"
+#include "kernel_table.h"
 
 CHARLM_KERNEL_TABLE(portable_kernels, "portable")

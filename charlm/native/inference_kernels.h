@@ -1,0 +1,220 @@
+// Steps of layers, products and losses for inference, and weights for drawing.
+#pragma once
+
+#include "blocks.h"
+
+namespace {
+
+template <class S>
+CHARLM_INLINE typename S::Sum load_sum(const void* sums, long at) {
+  if constexpr (S::kInteger)
+    return load_bits(static_cast<const int32_t*>(sums) + at);
+  else
+    return load(static_cast<const float*>(sums) + at);
+}
+
+template <class S, int R, int U>
+CHARLM_INLINE void cell_tile(const CellStep& a, long row, long unit) {
+  using Value = typename S::Value;
+  using Weight = typename S::Weight;
+  const long H = a.H;
+  typename S::Sum sums[R][4 * U];
+  Floats gates[R][4 * U];
+  const Value* rows[R];
+  const auto each = [&](auto&& work) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int j = 0; j < 4 * U; ++j) work(r, j, j % 4 * H + (unit + j / 4) * kLanes);
+  };
+  each([&](int r, int j, long at) {
+    if constexpr (S::kInteger) {
+      gates[r][j] = load(a.addend[row + r] + at);
+      if (a.x) sums[r][j] = load_bits(a.x_start + at);
+    } else {
+      sums[r][j] = load_sum<S>(a.start[row + r], at);
+    }
+  });
+  if (a.x) {
+    for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.x) + (row + r) * a.x_width;
+    const long size = block_size<S>(a.x_width);
+    accumulate<S, R, U>(sums, rows, a.x_width / S::kGroup, static_cast<const Weight*>(a.x_weights) + unit * size, size);
+    if constexpr (S::kInteger)
+      each([&](int r, int j, long at) {
+        gates[r][j] = multiply_add(to_floats(sums[r][j]), load(a.x_scale + at), gates[r][j]);
+      });
+  }
+  if constexpr (S::kInteger) each([&](int r, int j, long at) { sums[r][j] = load_sum<S>(a.start[row + r], at); });
+  for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.h) + (row + r) * H;
+  const long size = block_size<S>(H);
+  accumulate<S, R, U>(sums, rows, H / S::kGroup, static_cast<const Weight*>(a.h_weights) + unit * size, size);
+  each([&](int r, int j, long at) {
+    if constexpr (S::kInteger)
+      gates[r][j] = multiply_add(to_floats(sums[r][j]), load(a.scale + at), gates[r][j]);
+    else
+      gates[r][j] = sums[r][j];
+  });
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) {
+      const long at = (row + r) * H + (unit + u) * kLanes;
+      const Floats i = sigmoid<S::kFine>(gates[r][4 * u]), f = sigmoid<S::kFine>(gates[r][4 * u + 1]),
+                   g = hyperbolic_tangent<S::kFine>(gates[r][4 * u + 2]), o = sigmoid<S::kFine>(gates[r][4 * u + 3]);
+      const Floats c = multiply_add(f, load(a.cell + at), i * g);
+      const Floats h = o * hyperbolic_tangent<S::kFine>(c);
+      store(a.cell + at, c);
+      store(a.h_floats + at, h);
+      S::store_values(static_cast<Value*>(a.h_new) + at, h);
+      if (a.h_bf16) store_bf16(a.h_bf16 + at, h);
+    }
+}
+
+// Units side by side for few rows, so that enough sums are under way to hide the processor's latency.
+template <int R>
+struct UnitsAtOnce {
+  static constexpr int value = CHARLM_LEVEL >= 2 ? (R == 1 ? 4 : R <= 3 ? 2 : 1) : (R == 1 ? 2 : 1);
+};
+
+template <class S>
+struct CellBlock {
+  const CellStep& a;
+  long first_unit, last_unit;
+
+  template <int R>
+  CHARLM_INLINE void run(long row) const {
+    constexpr int U = UnitsAtOnce<R>::value;
+    long unit = first_unit;
+    for (; unit + U <= last_unit; unit += U) cell_tile<S, R, U>(a, row, unit);
+    if constexpr (U > 1)
+      for (; unit < last_unit; ++unit) cell_tile<S, R, 1>(a, row, unit);
+  }
+};
+
+template <class S>
+void cell_step(const CellStep& a, long first_row, long last_row, long first_unit, long last_unit) {
+  // With many rows, one unit's weights at a time serve them all before the next unit's are fetched.
+  if (last_row - first_row > kMostRows) {
+    for (long unit = first_unit; unit < last_unit; ++unit)
+      for_row_blocks(first_row, last_row, CellBlock<S>{a, unit, unit + 1});
+  } else {
+    for_row_blocks(first_row, last_row, CellBlock<S>{a, first_unit, last_unit});
+  }
+}
+
+template <class S, int R, int U>
+CHARLM_INLINE void affine_tile(const Affine& a, long row, long block) {
+  using Value = typename S::Value;
+  typename S::Sum sums[R][4 * U];
+  const Value* rows[R];
+  const long vector = a.gates ? a.units : kLanes, unit = a.gates ? kLanes : kGates * kLanes;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    rows[r] = static_cast<const Value*>(a.x) + (row + r) * a.x_stride;
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) sums[r][4 * u + v] = load_sum<S>(a.start, v * vector + (block + u) * unit);
+  }
+  const long size = block_size<S>(a.inputs);
+  accumulate<S, R, U>(sums, rows, words_of<S>(a.inputs),
+                      static_cast<const typename S::Weight*>(a.weights) + block * size, size);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u)
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        const long column = v * vector + (block + u) * unit;
+        Floats out;
+        if constexpr (S::kInteger)
+          out = multiply_add(to_floats(sums[r][4 * u + v]), load(a.scale + column), load(a.bias + column));
+        else
+          out = sums[r][4 * u + v];
+        store(a.out + (row + r) * a.out_stride + column, out);
+      }
+}
+
+template <class S>
+struct AffineBlock {
+  const Affine& a;
+  long first_block, last_block;
+
+  template <int R>
+  CHARLM_INLINE void run(long row) const {
+    constexpr int U = UnitsAtOnce<R>::value;
+    long block = first_block;
+    for (; block + U <= last_block; block += U) affine_tile<S, R, U>(a, row, block);
+    if constexpr (U > 1)
+      for (; block < last_block; ++block) affine_tile<S, R, 1>(a, row, block);
+  }
+};
+
+template <class S>
+void affine(const Affine& a, long first_row, long last_row, long first_block, long last_block) {
+  if (last_row - first_row > kMostRows) {
+    for (long block = first_block; block < last_block; ++block)
+      for_row_blocks(first_row, last_row, AffineBlock<S>{a, block, block + 1});
+  } else {
+    for_row_blocks(first_row, last_row, AffineBlock<S>{a, first_block, last_block});
+  }
+}
+
+template <class S>
+void convert(const float* from, void* to, long count) {  // count is a multiple of kUnitPadding
+  auto* values = static_cast<typename S::Value*>(to);
+  for (long j = 0; j < count; j += kLanes) S::store_values(values + j, load(from + j));
+}
+
+// e^x for x <= 0 to about one unit in the last place, written so that compilers make vectors of it: x = n ln 2 + r, and
+// Taylor's series for e^r.
+CHARLM_INLINE double exponential_of(double x) {
+  constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to a whole number
+  const double clamped = x < -700.0 ? -700.0 : x;
+  const double shifted = clamped * 1.4426950408889634 + kShift;
+  const double n = shifted - kShift;
+  const double r = (clamped - n * 0.6931471803691238) - n * 1.9082149292705877e-10;
+  double p = 1.0 / 479001600;
+  p = p * r + 1.0 / 39916800;
+  p = p * r + 1.0 / 3628800;
+  p = p * r + 1.0 / 362880;
+  p = p * r + 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  uint64_t bits;  // its lowest bits are n
+  memcpy(&bits, &shifted, 8);
+  bits = (bits + 1023) << 52;
+  double power;
+  memcpy(&power, &bits, 8);
+  return x < -700.0 ? 0.0 : p * power;
+}
+
+void weights(const float* logits, const uint8_t* allowed, long count, double most, double temperature, double* out) {
+  for (long v = 0; v < count; ++v) {
+    const double weight = exponential_of((double(logits[v]) - most) / temperature);
+    out[v] = allowed[v] ? weight : 0.0;
+  }
+}
+
+void losses(const float* logits, long stride, long size, const int64_t* targets, float* out, long rows) {
+  for (long row = 0; row < rows; ++row, logits += stride) {
+    float most = logits[0];
+    for (long v = 1; v < size; ++v) most = logits[v] > most ? logits[v] : most;
+    Floats sums = all(0.0f);
+    long v = 0;
+    for (; v + kLanes <= size; v += kLanes) sums = sums + exponential(load(logits + v) - all(most));
+    float tail[kLanes];
+    for (long j = 0; j < kLanes; ++j) tail[j] = v + j < size ? logits[v + j] - most : -1e30f;
+    // What the clamp in exponential() leaves of the padding is 1e-38: less than the sum can hold.
+    if (v < size) sums = sums + exponential(load(tail));
+    out[row] = __builtin_logf(sum_of(sums)) + most - logits[targets[row]];
+  }
+}
+
+}  // namespace

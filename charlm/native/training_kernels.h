@@ -1,0 +1,280 @@
+// One layer for training: the recurrence, its gradient, and the gradients of weights.
+#pragma once
+
+#include "blocks.h"
+
+namespace {
+
+// ------------------------------------------------------------------------------------------------- training, forward
+
+template <class S>
+struct ForwardBlock {
+  const Recurrence& a;
+  long t, unit;
+
+  template <int R>
+  CHARLM_INLINE void run(long row) const {
+    using Value = typename S::Value;
+    const long H = a.H, offset = unit * kLanes;
+    const Value* h = static_cast<const Value*>(a.hidden) + (t * a.B + row) * H;
+    Floats sums[R][4];
+    const Value* x[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) sums[r][g] = load(a.bias + g * H + offset);
+      if (a.x) {
+        x[r] = static_cast<const Value*>(a.x) + (t * a.B + row + r) * a.x_width;
+        continue;
+      }
+      const Value* start = static_cast<const Value*>(a.gates_in) + a.index[t * a.B + row + r] * kGates * H + offset;
+#pragma GCC unroll 4
+      for (int g = 0; g < 4; ++g) sums[r][g] = sums[r][g] + S::load_values(start + g * H);
+    }
+    float* cell = a.cell + (a.gates ? t : 0) * a.B * H + row * H + offset;
+    float* cell_new = cell + (a.gates ? a.B * H : 0);
+    Value* h_new = static_cast<Value*>(a.hidden) + ((t + 1) * a.B + row) * H + offset;
+    fetch<R>(row, cell_new, h_new);
+    multiply<R>(sums, x, a.x ? a.x_weights : nullptr, a.x_width);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) x[r] = h + r * H;
+    multiply<R>(sums, x, a.weights, H);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Floats i = sigmoid<S::kFine>(sums[r][0]), f = sigmoid<S::kFine>(sums[r][1]), g = hyperbolic_tangent<S::kFine>(sums[r][2]),
+                   o = sigmoid<S::kFine>(sums[r][3]);
+      const Floats c = multiply_add(f, load(cell + r * H), i * g);
+      store(cell_new + r * H, c);
+      S::store_values(h_new + r * H, o * hyperbolic_tangent<S::kFine>(c));
+      if (a.gates) {
+        Value* to = static_cast<Value*>(a.gates) + (t * a.B + row + r) * kGates * H + offset;
+        S::store_values(to, i);
+        S::store_values(to + H, f);
+        S::store_values(to + 2 * H, g);
+        S::store_values(to + 3 * H, o);
+      }
+    }
+  }
+
+  template <int R>
+  CHARLM_INLINE void multiply(Floats (&sums)[R][4], const typename S::Value* const* x, const void* weights,
+                              long width) const {
+    const long size = block_size<S>(width);
+    if (weights)
+      accumulate<S, R, 1>(sums, x, width / S::kGroup, static_cast<const typename S::Weight*>(weights) + unit * size,
+                          size);
+  }
+
+  // Asks for the memory that is written after the sums while the sums are made: too many rows take turns for the
+  // processor to see what comes next.
+  template <int R>
+  CHARLM_INLINE void fetch(long row, const float* cell_new, const typename S::Value* h_new) const {
+    using Value = typename S::Value;
+    const long H = a.H;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      __builtin_prefetch(cell_new + r * H, 1);
+      __builtin_prefetch(h_new + r * H, 1);
+      const long at = ((t * a.B + row + r) * kGates) * H + unit * kLanes;
+      for (int g = 0; g < 4; ++g) {
+        if (a.gates) __builtin_prefetch(static_cast<const Value*>(a.gates) + at + g * H, 1);
+      }
+    }
+  }
+};
+
+template <class S>
+void recurrence(const Recurrence& a, long first_row, long last_row) {
+  for (long t = 0; t < a.T; ++t)
+    for (long unit = 0; unit < a.H / kLanes; ++unit)
+      for_row_blocks(first_row, last_row, ForwardBlock<S>{a, t, unit});
+}
+
+// ------------------------------------------------------------------------------------------------- training, backward
+
+template <class S>
+struct BackwardBlock {
+  const RecurrenceGradient& a;
+  long t, block;
+
+  template <int R>
+  CHARLM_INLINE void run(long row) const {
+    using Value = typename S::Value;
+    const long H = a.H, first = block * kGates * kLanes;
+    const int vectors = int(H - first < kGates * kLanes ? (H - first) / kLanes : kGates);
+    Floats sums[R][4];
+    const Value* x[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const long here = (row + r) * H + first;
+      x[r] = static_cast<const Value*>(a.d_gates) + ((t + 1) * a.B + row + r) * kGates * H;
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        sums[r][v] = all(0.0f);
+        if (v >= vectors) continue;
+        if (a.d_out) sums[r][v] = S::load_values(static_cast<const Value*>(a.d_out) + t * a.B * H + here + v * kLanes);
+        if (a.d_last && t == a.T - 1) sums[r][v] = sums[r][v] + load(a.d_last + here + v * kLanes);
+      }
+    }
+    for (int r = 0; r < R; ++r) fetch(row + r, first, vectors);
+    if (t < a.T - 1) {
+      const long size = block_size<S>(kGates * H);
+      accumulate<S, R, 1>(sums, x, kGates * H / S::kGroup,
+                          static_cast<const typename S::Weight*>(a.weights) + block * size, size);
+    }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < vectors; ++v) finish((row + r) * H + first + v * kLanes, row + r, first + v * kLanes, sums[r][v]);
+  }
+
+  // Asks for what `finish` reads and writes, while the sums are made.
+  CHARLM_INLINE void fetch(long row, long unit, int vectors) const {
+    using Value = typename S::Value;
+    const long H = a.H, at = (t * a.B + row) * H + unit, gate = (t * a.B + row) * kGates * H + unit;
+    for (long j = 0; j < vectors * kLanes; j += kLine / long(sizeof(float))) {
+      __builtin_prefetch(a.cell + at + j);
+      __builtin_prefetch(a.cell + a.B * H + at + j);
+      __builtin_prefetch(a.d_cell + row * H + unit + j, 1);
+    }
+    for (long j = 0; j < vectors * kLanes; j += kLine / long(sizeof(Value)))
+      for (int g = 0; g < 4; ++g) {
+        __builtin_prefetch(static_cast<const Value*>(a.gates) + gate + g * H + j);
+        __builtin_prefetch(static_cast<const Value*>(a.d_gates) + gate + g * H + j, 1);
+      }
+  }
+
+  CHARLM_INLINE void finish(long at, long row, long unit, Floats dh) const {
+    using Value = typename S::Value;
+    const long H = a.H, gate = (t * a.B + row) * kGates * H + unit;
+    const Value* gates = static_cast<const Value*>(a.gates) + gate;
+    const Floats one = all(1.0f), i = S::load_values(gates), f = S::load_values(gates + H),
+                 g = S::load_values(gates + 2 * H), o = S::load_values(gates + 3 * H);
+    const Floats before = load(a.cell + t * a.B * H + at);
+    const Floats tanh_c = hyperbolic_tangent<S::kFine>(load(a.cell + (t + 1) * a.B * H + at));
+    const Floats dc = multiply_add(dh * o, subtract_product(one, tanh_c, tanh_c), load(a.d_cell + at));
+    Value* out = static_cast<Value*>(a.d_gates) + gate;
+    S::store_values(out, dc * g * subtract_product(i, i, i));
+    S::store_values(out + H, dc * before * subtract_product(f, f, f));
+    S::store_values(out + 2 * H, dc * i * subtract_product(one, g, g));
+    S::store_values(out + 3 * H, dh * tanh_c * subtract_product(o, o, o));
+    store(a.d_cell + at, dc * f);
+  }
+};
+
+template <class S>
+void recurrence_gradient(const RecurrenceGradient& a, long first_row, long last_row) {
+  for (long t = a.T - 1; t >= 0; --t)
+    for (long block = 0; block < ceil_divide(a.H, kGates * kLanes); ++block)
+      for_row_blocks(first_row, last_row, BackwardBlock<S>{a, t, block});
+}
+
+template <class S>
+void add_rows(const void* rows, const int64_t* index, long N, long columns, float* sums, long first, long last) {
+  constexpr long strip = 128;  // columns at a time, so that the sums stay in the cache
+  for (long begin = first; begin < last; begin += strip) {
+    const long end = begin + strip < last ? begin + strip : last;
+    for (long n = 0; n < N; ++n) {
+      const auto* from = static_cast<const typename S::Value*>(rows) + n * columns;
+      float* to = sums + (index ? index[n] : 0) * columns;
+      for (long j = begin; j < end; j += kLanes) store(to + j, load(to + j) + S::load_values(from + j));
+    }
+  }
+}
+
+// Columns [0, columns) of kChunkRows rows (fewer at the end) to words: to[w][column] = rows w * kGroup and following.
+template <class S>
+CHARLM_INLINE void to_words(const typename S::Value* from, long rows, long from_stride, long columns,
+                            typename S::Value* to, long to_stride) {
+  using Value = typename S::Value;
+  const long words = ceil_divide(rows, S::kGroup);
+  for (long w = 0; w < words; ++w, to += to_stride * S::kGroup, from += from_stride * S::kGroup) {
+    if constexpr (S::kGroup == 1) {
+      memcpy(to, from, size_t(columns) * sizeof(Value));
+    } else if ((w + 1) * S::kGroup <= rows) {
+      __builtin_prefetch(from + 16 * from_stride);
+      __builtin_prefetch(from + 17 * from_stride);
+      const Value* second = from + from_stride;
+      for (long j = 0; j < columns; ++j) {
+        to[2 * j] = from[j];
+        to[2 * j + 1] = second[j];
+      }
+    } else {
+      for (long j = 0; j < columns; ++j) {
+        to[2 * j] = from[j];
+        to[2 * j + 1] = 0;
+      }
+    }
+  }
+}
+
+template <class S>
+void interleave(const void* x, long N, long columns, void* words, long first_chunk, long last_chunk) {
+  using Value = typename S::Value;
+  const long stride = columns + kUnitPadding;
+  for (long chunk = first_chunk; chunk < last_chunk; ++chunk) {
+    const long begin = chunk * kChunkRows, rows = N - begin < kChunkRows ? N - begin : kChunkRows;
+    to_words<S>(static_cast<const Value*>(x) + begin * columns, rows, columns, columns,
+                static_cast<Value*>(words) + chunk * kChunkRows * stride, stride);
+  }
+}
+
+// sums[r][v] += over words w of x[w * stride + r] times vector v of weights[w].
+template <class S, int R>
+__attribute__((noinline)) void accumulate_words(float* out, long out_stride, const typename S::Value* x, long stride,
+                                                long words, const typename S::Value* weights) {
+  Floats sums[R][4];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) sums[r][v] = load(out + r * out_stride + v * kLanes);
+  for (long w = 0; w < words; ++w, x += stride * S::kGroup, weights += kGates * kLanes * S::kGroup) {
+    const typename S::Loaded w0 = S::weights(weights), w1 = S::weights(weights + kLanes * S::kGroup),
+                             w2 = S::weights(weights + 2 * kLanes * S::kGroup),
+                             w3 = S::weights(weights + 3 * kLanes * S::kGroup);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const typename S::Spread spread = S::spread(x + r * S::kGroup);
+      sums[r][0] = S::dot(sums[r][0], spread, w0);
+      sums[r][1] = S::dot(sums[r][1], spread, w1);
+      sums[r][2] = S::dot(sums[r][2], spread, w2);
+      sums[r][3] = S::dot(sums[r][3], spread, w3);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) store(out + r * out_stride + v * kLanes, sums[r][v]);
+}
+
+template <class S>
+struct GradientBlock {
+  const WeightGradient& a;
+  const typename S::Value* x;
+  const typename S::Value* weights;
+  long words, block;
+
+  template <int R>
+  CHARLM_INLINE void run(long input) const {
+    accumulate_words<S, R>(a.sums + input * a.columns + block * kGates * kLanes, a.columns, x + input * S::kGroup,
+                           a.inputs + kUnitPadding, words, weights);
+  }
+};
+
+template <class S>
+void weight_gradient(const WeightGradient& a, void* scratch, long first_block, long last_block) {
+  using Value = typename S::Value;
+  auto* weights = static_cast<Value*>(scratch);
+  for (long k = 0; k < a.inputs; ++k)
+    memset(a.sums + k * a.columns + first_block * kGates * kLanes, 0,
+           size_t((last_block - first_block) * kGates * kLanes) * sizeof(float));
+  for (long begin = 0; begin < a.N; begin += kChunkRows) {
+    const long rows = a.N - begin < kChunkRows ? a.N - begin : kChunkRows;
+    const Value* x = static_cast<const Value*>(a.x_words) + begin * (a.inputs + kUnitPadding);
+    for (long block = first_block; block < last_block; ++block) {
+      to_words<S>(static_cast<const Value*>(a.d) + begin * a.columns + block * kGates * kLanes, rows, a.columns,
+                  kGates * kLanes, weights, kGates * kLanes);
+      for_row_blocks(0, a.inputs, GradientBlock<S>{a, x, weights, words_of<S>(rows), block});
+    }
+  }
+}
+
+}  // namespace
