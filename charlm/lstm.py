@@ -157,7 +157,7 @@ class _Recurrence(torch.autograd.Function):
         bias_G = bias.detach().float().contiguous()
         engine.call("charlm_recurrence", length, batch, width, *inputs, bias_G, recurrent_weights, hidden, cells, gates)
         ctx.save_for_backward(x_NI, index_TB, weight_GI, weight_hh, hidden, cells, gates)
-        ctx.x_like = x
+        ctx.x_shape, ctx.x_dtype = x.shape, x.dtype
         ctx.set_materialize_grads(False)
         return hidden[1:], hidden[-1].to(h_BH.dtype), cells[-1].clone()
 
@@ -186,7 +186,7 @@ class _Recurrence(torch.autograd.Function):
             sums_NG = engine.add_rows(rows_NG, index_TB, len(x_NI))
             d_bias, rows_NG = sums_NG.sum(0), sums_NG.to(hidden.dtype)
             d_weight_ih = torch.mm(rows_NG.t(), x_NI).float()
-        d_x = torch.mm(rows_NG, weight_GI).view_as(ctx.x_like).to(ctx.x_like.dtype) if ctx.needs_input_grad[0] else None
+        d_x = torch.mm(rows_NG, weight_GI).view(ctx.x_shape).to(ctx.x_dtype) if ctx.needs_input_grad[0] else None
         return d_x, None, d_weight_ih, d_weight_hh, d_bias, d_first, d_cell, None
 
 
