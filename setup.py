@@ -50,7 +50,7 @@ class BuildEngine(build_ext):
             print(f"charlm: this compiler cannot make code for {name}; it is left out")
             return []
 
-    def _compile(self, source: Path, options: list, macros: list = ()) -> list:
+    def _compile(self, source: Path, options: list, macros: tuple = ()) -> list:
         return self.compiler.compile([str(source)], self.build_temp, macros=list(macros), extra_postargs=options)
 
     def get_export_symbols(self, ext: Extension) -> list:

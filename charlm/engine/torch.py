@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.config import ModelConfig
-from charlm.devices import autocast, choose_device, choose_precision
+from charlm.devices import autocast, choose_device
 from charlm.engine import FloatArray
 from charlm.errors import UsageError
 from charlm.lstm import cell
@@ -42,7 +42,7 @@ class TorchEngine:
             torch.set_num_threads(threads)
         model = CharLM(config)
         model.load_weights(weights)
-        return cls(model.to(chosen), choose_precision(precision, chosen))
+        return cls(model.to(chosen), precision)
 
     def start(self, batch: int) -> State:
         return self.model.initial_state(batch)

@@ -107,8 +107,8 @@ struct DrawMemory {
 };
 
 // Which of `count` candidates, of those that are allowed, the uniform number chooses.
-long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logits, const uint8_t* allowed, long count, double uniform,
-              DrawMemory& memory);
+long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logits, const uint8_t* allowed,
+              long count, double uniform, DrawMemory& memory);
 
 inline long ceil_to(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
 

@@ -26,8 +26,8 @@ void keep_likeliest(const CharlmDraw& draw, std::vector<double>& weights, std::v
 
 }  // namespace
 
-long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logits, const uint8_t* allowed, long count, double uniform,
-              DrawMemory& memory) {
+long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logits, const uint8_t* allowed,
+              long count, double uniform, DrawMemory& memory) {
   std::vector<double>& weights = memory.weights;
   double most = -std::numeric_limits<double>::infinity();
   long best = 0;
