@@ -30,7 +30,7 @@ _LONG_BLOCK = 1000
 Progress = Callable[[int], None]
 
 
-def _silent(predictions: int) -> None:
+def silent(predictions: int) -> None:
     """No progress is wanted."""
 
 
@@ -49,6 +49,10 @@ class Evaluation:
     unknown_nats: float
     standard_error: float | None
     """Of ``nats_per_char``; None where the text is too short to tell."""
+    documents: int = 0
+    """0 where text runs on. Their end markers are among the characters and bytes."""
+    end_nats: float = 0.0
+    """What the end markers cost."""
 
     @property
     def nats_per_char(self) -> float:
@@ -59,6 +63,17 @@ class Evaluation:
         """The same without unknown characters; None if there are no others."""
         known = self.characters - self.unknown_characters
         return (self.nats - self.unknown_nats) / known if known else None
+
+    @property
+    def nats_per_char_without_ends(self) -> float | None:
+        """The same without end markers; None where there is nothing else."""
+        inside = self.characters - self.documents
+        return (self.nats - self.end_nats) / inside if inside else None
+
+    @property
+    def nats_per_document(self) -> float | None:
+        """None where text runs on."""
+        return self.nats / self.documents if self.documents else None
 
     @property
     def bits_per_char(self) -> float:
@@ -74,7 +89,14 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures that ``charlm eval --json`` prints."""
+        by_document = {
+            "documents": self.documents,
+            "nats_per_document": self.nats_per_document,
+            "bits_per_document": None if self.nats_per_document is None else self.nats_per_document / math.log(2),
+            "nats_per_char_without_ends": self.nats_per_char_without_ends,
+        }
         return {
+            **(by_document if self.documents else {}),
             "characters": self.characters,
             "predictions": self.predictions,
             "nats_per_char": self.nats_per_char,
@@ -156,7 +178,7 @@ class Tally:
         return float(means.std(ddof=1) / math.sqrt(len(means)))
 
 
-def evaluate(engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], progress: Progress = _silent) -> Evaluation:
+def evaluate(engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], progress: Progress = silent) -> Evaluation:
     """One exact pass over a text given as ``blocks`` of ids, the state carried from the first to the last.
 
     ``progress`` is called with the number of ids predicted since its last call.
@@ -189,7 +211,7 @@ def evaluate_streams(
     ids: Ids,
     streams: int = 32,
     warmup: int = 128,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Nearly the exact pass, many times faster: ``ids`` in parallel ``streams``, each warmed on the text before it.
 
@@ -214,37 +236,25 @@ def evaluate_streams(
     return tally.result()
 
 
-_COST_PIECES, _COST_PIECE = 32, 512
-"""Where ``precision_costs`` measures: so many pieces of so many ids, spread over the text it is given."""
-
-
 def precision_costs(
-    config: ModelConfig, weights: Mapping[str, FloatArray], tokenizer: Tokenizer, ids: Ids, threads: int
+    config: ModelConfig, weights: Mapping[str, FloatArray], loss: Callable[[Engine], float], threads: int
 ) -> dict[str, float]:
-    """Nats per character that the native engine's faster precisions lose on pieces of ``ids`` against its fp32.
+    """Nats per character that the native engine's faster precisions lose against its fp32, as ``loss`` measures.
 
     From the fastest on, up to the first that costs at most ``MOST_COST``. Empty where the engine is missing.
     """
-    if find() is None or not len(ids):
+    if find() is None:
         return {}
-
-    def loss(precision: str) -> float:
-        engine = create_engine(config, weights, "cpu", precision, threads)
-        return evaluate_streams(engine, tokenizer, sample, _COST_PIECES).nats_per_char
-
-    starts = np.linspace(0, max(0, len(ids) - _COST_PIECE), _COST_PIECES).astype(np.int64)
-    whole = len(ids) <= _COST_PIECES * _COST_PIECE
-    sample = ids if whole else np.concatenate([ids[start : start + _COST_PIECE] for start in starts])
-    exact, costs = loss("fp32"), {}
+    exact, costs = loss(create_engine(config, weights, "cpu", "fp32", threads)), {}
     for precision in ("int8", "bf16"):
-        costs[precision] = loss(precision) - exact
+        costs[precision] = loss(create_engine(config, weights, "cpu", precision, threads)) - exact
         if abs(costs[precision]) <= MOST_COST:
             break
     return costs
 
 
 def evaluate_crops(
-    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int, progress: Progress = _silent
+    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int, progress: Progress = silent
 ) -> Evaluation:
     """The mean over windows of ``window`` characters, each read from a cold state: what nanoGPT reports.
 

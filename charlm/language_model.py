@@ -6,7 +6,8 @@ Nothing here needs torch; the engine does what it needs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 from charlm import sampling
 from charlm.checkpoint import CONFIG, MODEL, TOKENIZER, Checkpoint, open_checkpoint, tensors_from_bytes
 from charlm.config import ModelConfig, SamplingConfig, from_dict
+from charlm.documents import Fingerprints, Piece, split_documents
 from charlm.engine import Engine, create_engine
 from charlm.errors import DataError, UsageError
 from charlm.evaluation import Evaluation, evaluate, evaluate_crops, exact_losses
-from charlm.tokenizer import Ids, Tokenizer, load_tokenizer
+from charlm.scoring import Scored, Surprise, document_ids, evaluate_documents, ids_of, score_documents, surprises
+from charlm.tokenizer import Codes, DocumentTokenizer, Ids, Tokenizer, code_points, load_tokenizer
 
 _BLOCK = 1 << 20
 _SAMPLES_AT_ONCE = 256
@@ -101,6 +104,7 @@ class LanguageModel:
     ) -> str:
         """``length`` new characters after ``prompt`` (which is not repeated), fewer where ``stop`` would come.
 
+        A model of documents writes one, and ends where it ends; ``prompt`` is its beginning.
         The same seed gives the same text; without one it is different each time. Raises ``UsageError`` for sampling
         options without meaning and ``DataError`` for half characters in the prompt.
         """
@@ -121,7 +125,7 @@ class LanguageModel:
 
     def samples(
         self,
-        count: int,
+        count: int | None,
         prompt: str = "",
         length: int = 500,
         config: SamplingConfig | None = None,
@@ -129,17 +133,28 @@ class LanguageModel:
         stop: str | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """``count`` texts after the same prompt, many at a time. The first is what ``stream`` writes."""
+        """``count`` texts (None: no end of them) after one prompt, many at a time. ``stream`` writes the first."""
         seed, config = _seed(seed), config or SamplingConfig()
-        for first in range(0, count, _SAMPLES_AT_ONCE):
-            numbers = range(first, min(count, first + _SAMPLES_AT_ONCE))
-            texts = [_Text(self.tokenizer, length, stop) for _ in numbers]
-            stream = self._stream(prompt, config, seed, numbers)
-            pieces = [""] * len(texts)
-            while missing := max(text.missing for text in texts):
-                for number, ids in enumerate(stream.draw(missing).T):
-                    pieces[number] += texts[number].feed(ids)
-            yield from (piece + text.rest() for piece, text in zip(pieces, texts, strict=True))
+        waiting = iter(range(count) if count is not None else itertools.count())
+        numbers = list(itertools.islice(waiting, _SAMPLES_AT_ONCE))
+        texts = {number: _Text(self.tokenizer, length, stop) for number in numbers}
+        pieces = dict.fromkeys(numbers, "")
+        stream = self._stream(prompt, config, seed, numbers)
+        wanted = 0  # the sample that is yielded next; others wait for it
+        while texts:
+            ids_NB = stream.draw(max(1, *(texts[number].missing for number in numbers)))
+            for number, ids in zip(numbers, ids_NB.T, strict=True):
+                pieces[number] += texts[number].feed(ids)
+            going_on = [row for row, number in enumerate(numbers) if texts[number].missing]
+            new = list(itertools.islice(waiting, len(numbers) - len(going_on)))
+            if len(going_on) < len(numbers):
+                stream.replace(np.array(going_on, np.int64), sampling.uniform_sources(seed, new))
+            numbers = [*(numbers[row] for row in going_on), *new]
+            texts.update({number: _Text(self.tokenizer, length, stop) for number in new})
+            pieces.update(dict.fromkeys(new, ""))
+            while wanted in texts and not texts[wanted].missing:
+                yield pieces.pop(wanted) + texts.pop(wanted).rest()
+                wanted += 1
 
     def _written(
         self, prompt: str | Iterable[str], length: int, config: SamplingConfig, stop: str | None, seed: int | None
@@ -153,7 +168,7 @@ class LanguageModel:
             yield rest
 
     def _stream(
-        self, prompt: str | Iterable[str], config: SamplingConfig, seed: int, numbers: range
+        self, prompt: str | Iterable[str], config: SamplingConfig, seed: int, numbers: Sequence[int]
     ) -> sampling.Stream:
         pieces = [prompt] if isinstance(prompt, str) else prompt
         ids = (self.tokenizer.encode(part) for piece in pieces for part in _parts(piece))
@@ -162,8 +177,19 @@ class LanguageModel:
         )
 
     def evaluate(self, text: str, window: int | None = None) -> Evaluation:
-        """How well the model predicts ``text``: one exact pass, or with ``window`` the mean over cold windows."""
-        return self.evaluate_ids((self.tokenizer.encode(part) for part in _parts(text)), window)
+        """How well the model predicts ``text``: one exact pass, or with ``window`` the mean over cold windows.
+
+        A model of documents finds them in ``text`` as it was trained: lines, or what blank lines part, or one.
+        """
+        codes = [self._codes(part) for part in _parts(text)]
+        if self.tokenizer.documents is not None:
+            pieces = split_documents([codes], self.tokenizer.documents)
+            return self.evaluate_ids(document_ids(self.tokenizer, pieces), window)
+        return self.evaluate_ids((self.tokenizer.encode_codes(part) for part in codes), window)
+
+    def _codes(self, text: str) -> Codes:
+        """``text`` as the tokenizer's codes: code points, or bytes."""
+        return self.tokenizer.encode(text) if self.tokenizer.kind == "byte" else code_points(text)
 
     def evaluate_ids(
         self,
@@ -171,7 +197,14 @@ class LanguageModel:
         window: int | None = None,
         progress: Callable[[int], None] = lambda predictions: None,
     ) -> Evaluation:
-        """The same for ids that come in blocks of any size, for texts larger than memory."""
+        """The same for ids that come in blocks of any size, for texts larger than memory; of documents with their ends.
+
+        Raises ``UsageError`` for a ``window`` over documents, which are read from their beginnings in any case.
+        """
+        if isinstance(self.tokenizer, DocumentTokenizer):
+            if window is not None:
+                raise UsageError("documents are each read from a cold state anyway; leave out --protocol crops")
+            return evaluate_documents(self.engine, self.tokenizer, blocks, progress)
         if window is None:
             return evaluate(self.engine, self.tokenizer, blocks, progress)
         return evaluate_crops(self.engine, self.tokenizer, blocks, window, progress)
@@ -190,6 +223,31 @@ class LanguageModel:
         log_probabilities: NDArray[np.float64] = np.add.reduceat(-nats, np.nonzero(self._starts(ids))[0])
         return log_probabilities
 
+    def score_documents(self, documents: Iterable[str]) -> Iterator[Scored]:
+        """A score for each document, in constant memory; thousands are read side by side.
+
+        Each is read from a fresh state, and by a model of documents its end is predicted, too.
+        """
+        for together in self.score_pieces(self._piece(text) for text in documents):
+            yield from together
+
+    def score_pieces(self, pieces: Iterable[Piece], at_once: bool = False) -> Iterator[list[Scored]]:
+        """The same for documents found in a text, in lists as they are done; see ``scoring.score_documents``."""
+        return score_documents(self.engine, self.tokenizer, pieces, at_once)
+
+    def _piece(self, text: str) -> Piece:
+        codes = self._codes(text)
+        return Piece(codes, np.full(1, len(codes), np.int64))
+
+    def fingerprint(self, text: str) -> int:
+        """64 bits of a document, as ``Corpus.fingerprints`` has them of those that were learnt."""
+        return int(Fingerprints().add(self._piece(text))[0])
+
+    def surprises(self, text: str, alternatives: int = 5) -> Iterator[Surprise]:
+        """How unexpected each character of one document was, and which others were likely in its place."""
+        ids, _ = ids_of(self.tokenizer, *self._piece(text))
+        return surprises(self.engine, self.tokenizer, ids, alternatives)
+
     def _starts(self, ids: Ids) -> NDArray[np.bool_]:
         return self.tokenizer.starts_character[ids]
 
@@ -199,7 +257,7 @@ class LanguageModel:
 
 
 class _Text:
-    """One text being written, from its ids: ``length`` characters, or up to ``stop``, without an unfinished one."""
+    """One text being written, from its ids: ``length`` characters, or up to ``stop`` or the end of a document."""
 
     def __init__(self, tokenizer: Tokenizer, length: int, stop: str | None) -> None:
         if length < 0:
@@ -209,6 +267,7 @@ class _Text:
         self.missing = length
         """Characters still to come."""
         self._stop = stop
+        self._end_id = tokenizer.end_id
         self._counts_ids = tokenizer.kind == "byte"
         self._decoder = tokenizer.decoder()
         self._held = ""
@@ -218,8 +277,11 @@ class _Text:
         if not self.missing:
             return ""
         ids = ids[: self.missing]
-        text = self._decoder.feed(ids)[: None if self._counts_ids else self.missing]
-        self.missing -= len(ids) if self._counts_ids else len(text)
+        inside = sampling.up_to_end(ids, self._end_id)
+        text = self._decoder.feed(inside)[: None if self._counts_ids else self.missing]
+        self.missing -= len(inside) if self._counts_ids else len(text)
+        if len(inside) < len(ids):
+            self.missing = 0
         self._held += text
         if self._stop is not None and self._stop in self._held:
             self._held, self.missing = self._held[: self._held.index(self._stop)], 0

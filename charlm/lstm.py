@@ -6,7 +6,8 @@ with ``gates = W_ih x + b + W_hh h`` in torch's order i, f, g, o (Hochreiter and
 al. 2000). There is one bias, not torch's two, which only ever add up. Three recurrences compute it:
 ``native_recurrence`` (charlm/native: all T steps in one call, on a CPU), ``fused_recurrence`` (torch's own kernel:
 cuDNN on CUDA, oneDNN on a CPU without the native engine), and ``plain_recurrence``, which writes the steps out: the
-oracle for the others.
+oracle for the others. Streams of different lengths are padded, but for cuDNN packed (``packed_recurrence``), which it
+knows natively; on a CPU a packed sequence would fall back to a loop over the steps.
 
 Shapes: x [T, B, I], h and c [B, H], W_ih [4H, I], W_hh [4H, H], bias [4H], gates G = 4H. Under bfloat16 autocast the
 native recurrence stores what it keeps in bfloat16 and sums in float32.
@@ -20,7 +21,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm import native
@@ -48,6 +49,38 @@ def fused_recurrence(
             False,  # batch first
         )
     return output, (h_1BH[0].to(h_BH.dtype), c_1BH[0].to(c_BH.dtype))
+
+
+def packs(tensor: Tensor) -> bool:
+    """Whether streams of different lengths are packed rather than padded on the device of ``tensor``."""
+    return tensor.is_cuda
+
+
+def packed_recurrence(
+    x_TBI: Tensor, state: LayerState, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, lengths_B: Tensor
+) -> tuple[Tensor, LayerState]:
+    """``fused_recurrence`` of streams that end after ``lengths_B`` steps (on the CPU; none is 0, the longest first).
+
+    Outputs after a stream's end are 0, and its state stays what it was at the end.
+    """
+    packed = nn.utils.rnn.pack_padded_sequence(x_TBI, lengths_B)
+    h_BH, c_BH = state
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+        output, h_1BH, c_1BH = torch.lstm(
+            packed.data,
+            packed.batch_sizes,
+            (h_BH.to(x_TBI.dtype).unsqueeze(0), c_BH.to(x_TBI.dtype).unsqueeze(0)),
+            (weight_ih, weight_hh, bias, torch.zeros_like(bias)),
+            True,  # has biases
+            1,  # layers
+            0.0,  # dropout
+            torch.is_grad_enabled(),
+            False,  # bidirectional
+        )
+    unpacked = nn.utils.rnn.PackedSequence(output, packed.batch_sizes)
+    output_TBH, _ = nn.utils.rnn.pad_packed_sequence(unpacked, total_length=len(x_TBI))
+    return output_TBH, (h_1BH[0].to(h_BH.dtype), c_1BH[0].to(c_BH.dtype))
 
 
 def plain_recurrence(

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from charlm.batches import IGNORED
 from charlm.config import ModelConfig
-from charlm.lstm import LayerState, fused_recurrence, native_recurrence, native_runs
+from charlm.lstm import LayerState, fused_recurrence, native_recurrence, native_runs, packed_recurrence, packs
 
 State = tuple[LayerState, ...]
 
@@ -45,14 +46,22 @@ class LSTMLayer(nn.Module):
             self.bias[self.width : 2 * self.width] = 1.0
 
     def forward(
-        self, x: Tensor, state: LayerState, weight_hh: Tensor | None = None, index_TB: Tensor | None = None
+        self,
+        x: Tensor,
+        state: LayerState,
+        weight_hh: Tensor | None = None,
+        index_TB: Tensor | None = None,
+        lengths_B: Tensor | None = None,
     ) -> tuple[Tensor, LayerState]:
         """Outputs [T, B, H] and the new state after inputs x [T, B, I], by the fastest recurrence there is.
 
         With ``index_TB`` the inputs are distinct rows x [N, I] and the index says which one each step reads (native
-        engine only). ``weight_hh`` stands in for the layer's own where some weights are dropped.
+        engine only). ``weight_hh`` stands in for the layer's own where some weights are dropped. Streams may end
+        after ``lengths_B`` steps; what comes out of one after its end, its state included, must not be used.
         """
         recurrent = self.weight_hh if weight_hh is None else weight_hh
+        if lengths_B is not None and packs(x):
+            return packed_recurrence(x, state, self.weight_ih, recurrent, self.bias, lengths_B)
         if native_runs(x):
             return native_recurrence(x, state, self.weight_ih, recurrent, self.bias, index_TB)
         return fused_recurrence(x, state, self.weight_ih, recurrent, self.bias)
@@ -87,12 +96,17 @@ class CharLM(nn.Module):
         )
 
     def forward(
-        self, ids_TB: Tensor, state: State, dropout_generator: torch.Generator | None = None
+        self,
+        ids_TB: Tensor,
+        state: State,
+        dropout_generator: torch.Generator | None = None,
+        lengths_B: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Logits [T, B, V] after each id, and the state after the last.
 
         With ``dropout_generator`` (on the model's device) the configured dropouts apply, one mask for all T steps
-        (locked, or variational, dropout); without it there is no dropout.
+        (locked, or variational, dropout); without it there is no dropout. With ``lengths_B`` (on the CPU, the longest
+        first) streams end earlier, and what comes out of one after its end, its state included, must not be used.
         """
         drop = _Dropout(dropout_generator)
         x, index_TB = self._first_input(ids_TB, drop)
@@ -100,7 +114,7 @@ class CharLM(nn.Module):
         layers = self.layers()
         for number, (layer, layer_state) in enumerate(zip(layers, state, strict=True)):
             weight_hh = drop.weights(layer.weight_hh, self.config.weight_drop)
-            x, after = layer(x, layer_state, weight_hh, index_TB if number == 0 else None)
+            x, after = layer(x, layer_state, weight_hh, index_TB if number == 0 else None, lengths_B)
             new_state.append(after)
             is_last = number == len(layers) - 1
             x = drop.locked(x, self.config.dropout_output if is_last else self.config.dropout_hidden)
@@ -183,6 +197,8 @@ def detach(state: State) -> State:
 
 
 def cross_entropy(logits_TBV: Tensor, targets_TB: Tensor) -> Tensor:
-    """Negative log-probabilities [T, B] of the targets in nats, computed in float32."""
-    flat = F.cross_entropy(logits_TBV.float().flatten(0, 1), targets_TB.flatten(), reduction="none")
+    """Negative log-probabilities [T, B] of the targets in nats, computed in float32; 0 where one is ``IGNORED``."""
+    flat = F.cross_entropy(
+        logits_TBV.float().flatten(0, 1), targets_TB.flatten(), reduction="none", ignore_index=IGNORED
+    )
     return flat.view_as(targets_TB)

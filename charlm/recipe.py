@@ -90,6 +90,8 @@ def resolve(
 
     Raises ``UsageError`` for wishes that contradict one another.
     """
+    if train.documents and request.state_reset:
+        raise UsageError("every document begins from a fresh state; leave out --state-reset")
     reasons: list[str] = []
     kind = device.partition(":")[0]
     model_values: dict[str, Any] = {
@@ -97,7 +99,10 @@ def resolve(
         **_dropouts(request, train.characters, reasons),
     }
     model = ModelConfig(vocabulary_size, **model_values)
-    training = _training(request, train.ids, valid.ids, model.hidden, kind, {"device": device, "precision": precision})
+    fixed: dict[str, Any] = {"device": device, "precision": precision}
+    if train.documents:
+        fixed["state_reset"] = 0.0
+    training = _training(request, train.ids, valid.ids, model.hidden, kind, fixed)
     return Recipe(model, training, reasons)
 
 
@@ -146,7 +151,7 @@ def _automatic_size(characters: int, device: str) -> str:
 
 
 def _training(
-    request: Request, train_ids: int, valid_ids: int, hidden: int, device: str, fixed: dict[str, str]
+    request: Request, train_ids: int, valid_ids: int, hidden: int, device: str, fixed: dict[str, Any]
 ) -> TrainingConfig:
     said = _said(request, _TRAINING_WISHES)
     optimizer = said.get("optimizer", "adam")

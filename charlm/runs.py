@@ -22,15 +22,17 @@ from numpy.typing import NDArray
 
 from charlm import checkpoint as ckpt
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
-from charlm.corpus import Corpus, SplitSize, open_corpus, parse_split, prepare
+from charlm.corpus import Corpus, SplitSize, open_corpus, parse_split
 from charlm.devices import choose_device, choose_precision
+from charlm.documents import check_form
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from charlm.language_model import checkpoint_parts
 from charlm.model import CharLM
+from charlm.preparation import DocumentChoices, prepare
 from charlm.recipe import Recipe, Request, resolve, save_every_fields
 from charlm.signals import StopSignals
 from charlm.text import TextSource, check_encoding, open_source
-from charlm.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from charlm.tokenizer import ByteTokenizer, CharTokenizer, DocumentTokenizer, Tokenizer
 from charlm.training import Event, Finished, Trainer
 from charlm.training_state import is_finished
 
@@ -54,6 +56,10 @@ class Texts:
     tokenizer: str = "char"
     encoding: str = "utf-8"
     split: str | None = None
+    documents: str | None = None
+    """A key of ``SEPARATORS``; None where text runs on."""
+    distinct: bool = False
+    """Whether documents that stand in the text again are left out."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,8 @@ def train(
     tokenizer: str = "char",
     encoding: str = "utf-8",
     split: str | None = None,
+    documents: str | None = None,
+    distinct: bool = False,
     init_from: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -109,7 +117,7 @@ def train(
     nothing. Raises the errors of ``charlm.errors``.
     """
     names = [str(corpus)] if isinstance(corpus, (str, Path)) else [str(name) for name in corpus]
-    texts = Texts(names, _name(valid), _name(test), False, tokenizer, encoding, split)
+    texts = Texts(names, _name(valid), _name(test), False, tokenizer, encoding, split, documents, distinct)
     where = Where(_path(out), _path(init_from), device, precision)
     known = {field.name for field in dataclasses.fields(Request)}
     if unknown := sorted(set(wishes) - known):
@@ -165,7 +173,7 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
             raise CannotCreateError(f"{run} was trained by another process a moment ago; choose another --out")
         try:
             shutil.rmtree(run / "corpus", ignore_errors=True)  # of a beginning that was killed
-            corpus = _prepare(run, source, texts, where.progress)
+            corpus = _prepare(run, source, texts, _document_choices(texts, request), where.progress)
             recipe = resolve(
                 request,
                 corpus.sizes["train"],
@@ -195,10 +203,14 @@ def _check_early(
         if kind != texts.tokenizer:
             raise UsageError(f"{base.path} was trained with --tokenizer {kind}; use the same here")
     check_encoding(texts.encoding)
+    if texts.documents is not None:
+        check_form(texts.documents)
+    elif texts.distinct:
+        raise UsageError("--distinct leaves out documents that come again; say what a document is with --documents")
     parse_split(texts.split or DEFAULT_SPLIT)
     if texts.valid is not None and texts.split is not None:
         raise UsageError("with --valid all of the corpus is training text; leave out --split")
-    large = SplitSize(10**9, 10**9, 10**9)
+    large = SplitSize(10**9, 10**9, 10**9, 0 if texts.documents is None else 10**6)
     resolve(request, large, large, 300, device=device, precision="fp32", architecture=architecture)
 
 
@@ -243,7 +255,16 @@ def _claim(out: Path | None, name: str) -> tuple[Path, list[Path]]:
 _BEGINNING = {".lock", "corpus", "metrics.jsonl"}
 
 
-def _prepare(run: Path, source: TextSource | None, texts: Texts, progress: Progress) -> Corpus:
+def _document_choices(texts: Texts, request: Request) -> DocumentChoices | None:
+    if texts.documents is None:
+        return None
+    seed = TrainingConfig.seed if request.seed is None else request.seed
+    return DocumentChoices(texts.documents, seed, texts.distinct)
+
+
+def _prepare(
+    run: Path, source: TextSource | None, texts: Texts, documents: DocumentChoices | None, progress: Progress
+) -> Corpus:
     folder = run / "corpus"
     folder.mkdir()
     spool = folder / "text"
@@ -254,7 +275,8 @@ def _prepare(run: Path, source: TextSource | None, texts: Texts, progress: Progr
         source = _open(texts, ["-"], spool)
     named = {"valid": texts.valid, "test": texts.test}
     others = {name: _open(texts, [path]) for name, path in named.items() if path is not None}
-    corpus = prepare(folder, source, texts.tokenizer, parse_split(texts.split or DEFAULT_SPLIT), others, progress)
+    shares = parse_split(texts.split or DEFAULT_SPLIT)
+    corpus = prepare(folder, source, texts.tokenizer, shares, others, progress, documents)
     spool.unlink(missing_ok=True)
     characters = corpus.sizes["train"].characters
     if characters < MIN_CHARACTERS:
@@ -287,6 +309,12 @@ def _transferred(base: ckpt.Checkpoint, model: CharLM, tokenizer: Tokenizer) -> 
 
 def _matching_rows(old: Tokenizer, new: Tokenizer) -> NDArray[np.int64]:
     """[N, 2]: ids that mean the same in the old and the new vocabulary."""
+    if isinstance(old, DocumentTokenizer) and isinstance(new, DocumentTokenizer):
+        return np.vstack([_matching_rows(old.inner, new.inner), [(old.end_id, new.end_id)]])
+    if isinstance(old, DocumentTokenizer):
+        return _matching_rows(old.inner, new)
+    if isinstance(new, DocumentTokenizer):
+        return _matching_rows(old, new.inner)
     if isinstance(old, ByteTokenizer) or isinstance(new, ByteTokenizer):
         return np.repeat(np.arange(256)[:, None], 2, axis=1)
     assert isinstance(old, CharTokenizer)

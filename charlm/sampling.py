@@ -93,9 +93,18 @@ class Stream:
         self._grammar = tokenizer.grammar()
         self._place_B = np.zeros(len(sources), np.int64)
         self._piece = _FIRST_PIECE
-        logits_1V, state = _read_prompt(engine, tokenizer, prompt)
-        self._logits_BV = np.repeat(logits_1V, len(sources), axis=0)
-        self._state = engine.repeat(state, len(sources))
+        self._prompt_logits_1V, self._prompt_state = _read_prompt(engine, tokenizer, prompt)
+        all_rows = np.zeros(len(sources), np.int64)
+        self._logits_BV = self._prompt_logits_1V[all_rows]
+        self._state = engine.gather([(self._prompt_state, all_rows)])
+
+    def replace(self, kept: NDArray[np.int64], sources: Sequence[np.random.Generator]) -> None:
+        """Go on with the streams numbered ``kept`` alone, and after them begin one anew for each of ``sources``."""
+        begun = np.zeros(len(sources), np.int64)
+        self._sources = [*(self._sources[row] for row in kept), *sources]
+        self._place_B = np.concatenate([self._place_B[kept], begun])
+        self._logits_BV = np.concatenate([self._logits_BV[kept], self._prompt_logits_1V[begun]])
+        self._state = self._engine.gather([(self._state, kept), (self._prompt_state, begun)])
 
     def draw(self, at_most: int) -> NDArray[np.int64]:
         """The next ids [N, B] of every stream: as many as take an instant, at least one and at most ``at_most``.
@@ -125,6 +134,13 @@ class Stream:
         self._place_B = following_SV[self._place_B, ids_B]
         self._logits_BV, self._state = self._engine.step(ids_B, self._state)
         return ids_B
+
+
+def up_to_end(ids: Ids, end_id: int | None) -> Ids:
+    """``ids`` before the first end marker, if there is one."""
+    if end_id is None or end_id not in ids:
+        return ids
+    return ids[: int((ids == end_id).argmax())]
 
 
 def _read_prompt(

@@ -63,6 +63,10 @@ class TextSource:
                 last = int(block[-1])
                 yield block
 
+    def files(self, kind: str) -> Iterator[Iterator[Codes]]:
+        """The same file by file, with nothing between them."""
+        return (self._file_codes(path, kind) for path in self.paths)
+
     def _file_codes(self, path: Path, kind: str) -> Iterator[Codes]:
         if kind == "byte":
             for data in read_blocks(path):

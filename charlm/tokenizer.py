@@ -7,6 +7,8 @@ tests hold the two against each other. ``ByteTokenizer`` takes the 256 bytes as 
 
 Encoding is concat-stable (``encode(a + b) == encode(a) + encode(b)``), so text may be cut anywhere.
 
+A model of documents reads and writes one id more, the boundary (``DocumentTokenizer``).
+
 Two characters can be no piece of a SentencePiece model: NUL, and U+2581, which stands for the space inside it. They
 are always spelt in bytes; ``spelt`` remembers which of them the training text had, so that they may be sampled.
 """
@@ -15,14 +17,14 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.errors import DataError
+from charlm.vocabulary import train_model
 
 Ids = NDArray[Any]
 Codes = NDArray[Any]
@@ -30,8 +32,8 @@ Codes = NDArray[Any]
 _UNICODE_SIZE = 0x110000
 _SPACE_PIECE = "\u2581"
 NOT_PIECES = (0x0000, 0x2581)
-# SentencePiece would treat these as line ends, separators or its own marks unless they are declared.
-_DECLARED = ("\n", "\r", "\t", "\u2585")
+SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n"}
+"""The forms that documents of a text may have, and what is written between two of them."""
 
 
 class TextDecoder(Protocol):
@@ -52,11 +54,21 @@ class Tokenizer(Protocol):
     kind: str
     vocabulary_size: int
     start_id: int
-    """The id read before the first character of a text: a newline where the vocabulary has one."""
+    """The id read before the first character: a newline where the vocabulary has one, for documents the boundary."""
     starts_character: NDArray[np.bool_]
     """[V] whether an id begins a character (a byte piece in the middle of one does not)."""
     byte_lengths: NDArray[np.int64]
     """[V] how many UTF-8 bytes an id stands for."""
+
+    @property
+    def end_id(self) -> int | None:
+        """The id that ends a document: the boundary again. None where text runs on."""
+        ...
+
+    @property
+    def documents(self) -> str | None:
+        """What a document is, a key of ``SEPARATORS``. None where text runs on."""
+        ...
 
     def encode(self, text: str) -> Ids:
         """Ids of ``text`` in the narrowest unsigned dtype. Raises ``DataError`` for a lone surrogate."""
@@ -119,6 +131,8 @@ class CharTokenizer:
     """One id a character, other characters in byte pieces. Made by ``build`` or from a ``tokenizer.model``."""
 
     kind = "char"
+    end_id = None
+    documents = None
 
     def __init__(self, model: bytes, spelt: tuple[int, ...] = ()) -> None:
         import sentencepiece
@@ -177,7 +191,7 @@ class CharTokenizer:
         Costs the size of the alphabet, not of the corpus: SentencePiece is given the counts, never the text.
         """
         spelt = tuple(code for code in NOT_PIECES if counts.get(code))
-        return cls(_train_sentencepiece({chr(code): n for code, n in counts.items() if n and code not in spelt}), spelt)
+        return cls(train_model({chr(code): n for code, n in counts.items() if n and code not in spelt}), spelt)
 
     @property
     def characters(self) -> Mapping[str, int]:
@@ -271,6 +285,8 @@ class ByteTokenizer:
     kind = "byte"
     vocabulary_size = 256
     start_id = 0x0A
+    end_id = None
+    documents = None
 
     def __init__(self) -> None:
         self.dtype = np.dtype("<u1")
@@ -305,6 +321,73 @@ class ByteTokenizer:
         return {"kind": self.kind}
 
 
+class DocumentTokenizer:
+    """``inner`` with one id more, the boundary: read before a document's first character, predicted after its last.
+
+    It has no text of its own, and counts as one character and as the one byte that ends a line.
+    """
+
+    def __init__(self, inner: Tokenizer, documents: str) -> None:
+        self.inner = inner
+        self.documents = documents
+        self.kind = inner.kind
+        self.vocabulary_size = inner.vocabulary_size + 1
+        self.start_id = self.end_id = inner.vocabulary_size
+        self.starts_character = np.append(inner.starts_character, True)
+        self.byte_lengths = np.append(inner.byte_lengths, 1)
+        self._dtype = id_dtype(self.vocabulary_size)
+
+    def encode(self, text: str) -> Ids:
+        return self.inner.encode(text).astype(self._dtype)
+
+    def encode_codes(self, codes: Codes) -> Ids:
+        return self.inner.encode_codes(codes).astype(self._dtype)
+
+    def with_ends(self, ids: Ids, ends: NDArray[np.int64]) -> Ids:
+        """``ids`` of ``inner`` with the boundary put in where so many characters are over as ``ends`` say."""
+        begins = np.append(np.flatnonzero(self.inner.starts_character[ids]), len(ids))
+        return np.insert(ids.astype(self._dtype), begins[ends], self.end_id)
+
+    def decode(self, ids: Ids) -> str:
+        return self.inner.decode(self._without_ends(ids))
+
+    def decoder(self) -> TextDecoder:
+        return _WithoutEnds(self.inner.decoder(), self._without_ends)
+
+    def _without_ends(self, ids: Ids) -> Ids:
+        inside: Ids = np.asarray(ids)[np.asarray(ids) != self.end_id]
+        return inside
+
+    def unknown(self, ids: Ids) -> NDArray[np.bool_]:
+        inside = np.asarray(ids) != self.end_id
+        unknown = np.zeros(len(ids), np.bool_)
+        unknown[inside] = self.inner.unknown(ids[inside])
+        return unknown
+
+    def grammar(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        allowed, following = self.inner.grammar()
+        may_end = np.arange(len(allowed))[:, None] == 0
+        return np.hstack([allowed, may_end]), np.pad(following, ((0, 0), (0, 1)))
+
+    def to_bytes(self) -> bytes | None:
+        return self.inner.to_bytes()
+
+    def description(self) -> dict[str, Any]:
+        return {**self.inner.description(), "documents": self.documents}
+
+
+class _WithoutEnds:
+    def __init__(self, inner: TextDecoder, without_ends: Callable[[Ids], Ids]) -> None:
+        self._inner = inner
+        self._without_ends = without_ends
+
+    def feed(self, ids: Ids) -> str:
+        return self._inner.feed(self._without_ends(ids))
+
+    def finish(self) -> str:
+        return self._inner.finish()
+
+
 class _IncrementalDecoder:
     def __init__(self, bytes_of: Any, errors: str) -> None:
         self._bytes_of = bytes_of
@@ -319,6 +402,18 @@ class _IncrementalDecoder:
 
 def load_tokenizer(description: Any, model: bytes | None) -> Tokenizer:
     """The tokenizer of a checkpoint. Raises ``DataError`` where its parts are missing or disagree."""
+    inner = _load_inner(description, model)
+    documents = description.get("documents")
+    if documents is None:
+        return inner
+    if documents not in SEPARATORS:
+        raise DataError(
+            f"config.json names documents {documents!r:.40}, which this charlm does not have; update charlm"
+        )
+    return DocumentTokenizer(inner, documents)
+
+
+def _load_inner(description: Any, model: bytes | None) -> Tokenizer:
     kind = description.get("kind") if isinstance(description, dict) else None
     if kind == "byte":
         return ByteTokenizer()
@@ -332,35 +427,3 @@ def load_tokenizer(description: Any, model: bytes | None) -> Tokenizer:
     if description.get("sha256") != hashlib.sha256(model).hexdigest():
         raise DataError("tokenizer.model is not the one config.json was written with; restore it from a backup")
     return CharTokenizer(model, tuple(spelt))
-
-
-def _train_sentencepiece(counts: Mapping[str, int]) -> bytes:
-    import sentencepiece
-
-    rows = [f"{c}\t{n}" for c, n in counts.items() if c not in _DECLARED and c != " "]
-    # The trainer refuses an empty list; one character more in the vocabulary does no harm.
-    rows = rows or ["a\t1"]
-    if " " in counts:
-        rows.append(f" \t{counts[' ']}")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(rows),
-        model_writer=model,
-        input_format="tsv",
-        model_type="char",
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        character_coverage=1.0,
-        byte_fallback=True,
-        use_all_vocab=True,
-        vocab_size=8000,
-        unk_id=0,
-        bos_id=-1,
-        eos_id=-1,
-        pad_id=-1,
-        user_defined_symbols=[c for c in _DECLARED if c in counts],
-        minloglevel=2,
-        num_threads=1,
-    )
-    return model.getvalue()

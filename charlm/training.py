@@ -18,7 +18,7 @@ import torch
 
 from charlm import checkpoint as ckpt
 from charlm import sampling
-from charlm.batches import StreamBatches
+from charlm.batches import Chunk, Cursor, make_batches
 from charlm.checkpoint import Checkpoint
 from charlm.config import ModelConfig, SamplingConfig, TrainingConfig, from_dict
 from charlm.corpus import Corpus
@@ -26,18 +26,18 @@ from charlm.devices import autocast, keep_freed_memory, memory_errors
 from charlm.engine import create_engine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
-from charlm.evaluation import evaluate_streams, precision_costs
+from charlm.evaluation import precision_costs
 from charlm.metrics import Metrics
 from charlm.model import CharLM, cross_entropy, detach
 from charlm.optimizer import make_optimizer
-from charlm.recipe import STEERING_IDS
 from charlm.schedule import Schedule
-from charlm.tokenizer import Ids
+from charlm.steering import Steering
+from charlm.tokenizer import SEPARATORS
 from charlm.training_state import Progress, restore, snapshot
 
 MAX_SKIPPED_IN_A_ROW = 20
 MAX_FAILED_SAVES = 3
-SAMPLE_LENGTH = 120
+SAMPLE_LENGTH, SAMPLE_DOCUMENTS = 120, 4
 _LOG_EVERY = 50
 _RESET_KEY = 0x5E7
 
@@ -118,14 +118,14 @@ class Trainer:
         with memory_errors("choose a smaller --size, --batch or --bptt"):
             self.model = CharLM(model_config, config.seed).to(self.device)
             self.optimizer = make_optimizer(self.model, config)
-        self.batches = StreamBatches(corpus.ids("train"), config.batch, config.bptt, config.seed)
+        self.batches = make_batches(corpus, config.batch, config.bptt, config.seed)
         self.schedule = Schedule(config.schedule, config.warmup)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.state = self.model.initial_state(config.batch)
-        self.progress = Progress()
+        self.progress = Progress(*Cursor())
         size = corpus.sizes["train"]
-        self._ids_per_character = size.ids / max(1, size.characters)
-        self.steering_ids = self._first_ids("valid")
+        self._ids_per_character = size.ids / max(1, size.predictions)
+        self.steering = Steering(corpus)
         self.metrics = Metrics(run)
         self._stop = False
         self._started = time.monotonic()
@@ -142,9 +142,6 @@ class Trainer:
         trainer._started = time.monotonic() - trainer.progress.seconds
         trainer._best_on_disk = trainer.progress.best, trainer.progress.best_step
         return trainer
-
-    def _first_ids(self, split: str) -> Ids:
-        return self.corpus.ids(split).read(0, min(self.corpus.sizes[split].ids, STEERING_IDS))
 
     def stop(self) -> None:
         """Ask the loop to save and finish at the next place where that is clean."""
@@ -182,10 +179,11 @@ class Trainer:
                     yield from self._save()
             if self._stop:
                 return "interrupted"
-            if self._budget_spent() or self._nothing_improves():
+            budget_spent = self._budget_spent()
+            if budget_spent or self._nothing_improves():
                 if self.progress.evaluated_step != self.progress.step:
                     yield self._evaluate()
-                return "budget" if self._budget_spent() else "early stop"
+                return "budget" if budget_spent else "early stop"
             yield self._step()
             if self._save_is_due():
                 yield from self._save()
@@ -201,7 +199,7 @@ class Trainer:
         if config.steps is not None:
             return self.progress.step / config.steps
         if config.epochs is not None:
-            return self.progress.step / (config.epochs * self.batches.chunks_per_epoch)
+            return self.batches.epochs(self.progress.cursor) / config.epochs
         if config.seconds is not None:
             # The last evaluation and save belong to the budget, too.
             reserved = min(self._evaluation_seconds() + 0.5, 0.2 * config.seconds)
@@ -212,7 +210,7 @@ class Trainer:
         """What an evaluation takes: as long as the last one; before the first, a third of learning as many ids."""
         if self.progress.evaluation_seconds or not self.progress.ids_seen:
             return self.progress.evaluation_seconds
-        return self.seconds / self.progress.ids_seen * len(self.steering_ids) / 3
+        return self.seconds / self.progress.ids_seen * len(self.steering.ids) / 3
 
     def _budget_spent(self) -> bool:
         progress = self.budget_progress()
@@ -233,16 +231,16 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ one step
 
     def _step(self) -> Stepped:
-        cursor = self.progress.step
-        self._reset_streams(cursor)
-        inputs, targets = self.batches.chunk(cursor)
-        rate = self.progress.rate = self.config.lr * self.schedule.factor(cursor, self.budget_progress())
+        chunk = self.batches.chunk(self.progress.cursor)
+        self._bring_state(chunk)
+        rate = self.progress.rate = self.config.lr * self.schedule.factor(self.progress.step, self.budget_progress())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with memory_errors(f"choose a --batch below {self.config.batch}, a shorter --bptt or a smaller --size"):
-            loss, norm = self._learn(torch.from_numpy(inputs), torch.from_numpy(targets))
+            loss, norm = self._learn(chunk)
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
-        self.progress.note_step(loss * self._ids_per_character, norm > self.config.clip, skipped, inputs.size)
+        self.progress.note_step(loss * self._ids_per_character, norm > self.config.clip, skipped, chunk.predictions)
+        self.progress.part, self.progress.chunk = self.batches.after(self.progress.cursor)
         if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             self._give_up()
         stepped = Stepped(
@@ -251,7 +249,7 @@ class Trainer:
             norm,
             rate,
             skipped,
-            int(inputs.size / self._ids_per_character),
+            int(chunk.predictions / self._ids_per_character),
             self.budget_progress(),
         )
         if self.progress.step % _LOG_EVERY == 0:
@@ -260,23 +258,27 @@ class Trainer:
             )
         return stepped
 
-    def _reset_streams(self, cursor: int) -> None:
-        """Let all streams forget at the start of an epoch, and now and then one, so that a cold start is learnt too."""
-        if self.batches.starts_epoch(cursor):
-            self.state = self.model.initial_state(self.config.batch)
+    def _bring_state(self, chunk: Chunk) -> None:
+        """Let all rows begin anew with a fresh chunk; and now and then one, so that a cold start is learnt, too."""
+        rows = chunk.inputs_TB.shape[1]
+        if chunk.fresh:
+            self.state = self.model.initial_state(rows)
             return
-        random = np.random.Generator(np.random.Philox(key=[self.config.seed ^ _RESET_KEY, cursor]))
-        forgets = random.random(self.config.batch) < self.config.state_reset
+        self.state = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in self.state)
+        random = np.random.Generator(np.random.Philox(key=[self.config.seed ^ _RESET_KEY, self.progress.step]))
+        forgets = np.asarray(random.random(rows) < self.config.state_reset)
         if forgets.any():
             keep_B1 = torch.from_numpy(~forgets).to(self.device)[:, None]
             self.state = tuple((h_BH * keep_B1, c_BH * keep_B1) for h_BH, c_BH in self.state)
 
-    def _learn(self, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[float, float]:
+    def _learn(self, chunk: Chunk) -> tuple[float, float]:
         """One update: the mean loss in nats per id and the gradient norm. If one is not finite, no weight changes."""
-        inputs, targets = inputs.to(self.device), targets.to(self.device)
+        inputs_TB = torch.from_numpy(chunk.inputs_TB).to(self.device)
+        targets_TB = torch.from_numpy(chunk.targets_TB).to(self.device)
+        lengths_B = None if chunk.lengths_B is None else torch.from_numpy(chunk.lengths_B)
         with autocast(self.device.type, self.config.precision):
-            logits_TBV, state = self.model(inputs, self.state, self.generator)
-        loss = cross_entropy(logits_TBV, targets).mean()
+            logits_TBV, state = self.model(inputs_TB, self.state, self.generator, lengths_B)
+        loss = cross_entropy(logits_TBV, targets_TB).sum() / chunk.predictions
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
@@ -285,7 +287,7 @@ class Trainer:
             self.optimizer.step()
             self.state = detach(state)
         else:
-            self.state = self.model.initial_state(self.config.batch)
+            self.state = self.model.initial_state(inputs_TB.shape[1])
         return values
 
     def _give_up(self) -> None:
@@ -324,28 +326,21 @@ class Trainer:
             clipped=clipped,
             skipped_steps=progress.skipped_steps,
         )
-        epoch = self.batches.epoch(max(0, progress.step - 1))
+        epoch = max(0, math.ceil(self.batches.epochs(progress.cursor)) - 1)
         sample = self._sample()
         progress.evaluation_seconds = time.monotonic() - began
         return Evaluated(progress.step, epoch, self.seconds, train_loss, loss, is_best, clipped, rate, sample)
 
     def _validation_loss(self) -> float | None:
-        if not len(self.steering_ids):
-            return None
-        engine = TorchEngine(self.model, self.config.precision)
         with memory_errors("choose a smaller --size"):
-            evaluation = evaluate_streams(
-                engine, self.corpus.tokenizer, self.steering_ids, progress=self._stop_between_chunks
-            )
-        return evaluation.nats_per_char
+            return self.steering.loss(TorchEngine(self.model, self.config.precision), self._stop_between_chunks)
 
     def _note_precision_costs(self, wanted: bool) -> None:
         """Find out, for weights that people will write with, which precision is safe to write in."""
-        ids = self.steering_ids if len(self.steering_ids) else self._first_ids("train")
         costs: dict[str, float] = {}
         if wanted:
-            model, tokenizer = self.model, self.corpus.tokenizer
-            costs = precision_costs(model.config, model.weights(), tokenizer, ids, torch.get_num_threads())
+            weights, loss = self.model.weights(), self.steering.precision_loss
+            costs = precision_costs(self.model.config, weights, loss, torch.get_num_threads())
         self.progress.int8_cost, self.progress.bf16_cost = costs.get("int8"), costs.get("bf16")
 
     def _stop_between_chunks(self, predictions: int) -> None:
@@ -353,15 +348,17 @@ class Trainer:
             raise _Interrupted
 
     def _sample(self) -> str:
+        """What the weights write: a little text, or the beginnings of a few documents."""
         tokenizer = self.corpus.tokenizer
-        sources = sampling.uniform_sources(self.config.seed, [self.progress.step])
-        config = SamplingConfig(temperature=0.8)
+        count = 1 if tokenizer.documents is None else SAMPLE_DOCUMENTS
+        sources = sampling.uniform_sources(self.config.seed, [self.progress.step + number for number in range(count)])
         engine = create_engine(
             self.model.config, self.model.weights(), str(self.device), threads=torch.get_num_threads()
         )
-        stream = sampling.Stream(engine, tokenizer, (), config, sources)
-        ids = np.concatenate([stream.draw(1)[:, 0] for _ in range(SAMPLE_LENGTH)])
-        return tokenizer.decoder().feed(ids)
+        stream = sampling.Stream(engine, tokenizer, (), SamplingConfig(temperature=0.8), sources)
+        ids_NB = np.concatenate([stream.draw(1) for _ in range(SAMPLE_LENGTH // count)])
+        texts = [tokenizer.decoder().feed(sampling.up_to_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
+        return SEPARATORS.get(tokenizer.documents or "", "").join(texts)
 
     # ------------------------------------------------------------------------------------------------ keeping
 

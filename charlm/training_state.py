@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import charlm
 from charlm import checkpoint as ckpt
+from charlm.batches import Cursor
 from charlm.checkpoint import Checkpoint
 from charlm.config import dump_json, from_dict, parse_json, to_dict
 from charlm.errors import DataError
@@ -35,8 +36,10 @@ logger = logging.getLogger("charlm")
 
 @dataclass
 class Progress:
-    """Where a training stands. ``step`` is also the cursor into the corpus."""
+    """Where a training stands; ``part`` and ``chunk`` are the cursor into the corpus."""
 
+    part: int
+    chunk: int
     step: int = 0
     seconds: float = 0.0
     ids_seen: int = 0
@@ -54,6 +57,11 @@ class Progress:
     evaluation_seconds: float = 0.0
     int8_cost: float | None = None
     bf16_cost: float | None = None
+
+    @property
+    def cursor(self) -> Cursor:
+        """What is read next."""
+        return Cursor(self.part, self.chunk)
 
     def precision_costs(self) -> dict[str, float]:
         """What ``evaluation.precision_costs`` said of the weights at ``evaluated_step``, as far as it was measured."""
@@ -147,8 +155,10 @@ def _environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def _state_arrays(trainer: Trainer) -> dict[str, NDArray[Any]]:
+    """h and c of the rows that go on; none where the next chunk begins anew."""
+    rows = trainer.batches.rows(trainer.progress.cursor)
     return {
-        f"state.{layer}.{name}": tensor.float().cpu().numpy()
+        f"state.{layer}.{name}": tensor[:rows].float().cpu().numpy()
         for layer, pair in enumerate(trainer.state)
         for name, tensor in zip("hc", pair, strict=True)
     }
@@ -166,6 +176,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         raise DataError(f"{where} does not hold the state of a training")
     trainer.model.load_weights(weights)
     trainer.progress = from_dict(Progress, training.get("progress"), where)
+    if trainer.progress.part < 0 or trainer.progress.chunk < 0:
+        raise DataError(f"{where} has a cursor below 0")
     if trainer.progress.step != checkpoint.step or checkpoint.step < 0:
         raise DataError(f"{where} and {ckpt.CONFIG} disagree on the step")
     trainer.schedule.restore(training.get("schedule"), where)
@@ -180,7 +192,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
 
 
 def _restore_carried_state(trainer: Trainer, tensors: Mapping[str, NDArray[Any]], where: str) -> None:
-    expected = trainer.model.initial_state(trainer.config.batch)
+    expected = trainer.model.initial_state(trainer.batches.rows(trainer.progress.cursor))
     for layer, pair in enumerate(expected):
         for name, tensor in zip("hc", pair, strict=True):
             array = tensors.get(f"state.{layer}.{name}")

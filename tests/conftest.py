@@ -11,8 +11,9 @@ import torch
 
 from charlm import native
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus import open_corpus, prepare
+from charlm.corpus import open_corpus
 from charlm.errors import UsageError
+from charlm.preparation import prepare
 from charlm.text import open_source
 from charlm.training import Trainer
 

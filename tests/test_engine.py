@@ -79,7 +79,7 @@ def test_calls_leave_a_given_state_as_it_was(engine):
 def test_a_repeated_state_is_that_of_streams_which_read_the_same(engine):
     _, one = engine.forward(IDS_TB[:, :1], engine.start(1))
     _, three = engine.forward(np.repeat(IDS_TB[:, :1], 3, axis=1), engine.start(3))
-    found, _ = engine.step(IDS_TB[0], engine.repeat(one, 3))
+    found, _ = engine.step(IDS_TB[0], engine.gather([(one, np.zeros(3, np.int64))]))
     expected, _ = engine.step(IDS_TB[0], three)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -101,7 +101,7 @@ class StepByStep:
     """An engine without its ``write``: what is drawn goes through ``next_ids``."""
 
     def __init__(self, engine):
-        self.start, self.step, self.forward, self.repeat = engine.start, engine.step, engine.forward, engine.repeat
+        self.start, self.step, self.forward, self.gather = engine.start, engine.step, engine.forward, engine.gather
         self.losses, self.name = engine.losses, engine.name
 
 

@@ -243,7 +243,7 @@ def test_a_time_budget_is_kept(make_trainer):
 
 def test_without_validation_text_it_trains_all_the_same(make_trainer, corpus):
     trainer = make_trainer(steps=15)
-    trainer.steering_ids = trainer.steering_ids[:0]
+    trainer.steering.ids = trainer.steering.ids[:0]
     events = train(trainer)
     assert all(e.valid_nats_per_char is None for e in events if isinstance(e, Evaluated))
     assert ckpt.open_checkpoint(trainer.run).step == 15

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import evaluate, generate, info, train
+from charlm.cli import evaluate, generate, info, score, train
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
+app.command("score")(score.score)
 app.command("info")(info.info)
 
 _options = {"debug": False}

@@ -51,6 +51,8 @@ def evaluate(
 
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
     crop = (window or 256) if protocol == "crops" else None
+    if crop is not None and model.tokenizer.documents is not None:
+        raise UsageError("this model reads each document from a cold state anyway; leave out --protocol crops")
     with tempfile.TemporaryDirectory() if "-" in (text or ()) else nullcontext("") as folder:
         if text:
             name, total, blocks = _from_files(model, text, encoding, Path(folder))
@@ -64,27 +66,33 @@ def evaluate(
 def _from_files(
     model: LanguageModel, names: list[str], encoding: str, folder: Path
 ) -> tuple[str, int | None, Iterator[Ids]]:
+    from charlm.documents import split_documents
+    from charlm.scoring import document_ids
     from charlm.text import open_source
 
     source = open_source(names, encoding, folder / "stdin", any_file=model.tokenizer.kind == "byte")
-    blocks = (model.tokenizer.encode_codes(codes) for codes in source.codes(model.tokenizer.kind))
+    blocks: Iterator[Ids]
+    if model.tokenizer.documents is None:
+        blocks = (model.tokenizer.encode_codes(codes) for codes in source.codes(model.tokenizer.kind))
+    else:
+        found = split_documents(source.files(model.tokenizer.kind), model.tokenizer.documents)
+        blocks = document_ids(model.tokenizer, found)
     plain = [path for path in source.paths if path.suffix != ".gz"]
     total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
     return ", ".join(names), total, blocks
 
 
 def _from_run(model: LanguageModel, split: str | None) -> tuple[str, int | None, Iterator[Ids]]:
-    from charlm.corpus import SPLITS, open_corpus
+    from charlm.corpus import SPLITS, corpus_beside
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
     path = model.checkpoint.path
-    folder = next((home / "corpus" for home in (path, path.parent) if (home / "corpus").is_dir()), None)
-    if folder is None:
+    corpus = corpus_beside(path)
+    if corpus is None:
         raise MissingInputError(f"{path} has no corpus beside it; name a text: charlm eval FILE")
-    corpus = open_corpus(folder)
     if corpus.tokenizer.description() != model.tokenizer.description():
-        raise DataError(f"{folder} is not the corpus {path} was trained on; name a text: charlm eval FILE")
+        raise DataError(f"{corpus.folder} is not the corpus {path} was trained on; name a text: charlm eval FILE")
     if split is None:
         split = "test" if corpus.sizes["test"].ids else "valid"
         if split == "valid":
@@ -102,11 +110,14 @@ def _from_run(model: LanguageModel, split: str | None) -> tuple[str, int | None,
 def _report(model: LanguageModel, evaluation: Evaluation, name: str, crop: int | None, as_json: bool) -> None:
     if as_json:
         protocol = "exact" if crop is None else f"crops of {crop}"
+        protocol = "each document exactly" if evaluation.documents else protocol
         where = {"checkpoint": str(model.checkpoint.path), "corpus": name, "protocol": protocol}
         write_json({**evaluation.as_dict(), **where, "engine": model.engine.name})
         return
     rows = _rows(evaluation, model.tokenizer.kind)
     protocol = "one exact pass" if crop is None else f"mean over windows of {crop} from a cold state"
+    if evaluation.documents:
+        protocol = "each document by itself, its end predicted too"
     header = f"{name}, {protocol}\n{model.checkpoint.path}, {model.engine.name}\n"
     write_text(header + "".join(f"  {label:<22}{value}\n" for label, value in rows))
 
@@ -120,11 +131,30 @@ def _rows(evaluation: Evaluation, kind: str) -> list[tuple[str, Any]]:
         ("nats per character", f"{evaluation.nats_per_char:.4f}{margin}"),
         ("bits per character", f"{evaluation.bits_per_char:.4f}{bits_margin}"),
         ("bits per byte", f"{evaluation.bits_per_byte:.4f}"),
-        ("characters", f"{evaluation.characters:,}" + (" (a character is a byte here)" if kind == "byte" else "")),
+        ("characters", f"{evaluation.characters:,}" + _characters_note(evaluation, kind)),
         ("predictions summed", f"{evaluation.predictions:,}"),
         ("unknown characters", f"{evaluation.unknown_characters:,}"),
     ]
+    if evaluation.documents:
+        rows[4:4] = _document_rows(evaluation)
     known = evaluation.nats_per_known_char
     if evaluation.unknown_characters and known is not None:
         rows.append(("nats without unknown", f"{known:.4f}"))
     return rows
+
+
+def _characters_note(evaluation: Evaluation, kind: str) -> str:
+    notes = ["a character is a byte here"] * (kind == "byte")
+    notes += [f"{evaluation.documents:,} end markers among them"] * bool(evaluation.documents)
+    return f" ({', '.join(notes)})" if notes else ""
+
+
+def _document_rows(evaluation: Evaluation) -> list[tuple[str, Any]]:
+    nats, without = evaluation.nats_per_document or 0.0, evaluation.nats_per_char_without_ends
+    inside = [] if without is None else [("nats without the ends", f"{without:.4f}")]
+    return [
+        ("nats per document", f"{nats:.4f}"),
+        ("bits per document", f"{bits(nats):.4f}"),
+        *inside,
+        ("documents", f"{evaluation.documents:,}"),
+    ]

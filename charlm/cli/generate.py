@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, ThreadsOption
-from charlm.cli.output import chosen_checkpoint, end_line, write_json, write_text
-from charlm.errors import UsageError
+from charlm.cli.output import chosen_checkpoint, end_line, say, write_json, write_text
+from charlm.errors import MissingInputError, UsageError
 
 if TYPE_CHECKING:
     from charlm.config import SamplingConfig
     from charlm.language_model import LanguageModel
+
+TEXT_LENGTH, DOCUMENT_LENGTH = 500, 10_000
+_PATIENCE = 50
+"""Give up when so many times as many documents were drawn as are wanted."""
 
 
 def generate(
@@ -22,13 +26,25 @@ def generate(
         str | None, typer.Option("--prompt", "-p", help="What the text begins with; - reads stdin, as does a pipe.")
     ] = None,
     checkpoint: CheckpointOption = None,
-    length: Annotated[int, typer.Option("--length", "-n", min=0, help="New characters to write.")] = 500,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            "--length",
+            "-n",
+            min=0,
+            help="New characters to write. [default: 500; a document to its end, 10000 at most]",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder, 0 always the likeliest.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Choose among the k likeliest only; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest that hold this probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Choose among those this fraction as likely as the likeliest.")] = 0.0,
     stop: Annotated[str | None, typer.Option(help="End before this text would come.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Texts to write, parted by a line ---.")] = 1,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Texts to write, parted by a line ---; documents as in the training text.")
+    ] = 1,
+    unique: Annotated[bool, typer.Option("--unique", help="Documents: write none twice.")] = False,
+    novel: Annotated[bool, typer.Option("--novel", help="Documents: none that stands in the training text.")] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Same seed, same text. [default: another each time]")
     ] = None,
@@ -47,11 +63,23 @@ def generate(
     if stop == "":
         raise UsageError("--stop may not be empty; leave it out, or name the text to stop at")
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
+    documents = model.tokenizer.documents
+    if documents is None and (unique or novel):
+        raise UsageError("--unique and --novel are for models of documents (charlm train --documents)")
+    if length is None:
+        length = TEXT_LENGTH if documents is None else DOCUMENT_LENGTH
     pieces = _prompt_pieces(prompt, model.tokenizer.kind)
-    if samples == 1 and not json:
+    if samples == 1 and not (json or unique or novel) and documents is None:
         _write_one(model, pieces, length, config, stop, seed)
-    else:
-        _write_many(model, "".join(pieces), samples, length, config, stop, seed, json)
+        return
+    text = _beginning("".join(pieces), documents)
+    drawn: Iterator[str] = (
+        text + rest
+        for rest in model.samples(None if unique or novel else samples, text, length, config, stop=stop, seed=seed)
+    )
+    if unique or novel:
+        drawn = _chosen(model, drawn, samples, unique, novel)
+    _write_many(drawn, text, documents, json)
 
 
 def _write_one(
@@ -70,22 +98,65 @@ def _shown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
         yield piece
 
 
-def _write_many(
-    model: LanguageModel,
-    prompt: str,
-    samples: int,
-    length: int,
-    config: SamplingConfig,
-    stop: str | None,
-    seed: int | None,
-    json: bool,
-) -> None:
-    for number, text in enumerate(model.samples(samples, prompt, length, config, stop=stop, seed=seed)):
+def _write_many(texts: Iterator[str], prompt: str, documents: str | None, json: bool) -> None:
+    from charlm.tokenizer import SEPARATORS
+
+    separator = SEPARATORS.get(documents or "", "---\n")
+    for number, text in enumerate(texts):
         if json:
-            write_json({"sample": number, "prompt": prompt, "text": text})
+            write_json({"sample": number, "prompt": prompt, "text": text.removeprefix(prompt)})
             continue
-        write_text(("---\n" if number else "") + prompt + text)
-        end_line()
+        if number:
+            write_text(separator)
+        write_text(text)
+        if documents is None:
+            end_line()
+    if documents is not None and not json:
+        write_text("\n")
+
+
+def _beginning(prompt: str, documents: str | None) -> str:
+    """The prompt as the beginning of a document: what a pipe ends its line with is none of it."""
+    if documents is None:
+        return prompt
+    prompt = prompt.removesuffix("\n").removesuffix("\r")
+    if documents == "lines" and "\n" in prompt:
+        raise UsageError("this model writes lines, and a prompt is the beginning of one; give a prompt of one line")
+    return prompt
+
+
+def _chosen(model: LanguageModel, drawn: Iterator[str], count: int, unique: bool, novel: bool) -> Iterator[str]:
+    """The first ``count`` documents that are wanted; on stderr, how many were not."""
+    learnt = _training_documents(model) if novel else frozenset[int]()
+    seen: set[int] = set()
+    written = known = again = 0
+    for text in drawn:
+        fingerprint = model.fingerprint(text)
+        if fingerprint in learnt:
+            known += 1
+        elif unique and fingerprint in seen:
+            again += 1
+        else:
+            seen.add(fingerprint)
+            written += 1
+            yield text
+        if written == count or written + known + again >= _PATIENCE * (count + 20):
+            break
+    total = written + known + again
+    notes = [f"{known:,} ({known / total:.1%}) stand in the training text"] if novel else []
+    notes += [f"{again:,} ({again / total:.1%}) were written before"] if unique else []
+    say(f"{written:,} of {total:,} drawn: {', '.join(notes)}")
+    if written < count:
+        say(f"{count - written:,} fewer than asked for: too little is new; try a higher --temperature")
+
+
+def _training_documents(model: LanguageModel) -> frozenset[int]:
+    from charlm.corpus import corpus_beside
+
+    corpus = corpus_beside(model.checkpoint.path)
+    if corpus is None:
+        raise MissingInputError(f"{model.checkpoint.path} has no corpus beside it to compare with; leave out --novel")
+    return frozenset(corpus.fingerprints().tolist())
 
 
 def _prompt_pieces(prompt: str | None, kind: str) -> Iterator[str]:

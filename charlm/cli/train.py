@@ -32,8 +32,14 @@ def train(
     ] = None,
     tokenizer: Annotated[str, typer.Option("--tokenizer", help="char (any text) or byte (any file).")] = "char",
     encoding: EncodingOption = "utf-8",
+    documents: Annotated[
+        str | None,
+        typer.Option("--documents", help="Many small texts, each by itself: lines, blank-lines (between them), files."),
+    ] = None,
+    distinct: Annotated[bool, typer.Option("--distinct", help="Take a document that comes again only once.")] = False,
     split: Annotated[
-        str | None, typer.Option("--split", help="Percent for train/valid/test, in order. [default: 90/5/5]")
+        str | None,
+        typer.Option("--split", help="Percent for train/valid/test: in order, documents shuffled. [default: 90/5/5]"),
     ] = None,
     valid: Annotated[str | None, typer.Option("--valid", help="A validation text of its own.")] = None,
     test: Annotated[str | None, typer.Option("--test", help="A test text of its own.")] = None,
@@ -107,7 +113,7 @@ def train(
             run_training(prepared, signals, quiet=quiet, as_json=json)
 
 
-_TEXT_OPTIONS = ("corpus", "demo", "valid", "test", "tokenizer", "encoding", "split")
+_TEXT_OPTIONS = ("corpus", "demo", "valid", "test", "tokenizer", "encoding", "split", "documents", "distinct")
 _REQUEST_OPTIONS = (
     "size", "layers", "hidden", "embedding", "dropout_input", "dropout_hidden", "dropout_output", "weight_drop",
     "optimizer", "lr", "weight_decay", "clip", "schedule", "warmup", "batch", "bptt", "state_reset", "epochs", "steps",
@@ -127,6 +133,7 @@ def _refuse_with_resume(said: dict[str, Any]) -> None:
     defaults: dict[str, tuple[Any, ...]] = {
         "corpus": (None, []),
         "demo": (False,),
+        "distinct": (False,),
         "tokenizer": ("char",),
         "encoding": ("utf-8",),
         "precision": ("auto",),

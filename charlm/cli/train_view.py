@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from charlm.cli.output import bits, duration, progress_bar, say, write_json
+from charlm.corpus import Corpus
 from charlm.errors import InterruptedBySignal
 from charlm.lstm import recurrence_name
 from charlm.runs import Prepared
@@ -62,26 +63,50 @@ def run_training(prepared: Prepared, signals: StopSignals, quiet: bool, as_json:
 
 def _introduce(prepared: Prepared) -> None:
     trainer, corpus = prepared.trainer, prepared.trainer.corpus
-    sizes, model, config = corpus.sizes, trainer.model.config, trainer.config
+    sizes, model = corpus.sizes, trainer.model.config
     parts = ", ".join(f"{sizes[name].characters:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].characters)
     distinct = int(corpus.description["distinct_characters"])
     say(f"{corpus.name}: {parts} characters; {distinct} distinct, {model.vocabulary_size} ids")
+    if corpus.tokenizer.documents:
+        _introduce_documents(corpus)
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     say(
         f"model: {model.layers} x {model.hidden}{narrowed}, {model.parameter_count():,} parameters "
         f"(tying the decoder to the embedding saves {model.saved_by_tying():,}); {_machinery(trainer)}"
     )
     if prepared.recipe is not None and prepared.recipe.reasons:
-        say(f"chosen: {'; '.join(prepared.recipe.reasons)}; {config.batch} streams, chunks of {config.bptt}")
-    uniform, unigram = math.log(distinct), float(corpus.description["unigram_nats"])
+        say(f"chosen: {'; '.join(prepared.recipe.reasons)}; {_batch(trainer)}")
+    uniform, unigram = (
+        math.log(distinct + (corpus.tokenizer.documents is not None)),
+        float(corpus.description["unigram_nats"]),
+    )
     say(
         f"to beat: {uniform:.3f} nats/char ({bits(uniform):.2f} bits) knowing only the alphabet, "
         f"{unigram:.3f} ({bits(unigram):.2f} bits) knowing how often each character occurs"
     )
-    if sizes["valid"].ids > len(trainer.steering_ids):
-        say(f"evaluations during training read the first {len(trainer.steering_ids):,} validation characters")
+    if sizes["valid"].ids > len(trainer.steering.ids):
+        say(f"evaluations during training read the first {len(trainer.steering.ids):,} validation characters")
     verb = "going on from" if trainer.progress.step else "run:"
     say(f"{verb} {trainer.run}" + (f" at step {trainer.progress.step}" if trainer.progress.step else ""))
+
+
+def _introduce_documents(corpus: Corpus) -> None:
+    sizes = corpus.sizes
+    parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
+    say(f"documents ({corpus.tokenizer.documents}): {parts}; their end is one more symbol to predict")
+    for name, word in _SPLIT_WORDS[1:]:
+        if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
+            say(
+                f"{repeated:,} of the {sizes[name].documents:,} {word} documents stand in the training part, too, and "
+                "flatter the figures; --distinct takes each document once"
+            )
+
+
+def _batch(trainer: Trainer) -> str:
+    config = trainer.config
+    if trainer.corpus.tokenizer.documents:
+        return f"up to {config.batch * config.bptt:,} characters a step, documents of like length side by side"
+    return f"{config.batch} streams, chunks of {config.bptt}"
 
 
 def _machinery(trainer: Trainer) -> str:

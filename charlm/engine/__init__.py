@@ -6,7 +6,7 @@ T characters in time, B streams, V ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -37,8 +37,8 @@ class Engine(Protocol):
         """The state of ``batch`` streams that have read nothing."""
         ...
 
-    def repeat(self, state: EngineState, batch: int) -> EngineState:
-        """The state of one stream, for ``batch`` streams that have all read what it has."""
+    def gather(self, parts: Sequence[tuple[EngineState, NDArray[np.int64]]]) -> EngineState:
+        """The state of streams picked from others: of each part those with the given numbers, as often as named."""
         ...
 
     def forward(self, ids_TB: NDArray[Any], state: EngineState) -> tuple[FloatArray, EngineState]:

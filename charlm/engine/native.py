@@ -6,7 +6,8 @@ bit by bit; they differ only between precisions and, for fp32 and bf16, between 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,13 +58,20 @@ class NativeEngine:
         size = batch * self._model.state_size
         return np.zeros(size, np.float32), np.zeros(size, np.float32)
 
-    def repeat(self, state: NativeState, batch: int) -> NativeState:
-        # Of one stream, each layer is a row; rows of a batch follow one another layer by layer.
-        h, c = (
-            np.concatenate([np.tile(part, batch) for part in np.split(array, self._model.layer_bounds)])
-            for array in state
-        )
+    def gather(self, parts: Sequence[tuple[NativeState, NDArray[np.int64]]]) -> NativeState:
+        h, c = (np.concatenate(self._gathered([(state[which], rows) for state, rows in parts])) for which in (0, 1))
         return h, c
+
+    def _gathered(self, parts: list[tuple[FloatArray, NDArray[np.int64]]]) -> list[FloatArray]:
+        """Of a batch each layer is a block of rows, one layer after the other."""
+        bounds = [0, *self._model.layer_bounds, self._model.state_size]
+        blocks = []
+        for start, stop in itertools.pairwise(bounds):
+            for array, rows in parts:
+                batch = len(array) // self._model.state_size
+                block_BH = array[start * batch : stop * batch].reshape(batch, stop - start)
+                blocks.append(block_BH[rows].reshape(-1))
+        return blocks
 
     def forward(self, ids_TB: NDArray[Any], state: NativeState) -> tuple[FloatArray, NativeState]:
         logits_TBV = np.empty((*ids_TB.shape, self.vocabulary_size), np.float32)

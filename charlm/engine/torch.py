@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,13 @@ class TorchEngine:
     def start(self, batch: int) -> State:
         return self.model.initial_state(batch)
 
-    def repeat(self, state: State, batch: int) -> State:
-        return tuple((h_BH.repeat(batch, 1), c_BH.repeat(batch, 1)) for h_BH, c_BH in state)
+    @torch.inference_mode()
+    def gather(self, parts: Sequence[tuple[State, NDArray[np.int64]]]) -> State:
+        picked = [(state, torch.from_numpy(rows).to(self.device)) for state, rows in parts]
+        return tuple(
+            (torch.cat([s[layer][0][rows] for s, rows in picked]), torch.cat([s[layer][1][rows] for s, rows in picked]))
+            for layer in range(len(self.model.layers()))
+        )
 
     @torch.inference_mode()
     def forward(self, ids_TB: NDArray[Any], state: State) -> tuple[FloatArray, State]:

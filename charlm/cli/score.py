@@ -1,0 +1,224 @@
+"""``charlm score``."""
+
+from __future__ import annotations
+
+import csv
+import heapq
+import io
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from charlm.cli.options import CheckpointOption, DeviceOption, EncodingOption, ThreadsOption
+from charlm.cli.output import bits, chosen_checkpoint, counting, say, write_json, write_text
+from charlm.errors import CannotCreateError, UsageError
+
+if TYPE_CHECKING:
+    from charlm.documents import Piece
+    from charlm.language_model import LanguageModel
+    from charlm.scoring import Scored, Surprise
+
+_COLUMNS = ("number", "log_probability", "bits_per_char", "characters", "unknown_characters", "document")
+# A log line may hold an escape sequence; what is shown to people must not steer their terminal.
+_SHOWN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_SHOWN.update({0x09: "\t", 0x0A: "\\n", 0x0D: "\\r"})
+
+
+def score(
+    text: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="Text files or folders; - or none reads stdin.")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    documents: Annotated[
+        str | None,
+        typer.Option("--documents", help="lines, blank-lines or files. [default: as in training, else files]"),
+    ] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Only the N with most bits per character.")] = None,
+    bottom: Annotated[int | None, typer.Option("--bottom", min=1, help="Only the N with fewest.")] = None,
+    highlight: Annotated[
+        bool, typer.Option("--highlight", help="Show the text, each character coloured by its surprise.")
+    ] = False,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="PAGE", help="The same as a web page; - writes it to stdout.")
+    ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a document.")] = False,
+    encoding: EncodingOption = "utf-8",
+    device: DeviceOption = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
+    threads: ThreadsOption = None,
+) -> None:
+    """Tell how likely each document is: log-probability in nats, bits per character, and the document."""
+    _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
+    from charlm.documents import check_form
+    from charlm.language_model import load
+
+    if documents is not None:
+        check_form(documents)
+    model = load(chosen_checkpoint(checkpoint), device, precision, threads)
+    found = _Found(model, text or ["-"], documents or model.tokenizer.documents or "files", encoding)
+    chosen = _ranked(found, top, bottom) if top or bottom else None
+    if highlight or html is not None:
+        _highlight(model, found.texts() if chosen is None else ((s.number, s.text) for s in chosen), html)
+        return
+    write = _write_json if json else _write_csv if csv else _write_rows
+    if csv:
+        write_text(_csv_line(_COLUMNS))
+    for together in found.scored() if chosen is None else [chosen]:
+        write(together, found.name_of)
+
+
+def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: bool, json: bool) -> None:
+    if top and bottom:
+        raise UsageError("give --top or --bottom, not both")
+    if csv + json + highlight > 1:
+        raise UsageError("give one of --json, --csv and --highlight (or --html)")
+
+
+class _Found:
+    """The documents of a text: scored, or as they are."""
+
+    def __init__(self, model: LanguageModel, names: list[str], form: str, encoding: str) -> None:
+        from charlm.text import check_encoding, open_source
+
+        check_encoding(encoding)
+        self._model, self._form, self._encoding = model, form, encoding
+        self._kind = model.tokenizer.kind
+        self._live = names == ["-"]
+        if self._live and sys.stdin.isatty():
+            raise UsageError("no text was named; charlm score FILE, or pipe one into it")
+        if "-" in names and not self._live:
+            raise UsageError("stdin can be scored by itself only; leave out the files, or the -")
+        self._source = None if self._live else open_source(names, encoding, any_file=self._kind == "byte")
+
+    def scored(self) -> Iterator[list[Scored]]:
+        """In lists, as they are done; what comes through a pipe is scored as it comes."""
+        return self._model.score_pieces(self._pieces(), at_once=self._live)
+
+    def texts(self) -> Iterator[tuple[int, str]]:
+        """Each with its number, from 1."""
+        from charlm.scoring import document_texts
+
+        return enumerate(document_texts(self._model.tokenizer, self._pieces()), start=1)
+
+    def name_of(self, scored: Scored) -> str:
+        """What stands for a document: its text; of a file, its path."""
+        if self._form == "files" and self._source is not None:
+            return str(self._source.paths[scored.number - 1])
+        return scored.text
+
+    def _pieces(self) -> Iterator[Piece]:
+        from charlm.documents import split_documents
+
+        files = [_stdin_codes(self._kind, self._encoding)] if self._source is None else self._source.files(self._kind)
+        # A line without a character gets a score, too, so that scores and lines can be pasted together.
+        return split_documents(files, self._form, keep_empty=True)
+
+
+def _stdin_codes(kind: str, encoding: str) -> Iterator[Any]:
+    import numpy as np
+
+    from charlm.text import BLOCK_BYTES, decode_blocks
+    from charlm.tokenizer import code_points
+
+    stdin: Any = sys.stdin.buffer  # a BufferedReader: read1 gives what there is and does not wait for more
+    blocks = iter(lambda: stdin.read1(BLOCK_BYTES), b"")
+    if kind == "byte":
+        return (np.frombuffer(block, np.uint8) for block in blocks)
+    return (code_points(text) for text in decode_blocks(blocks, encoding, "stdin"))
+
+
+def _ranked(found: _Found, top: int | None, bottom: int | None) -> list[Scored]:
+    with counting("scoring", None) as progress:
+
+        def every() -> Iterator[Scored]:
+            for together in found.scored():
+                progress(sum(scored.characters for scored in together))
+                yield from together
+
+        if top:
+            return heapq.nlargest(top, every(), key=lambda scored: scored.bits_per_char)
+        return heapq.nsmallest(bottom or 0, every(), key=lambda scored: scored.bits_per_char)
+
+
+# ---------------------------------------------------------------------------------------------------- writing
+
+
+def _write_rows(together: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
+    write_text(
+        "".join(
+            f"{-scored.nats:.4f}\t{scored.bits_per_char:.4f}\t{name_of(scored).translate(_SHOWN)}\n"
+            for scored in together
+        )
+    )
+
+
+def _write_csv(together: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
+    write_text("".join(_csv_line(_facts(scored, name_of).values()) for scored in together))
+
+
+def _csv_line(values: Iterable[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(values)
+    return line.getvalue()
+
+
+def _write_json(together: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
+    for scored in together:
+        write_json(_facts(scored, name_of))
+
+
+def _facts(scored: Scored, name_of: Callable[[Scored], str]) -> dict[str, Any]:
+    values = (
+        scored.number, -scored.nats, scored.bits_per_char, scored.characters, scored.unknown_characters, name_of(scored),
+    )  # fmt: skip
+    return dict(zip(_COLUMNS, values, strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------- colours
+
+
+def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str | None) -> None:
+    from charlm.cli import highlight
+
+    surprised = ((number, list(model.surprises(text))) for number, text in texts)
+    if html is None:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        say(highlight.legend(sys.stderr.isatty() and colour))
+        if not colour:
+            say("no colours where stdout is no terminal or NO_COLOR is set; --html PAGE writes a web page")
+        for piece in highlight.terminal((surprises for _, surprises in surprised), colour):
+            write_text(piece)
+        return
+    headed = (
+        (f"{number}: {_mean_bits(surprises):.3f} bits per character", surprises) for number, surprises in surprised
+    )
+    pieces = highlight.page(headed, f"{model.checkpoint.path}: surprise")
+    if html == "-":
+        for piece in pieces:
+            write_text(piece)
+        return
+    _write_page(Path(html), pieces)
+
+
+def _mean_bits(surprises: list[Surprise]) -> float:
+    return bits(math.fsum(surprise.nats for surprise in surprises) / max(1, len(surprises)))
+
+
+def _write_page(path: Path, pieces: Iterable[str]) -> None:
+    """Write the page beside its place and put it there when it is whole."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        with open(unfinished, "w", encoding="utf-8", errors="replace") as file:
+            for piece in pieces:
+                file.write(piece)
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise CannotCreateError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+    say(f"wrote {path}")
