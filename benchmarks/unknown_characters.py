@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import charlm
-from charlm import corpus
+from charlm import preparation
 
 STRANGERS = "éüñ“”—жяß中の🙂€"
 
@@ -27,8 +27,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = []
-    for name, rate, rare in (("with spellings", corpus.FOREIGN_RATE, corpus.RARE_COUNT), ("without", 10**18, 0)):
-        corpus.FOREIGN_RATE, corpus.RARE_COUNT = rate, rare
+    usual = preparation.FOREIGN_RATE, preparation.RARE_COUNT
+    for name, (rate, rare) in (("with spellings", usual), ("without", (10**18, 0))):
+        preparation.FOREIGN_RATE, preparation.RARE_COUNT = rate, rare
         rows.append({"training": name, **measure(options)})
     if options.json:
         print(json.dumps(rows))

@@ -13,7 +13,7 @@ from charlm import native
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus import open_corpus
 from charlm.errors import UsageError
-from charlm.preparation import prepare
+from charlm.preparation import DocumentChoices, prepare
 from charlm.text import open_source
 from charlm.training import Trainer
 
@@ -83,11 +83,11 @@ BRIEF = {"lr": 5e-3, "warmup": 3, "batch": 4, "bptt": 20, "eval_every": 7, "save
 def make_trainer(corpus, tmp_path):
     """Make trainers on a run folder with its own copy of the small corpus."""
 
-    def make(name="run", model=None, **training) -> Trainer:
+    def make(name="run", model=None, of=corpus, **training) -> Trainer:
         run = tmp_path / name
         if not (run / "corpus").exists():
-            shutil.copytree(corpus.folder, run / "corpus")
-        model_config = ModelConfig(corpus.tokenizer.vocabulary_size, **{**TINY, **DROPOUTS, **(model or {})})
+            shutil.copytree(of.folder, run / "corpus")
+        model_config = ModelConfig(of.tokenizer.vocabulary_size, **{**TINY, **DROPOUTS, **(model or {})})
         own = open_corpus(run / "corpus")
         return Trainer(run, own, model_config, TrainingConfig(**{**BRIEF, **training}))
 
@@ -103,5 +103,35 @@ def trained_run(text_file, tmp_path_factory) -> Path:
     charlm.train(
         text_file, out=out, hidden=48, layers=1, steps=300, bptt=32, batch=8, eval_every=100, lr=1e-2, threads=1,
         device="cpu", precision="fp32",
+    )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="session")
+def lines_file(tmp_path_factory) -> Path:
+    """400 lines of a few words, some of one word, a few very long."""
+    draw = random.Random(11)
+    lengths = [draw.choice([1, 2, 3, 4, 5, 30]) if number % 40 else 60 for number in range(400)]
+    lines = [" ".join(draw.choice(WORDS[:11]) for _ in range(length)) for length in lengths]
+    path = tmp_path_factory.mktemp("text") / "lines.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def document_corpus(lines_file, tmp_path_factory):
+    choices = DocumentChoices("lines", seed=3)
+    return prepare(tmp_path_factory.mktemp("corpus"), open_source([str(lines_file)]), documents=choices)
+
+
+@pytest.fixture(scope="session")
+def document_run(lines_file, tmp_path_factory) -> Path:
+    """A run of a small model that learnt lines for some hundred steps."""
+    import charlm
+
+    out = tmp_path_factory.mktemp("runs") / "lines"
+    charlm.train(
+        lines_file, out=out, documents="lines", split="80/10/10", hidden=48, layers=1, steps=250, bptt=64, batch=8,
+        eval_every=100, lr=1e-2, threads=1, device="cpu", precision="fp32",
     )  # fmt: skip
     return out

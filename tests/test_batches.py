@@ -108,7 +108,7 @@ class Ends(Numbers):
 
 
 def document_batches(lengths, batch, bptt, seed=1):
-    ids = Ids(np.array(lengths))
+    ids = Ids(np.array(lengths, np.int64))
     return DocumentBatches(ids, Ends(ids.ends), Ids.BOUNDARY, batch, bptt, seed), ids
 
 

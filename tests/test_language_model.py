@@ -1,13 +1,15 @@
 import dataclasses
+import itertools
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import needs_native
+from conftest import environment, needs_native
 
 import charlm
 from charlm.config import SamplingConfig
+from charlm.corpus import open_corpus
 from charlm.errors import DataError, UsageError
 
 
@@ -106,8 +108,8 @@ def test_text_of_the_corpus_is_likelier_than_noise(model, text):
 
 def strewn(text_file, text, out, monkeypatch, foreign_rate, rare_count):
     """Loss of known characters and of a stranger, in text strewn with strangers, for a way to prepare the corpus."""
-    monkeypatch.setattr("charlm.corpus.FOREIGN_RATE", foreign_rate)
-    monkeypatch.setattr("charlm.corpus.RARE_COUNT", rare_count)
+    monkeypatch.setattr("charlm.preparation.FOREIGN_RATE", foreign_rate)
+    monkeypatch.setattr("charlm.preparation.RARE_COUNT", rare_count)
     shape = {"hidden": 48, "layers": 1, "batch": 8, "bptt": 32, "lr": 1e-2, "threads": 1, "device": "cpu"}
     run = charlm.train(text_file, out=out, steps=400, eval_every=200, precision="fp32", **shape).run
     clean = text[:3000].replace("ï", "i")
@@ -184,3 +186,66 @@ def test_describe_says_what_it_is(model):
     assert facts["model"]["layers"] == 1
     assert facts["corpus"]["name"] == "salad"
     assert facts["engine"] == model.writing_engine.name
+
+
+# ---------------------------------------------------------------------------------------------------- documents
+
+
+@pytest.fixture(scope="module")
+def writer(document_run):
+    return charlm.load(document_run, device="cpu", threads=1)
+
+
+def test_documents_end_by_themselves(writer, lines_file):
+    documents = list(writer.samples(200, seed=1, length=2000))
+    assert len(documents) == 200
+    assert all("\n" not in document and len(document) < 2000 for document in documents)
+    mean = len(lines_file.read_text()) / 400
+    assert 0.5 * mean < np.mean([len(document) for document in documents]) < 2 * mean
+
+
+@pytest.mark.parametrize("engine", ["native", "torch"])
+def test_a_document_is_the_same_however_many_are_written_beside_it(document_run, monkeypatch, engine):
+    with environment(CHARLM_ENGINE=None if engine == "native" else "torch"):
+        model = charlm.load(document_run, device="cpu", precision="fp32", threads=1)
+        whole = list(model.samples(12, "the", 60, seed=5))
+        assert "".join(model.stream("the", 60, seed=5)) == whole[0]
+        monkeypatch.setattr("charlm.language_model._SAMPLES_AT_ONCE", 3)
+        assert list(model.samples(12, "the", 60, seed=5)) == whole
+        assert list(itertools.islice(model.samples(None, "the", 60, seed=5), 12)) == whole
+        assert min(map(len, whole)) < 20 < max(map(len, whole))  # rows end at different times
+
+
+def test_the_end_is_as_likely_as_the_model_says(writer):
+    """Of many documents, the share without a character is the probability of the end right at the beginning."""
+    (empty,) = writer.score_documents([""])
+    (first, *_) = writer.surprises("a")
+    likely = dict(first.alternatives)
+    shares = [sum(d[:1] == c for d in writer.samples(3000, length=1, seed=3)) / 3000 for c in "ts"]
+    for share, character in zip(shares, "ts", strict=True):
+        if character in likely:
+            assert share == pytest.approx(likely[character], abs=0.03)
+    assert np.exp(-empty.nats) < 0.01
+
+
+def test_evaluate_finds_documents_as_training_did(writer):
+    together = writer.evaluate("the cat sat\n\non a mat\n")
+    scores = list(writer.score_documents(["the cat sat", "on a mat"]))
+    assert together.documents == 2
+    assert together.nats == pytest.approx(sum(scored.nats for scored in scores), rel=1e-5)
+    assert together.characters == len("the cat sat") + len("on a mat") + 2
+    with pytest.raises(UsageError, match="cold"):
+        writer.evaluate("the cat", window=3)
+    per_character = writer.score("the cat sat")
+    assert len(per_character) == 11
+    assert -per_character.sum() < scores[0].nats
+
+
+def test_fingerprints_tell_what_was_learnt(writer, document_run):
+    corpus = open_corpus(document_run / "corpus")
+    ids, ends = corpus.ids("train"), corpus.ends("train")
+    learnt = set(corpus.fingerprints().tolist())
+    (first,) = ends.read(0, 1)
+    assert writer.fingerprint("no such line was ever there") not in learnt
+    spelt = corpus.tokenizer.decode(ids.read(0, int(first)))
+    assert writer.fingerprint(spelt) in learnt or "\ufffd" in spelt

@@ -8,11 +8,13 @@ import torch
 
 from charlm import checkpoint as ckpt
 from charlm import training_state
+from charlm.batches import IGNORED, Cursor
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DataError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import evaluate
 from charlm.training import Evaluated, Finished, Saved, SaveFailed, Stepped, Trainer
 
+NO_DROPOUT = {"dropout_input": 0.0, "dropout_hidden": 0.0, "dropout_output": 0.0, "weight_drop": 0.0}
 STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
 
 
@@ -56,6 +58,57 @@ def test_interrupted_at_every_step_it_ends_the_same(make_trainer, optimizer):
         assert rest[-1].best_nats_per_char == events[-1].best_nats_per_char
         if optimizer != "adam" and cut > 3:
             break
+
+
+def by_documents(make_trainer, name, corpus):
+    """A trainer whose epochs are of several batches, some of them cut into chunks."""
+    return make_trainer(name, of=corpus, steps=STEPS, batch=40, bptt=25, state_reset=0.0)
+
+
+def test_documents_interrupted_at_every_step_end_the_same(make_trainer, document_corpus):
+    whole = by_documents(make_trainer, "whole", document_corpus)
+    events, kept = [], []
+    for event in whole.events():
+        events.append(event)
+        if isinstance(event, Stepped):
+            kept.append(whole.batches.rows(whole.progress.cursor))
+    assert min(kept) == 0 < max(kept)  # some saves fall between documents, some within
+    assert whole.batches.epochs(whole.progress.cursor) > 1
+    for cut in range(1, STEPS):
+        first = by_documents(make_trainer, f"cut{cut}", document_corpus)
+        train(first, cut)
+        second = resumed(first)
+        rest = train(second)
+        assert digest(second) == digest(whole), f"interrupted after step {cut}"
+        assert rest[-1].best_nats_per_char == events[-1].best_nats_per_char
+
+
+def test_the_state_within_documents_cannot_be_left_out(make_trainer, document_corpus):
+    whole = by_documents(make_trainer, "whole", document_corpus)
+    kept = []
+    for event in whole.events():
+        if isinstance(event, Stepped):
+            kept.append(whole.batches.rows(whole.progress.cursor))
+    within = next(step for step, rows in enumerate(kept, start=1) if rows)
+    first = by_documents(make_trainer, "first", document_corpus)
+    train(first, within)
+    second = resumed(first)
+    second.state = second.model.initial_state(kept[within - 1])
+    train(second)
+    assert digest(second) != digest(whole)
+
+
+def test_the_loss_of_a_step_is_per_real_character(make_trainer, document_corpus):
+    trainer = make_trainer(of=document_corpus, steps=1, batch=20, bptt=300, state_reset=0.0, model=NO_DROPOUT)
+    stepped = next(event for event in trainer.events() if isinstance(event, Stepped))
+    fresh = make_trainer("again", of=document_corpus, steps=1, batch=20, bptt=300, state_reset=0.0, model=NO_DROPOUT)
+    chunk = fresh.batches.chunk(Cursor())
+    assert chunk.predictions < chunk.inputs_TB.size  # some of it is padding
+    losses, _ = TorchEngine(fresh.model).losses(
+        chunk.inputs_TB, np.maximum(chunk.targets_TB, 0), fresh.model.initial_state(chunk.inputs_TB.shape[1])
+    )
+    mean = losses[chunk.targets_TB != IGNORED].mean()
+    assert stepped.nats_per_char == pytest.approx(mean * fresh._ids_per_character, rel=1e-5)
 
 
 def test_interrupted_again_and_again_it_ends_the_same(make_trainer):
@@ -352,10 +405,10 @@ def test_out_of_memory_saves_first_and_says_what_to_lower(make_trainer):
     trainer = make_trainer(steps=20, eval_every=100)
     learn = trainer._learn
 
-    def grow(inputs, targets):
+    def grow(chunk):
         if trainer.progress.step == 6:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return learn(inputs, targets)
+        return learn(chunk)
 
     trainer._learn = grow
     with pytest.raises(OutOfMemoryError, match="--batch below 4") as error:

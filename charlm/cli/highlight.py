@@ -170,7 +170,7 @@ def _hexadecimal(colour: int) -> str:
 
 def _span(surprise: Surprise) -> str:
     kind = {"": " end", "\n": " line-end"}.get(surprise.character, "")
-    title = escape(visible(_explanation(surprise))).replace("\n", "&#10;")
+    title = escape(_explanation(surprise)).replace("\n", "&#10;")
     text = escape(visible(surprise.character))
     return f'<span class="s{level_of(surprise.nats)}{kind}" title="{title}">{text}</span>'
 

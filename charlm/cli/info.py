@@ -51,6 +51,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{facts['path']} (kept: {', '.join(f'step {step}' for step in facts['steps_kept']) or 'this'})",
         ),
         ("corpus", f"{corpus['name']}: {sizes} characters; sha256 {corpus['sha256'][:12]}"),
+        *_document_rows(facts),
         ("tokenizer", f"{facts['tokenizer']['kind']}, {model['vocabulary_size']} ids"),
         ("model", f"{model['layers']} x {model['hidden']}{narrowed}, {facts['parameters']:,} parameters"),
         ("tying", f"saves {facts['saved_by_tying']:,} parameters"),
@@ -58,7 +59,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "recipe",
             f"{training['optimizer']}, rate {training['lr']:g}, {training['schedule']}, clip {training['clip']}, "
-            f"{training['batch']} streams, chunks of {training['bptt']}, seed {training['seed']}",
+            f"{_batch(facts)}, seed {training['seed']}",
         ),
         (
             "trained",
@@ -67,3 +68,18 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("validation", "not evaluated here" if loss is None else f"{loss:.4f} nats/char ({bits(loss):.3f} bits)"),
         ("engine", facts["engine"]),
     ]
+
+
+def _document_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    form = facts["tokenizer"].get("documents")
+    if form is None:
+        return []
+    counts = ", ".join(f"{name} {size['documents']:,}" for name, size in facts["corpus"]["splits"].items())
+    return [("documents", f"{form}: {counts}")]
+
+
+def _batch(facts: dict[str, Any]) -> str:
+    batch, bptt = facts["training"]["batch"], facts["training"]["bptt"]
+    if facts["tokenizer"].get("documents") is None:
+        return f"{batch} streams, chunks of {bptt}"
+    return f"up to {batch * bptt:,} characters a step in chunks of {bptt}"

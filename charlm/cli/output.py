@@ -55,9 +55,14 @@ def end_line() -> None:
         write_text("\n")
 
 
+def json_line(values: Any) -> str:
+    """One JSON object on one line."""
+    return json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n"
+
+
 def write_json(values: Any) -> None:
     """One JSON object on one line of stdout."""
-    write_text(json.dumps(values, ensure_ascii=True, allow_nan=False) + "\n")
+    write_text(json_line(values))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, EncodingOption, ThreadsOption
-from charlm.cli.output import bits, chosen_checkpoint, counting, say, write_json, write_text
+from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, json_line, say, write_text
 from charlm.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
@@ -169,14 +169,12 @@ def _csv_line(values: Iterable[Any]) -> str:
 
 
 def _write_json(together: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
-    for scored in together:
-        write_json(_facts(scored, name_of))
+    write_text("".join(json_line(_facts(scored, name_of)) for scored in together))
 
 
 def _facts(scored: Scored, name_of: Callable[[Scored], str]) -> dict[str, Any]:
-    values = (
-        scored.number, -scored.nats, scored.bits_per_char, scored.characters, scored.unknown_characters, name_of(scored),
-    )  # fmt: skip
+    number, _, nats, characters, unknown = scored
+    values = (number, -nats, scored.bits_per_char, characters, unknown, name_of(scored))
     return dict(zip(_COLUMNS, values, strict=True))
 
 
@@ -194,10 +192,9 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str
             say("no colours where stdout is no terminal or NO_COLOR is set; --html PAGE writes a web page")
         for piece in highlight.terminal((surprises for _, surprises in surprised), colour):
             write_text(piece)
+        end_line()
         return
-    headed = (
-        (f"{number}: {_mean_bits(surprises):.3f} bits per character", surprises) for number, surprises in surprised
-    )
+    headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
     pieces = highlight.page(headed, f"{model.checkpoint.path}: surprise")
     if html == "-":
         for piece in pieces:
