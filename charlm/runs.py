@@ -26,6 +26,7 @@ from charlm.corpus import Corpus, SplitSize, open_corpus, parse_split
 from charlm.devices import choose_device, choose_precision
 from charlm.documents import check_form
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
+from charlm.events import Event, Finished
 from charlm.language_model import checkpoint_parts
 from charlm.model import CharLM
 from charlm.preparation import DocumentChoices, prepare
@@ -33,7 +34,7 @@ from charlm.recipe import Recipe, Request, resolve, save_every_fields
 from charlm.signals import StopSignals
 from charlm.text import TextSource, check_encoding, open_source
 from charlm.tokenizer import ByteTokenizer, CharTokenizer, DocumentTokenizer, Tokenizer
-from charlm.training import Event, Finished, Trainer
+from charlm.training import Trainer
 from charlm.training_state import is_finished
 
 TOKENIZERS = ("char", "byte")

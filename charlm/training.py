@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,9 @@ from charlm.corpus import Corpus
 from charlm.devices import autocast, keep_freed_memory, memory_errors
 from charlm.engine import create_engine
 from charlm.engine.torch import TorchEngine
-from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
+from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import precision_costs
+from charlm.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
 from charlm.metrics import Metrics
 from charlm.model import CharLM, cross_entropy, detach
 from charlm.optimizer import make_optimizer
@@ -37,71 +37,19 @@ from charlm.training_state import Progress, restore, snapshot
 
 MAX_SKIPPED_IN_A_ROW = 20
 MAX_FAILED_SAVES = 3
+ROLLBACK_FACTOR = 0.3
+"""What the rate is multiplied by when a training that diverged goes on from its last good checkpoint."""
 SAMPLE_LENGTH, SAMPLE_DOCUMENTS = 120, 4
 _LOG_EVERY = 50
 _RESET_KEY = 0x5E7
 
 
-@dataclass(frozen=True)
-class Stepped:
-    """One step is done. ``nats_per_char`` is this chunk's training loss, ``norm`` the gradient's before clipping."""
-
-    step: int
-    nats_per_char: float
-    norm: float
-    rate: float
-    skipped: bool
-    characters: int
-    progress: float | None
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The validation text was read. ``train_nats_per_char`` is the mean over the steps since the last evaluation."""
-
-    step: int
-    epoch: int
-    seconds: float
-    train_nats_per_char: float | None
-    valid_nats_per_char: float | None
-    is_best: bool
-    clipped_share: float
-    rate: float
-    sample: str
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint is on disk."""
-
-    step: int
-    path: Path
-
-
-@dataclass(frozen=True)
-class SaveFailed:
-    """A checkpoint could not be written; training goes on and tries again."""
-
-    step: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Training is over. ``reason``: "budget" spent, "early stop", or "interrupted"; saved in each case."""
-
-    step: int
-    seconds: float
-    reason: str
-    best_step: int | None
-    best_nats_per_char: float | None
-
-
-Event = Stepped | Evaluated | Saved | SaveFailed | Finished
-
-
 class _Interrupted(Exception):
     """Stop was asked for in the middle of an evaluation."""
+
+
+class _Diverged(Exception):
+    """Losses, gradients or weights are no finite numbers any more; the text says which."""
 
 
 class Trainer:
@@ -159,7 +107,8 @@ class Trainer:
         self._last_save = time.monotonic()
         self.metrics.forget_after(self.progress.step, self.progress.evaluated_step)
         try:
-            reason = yield from self._train()
+            while (reason := (yield from self._train())) is None:
+                pass  # rolled back; once more
         except _Interrupted:
             reason = "interrupted"
         except OutOfMemoryError:
@@ -167,10 +116,21 @@ class Trainer:
                 yield from self._save(must=True)
             raise
         if self.progress.saved_step != self.progress.step or reason != "interrupted":
-            yield from self._save(finished=reason != "interrupted", must=True)
+            try:
+                yield from self._save(finished=reason != "interrupted", must=True)
+            except _Diverged as error:
+                raise DivergedError(f"{error}; {self._advice()}") from None
         yield Finished(self.progress.step, self.seconds, reason, self.progress.best_step, self.progress.best)
 
-    def _train(self) -> Generator[Event, None, str]:
+    def _train(self) -> Generator[Event, None, str | None]:
+        """Train to the end, and say why it is one; None if training must begin again from an earlier step."""
+        try:
+            return (yield from self._train_on())
+        except _Diverged as error:
+            yield self._roll_back(str(error))
+            return None
+
+    def _train_on(self) -> Generator[Event, None, str]:
         while True:
             if self._evaluation_is_due():
                 evaluated = self._evaluate()
@@ -233,7 +193,8 @@ class Trainer:
     def _step(self) -> Stepped:
         chunk = self.batches.chunk(self.progress.cursor)
         self._bring_state(chunk)
-        rate = self.progress.rate = self.config.lr * self.schedule.factor(self.progress.step, self.budget_progress())
+        factor = self.schedule.factor(self.progress.step, self.budget_progress()) * self.progress.rate_factor
+        rate = self.progress.rate = self.config.lr * factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with memory_errors(f"choose a --batch below {self.config.batch}, a shorter --bptt or a smaller --size"):
@@ -242,7 +203,7 @@ class Trainer:
         self.progress.note_step(loss * self._ids_per_character, norm > self.config.clip, skipped, chunk.predictions)
         self.progress.part, self.progress.chunk = self.batches.after(self.progress.cursor)
         if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            self._give_up()
+            raise _Diverged(f"the loss or its gradient was no finite number for {MAX_SKIPPED_IN_A_ROW} steps in a row")
         stepped = Stepped(
             self.progress.step,
             loss * self._ids_per_character,
@@ -290,13 +251,30 @@ class Trainer:
             self.state = self.model.initial_state(inputs_TB.shape[1])
         return values
 
-    def _give_up(self) -> None:
-        self.progress.skipped_in_a_row = 0
-        list(self._save(must=True))
-        raise DivergedError(
-            f"the loss or its gradient was no finite number for {MAX_SKIPPED_IN_A_ROW} steps in a row; the weights "
-            f"before them are saved in {self.run}; train again with a lower --lr (now {self.config.lr:g})"
-        )
+    def _roll_back(self, reason: str) -> RolledBack:
+        """Go on from the best checkpoint (the latest, if none is) at a lower rate; the second time, give up.
+
+        Raises ``DivergedError``; weights that are finite are saved first.
+        """
+        finite, diverged_at = self._weights_are_finite(), self.progress.step
+        if self.progress.rate_factor < 1.0 or self.progress.saved_step is None:
+            if finite:
+                self.progress.skipped_in_a_row = 0
+                list(self._save(must=True))
+            raise DivergedError(f"{reason}; {self._advice()}")
+        try:
+            restore(self, ckpt.open_checkpoint(self.run, "best", ckpt.ALL_FILES))
+        except CharlmError as error:
+            raise DivergedError(f"{reason}, and no checkpoint could be gone back to ({error})") from None
+        self.progress.rate_factor = ROLLBACK_FACTOR
+        self._best_on_disk = self.progress.best, self.progress.best_step
+        self.metrics.forget_after(self.progress.step, self.progress.evaluated_step)
+        return RolledBack(self.progress.step, ROLLBACK_FACTOR, f"{reason}, up to step {diverged_at}")
+
+    def _advice(self) -> str:
+        steps = ckpt.step_numbers(self.run)
+        kept = f"step {steps[-1]} in {self.run} is the last good one" if steps else "nothing was saved"
+        return f"{kept}; train again with a lower --lr (now {self.config.lr:g})"
 
     # ------------------------------------------------------------------------------------------------ evaluation
 
@@ -365,7 +343,8 @@ class Trainer:
     def _save(self, finished: bool = False, must: bool = False) -> Iterator[Event]:
         self.progress.seconds = self.seconds
         self._last_save = time.monotonic()
-        self._refuse_bad_weights()
+        if not self._weights_are_finite():
+            raise _Diverged("the weights are no finite numbers any more")
         step = self.progress.step
         try:
             path = ckpt.save_step(self.run, step, snapshot(self, finished))
@@ -384,9 +363,5 @@ class Trainer:
         ckpt.keep_only(self.run, {step, self.progress.best_step or step})
         yield Saved(step, path)
 
-    def _refuse_bad_weights(self) -> None:
-        if all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters()):
-            return
-        kept = self.progress.saved_step
-        advice = f"step {kept} in {self.run} is the last good one" if kept else "nothing was saved"
-        raise DivergedError(f"the weights are no finite numbers any more; {advice}; train again with a lower --lr")
+    def _weights_are_finite(self) -> bool:
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())

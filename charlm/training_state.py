@@ -49,6 +49,8 @@ class Progress:
     best_step: int | None = None
     saved_step: int | None = None
     rate: float = 0.0
+    rate_factor: float = 1.0
+    """Below 1 once the training has been rolled back."""
     loss_sum: float = 0.0
     steps_since_evaluation: int = 0
     clipped_steps: int = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-COMMANDS = ("train", "generate", "eval", "info")
+COMMANDS = ("train", "generate", "eval", "score", "info")
 BEGIN, END = "<!-- generated: make readme -->\n", "<!-- end -->\n"
 # A reader has ten minutes, a test has not: budgets are cut short, everything else runs as it stands.
 SHORTER = [
@@ -52,6 +52,7 @@ def shortened(code):
 def make_texts(folder, text):
     for name in ("corpus.txt", "more.txt", "held-out.txt", "notes.txt"):
         (folder / name).write_text(text[:6000], encoding="utf-8")
+    (folder / "names.txt").write_text("".join(f"{word}\n" for word in text.split()[:1500]), encoding="utf-8")
     subprocess.run(["gzip", "notes.txt"], cwd=folder, check=True)
     (folder / "chapters").mkdir()
     (folder / "chapters" / "1.txt").write_text(text[:3000], encoding="utf-8")

@@ -10,9 +10,9 @@ import charlm
 from charlm import checkpoint as ckpt
 from charlm import runs
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
+from charlm.events import Evaluated, Finished, Stepped
 from charlm.language_model import checkpoint_parts
 from charlm.recipe import Request
-from charlm.training import Evaluated, Finished, Stepped
 
 BRIEF = {"hidden": 16, "layers": 1, "batch": 4, "bptt": 16, "eval_every": 5, "threads": 1, "device": "cpu",
          "precision": "fp32"}  # fmt: skip

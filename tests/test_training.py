@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import json
 import math
 
@@ -12,7 +13,8 @@ from charlm.batches import IGNORED, Cursor
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DataError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import evaluate
-from charlm.training import Evaluated, Finished, Saved, SaveFailed, Stepped, Trainer
+from charlm.events import Evaluated, Finished, RolledBack, Saved, SaveFailed, Stepped
+from charlm.training import MAX_SKIPPED_IN_A_ROW, ROLLBACK_FACTOR, Trainer
 
 NO_DROPOUT = {"dropout_input": 0.0, "dropout_hidden": 0.0, "dropout_output": 0.0, "weight_drop": 0.0}
 STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
@@ -23,11 +25,12 @@ def digest(trainer) -> str:
     return hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
 
 
-def train(trainer, interrupt_after=None):
+def train(trainer, interrupt_after=None, on=lambda event: None):
     """Run to the end, or save and stop after a number of steps."""
     events = []
     for event in trainer.events():
         events.append(event)
+        on(event)
         if isinstance(event, Stepped) and event.step == interrupt_after:
             trainer.stop()
     return events
@@ -215,15 +218,15 @@ def test_the_reported_loss_is_the_loss_of_the_saved_weights(make_trainer, corpus
     assert evaluated.valid_nats_per_char == pytest.approx(exact.nats_per_char, rel=5e-3)
 
 
-def poison(trainer, steps, monkeypatch):
-    """Let the loss be no number in some steps."""
+def poison(trainer, steps, monkeypatch, also=lambda step: False):
+    """Let the loss be no number in some steps, and where ``also`` says so."""
     import charlm.training as module
 
     genuine = module.cross_entropy
 
     def poisoned(logits, targets):
         loss = genuine(logits, targets)
-        return loss * math.nan if trainer.progress.step in steps else loss
+        return loss * math.nan if trainer.progress.step in steps or also(trainer.progress.step) else loss
 
     monkeypatch.setattr(module, "cross_entropy", poisoned)
 
@@ -262,6 +265,66 @@ def test_it_gives_up_when_nothing_is_finite_and_saves_good_weights(make_trainer,
     assert error.value.exit_code == 70
     data = ckpt.open_checkpoint(trainer.run, "latest").files[ckpt.MODEL]
     ckpt.tensors_from_bytes(data, "model", trainer.model.config.parameter_shapes())
+
+
+def test_a_divergence_goes_back_once_and_on_at_a_lower_rate(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=60, eval_every=10, schedule="constant")
+    left = [MAX_SKIPPED_IN_A_ROW]  # the trouble passes
+    poison(
+        trainer, set(), monkeypatch, lambda step: step >= 33 and left.append(left.pop() - 1) is None and left[0] >= 0
+    )
+    events = train(trainer)
+    (back,) = [event for event in events if isinstance(event, RolledBack)]
+    best = [e for e in events[: events.index(back)] if isinstance(e, Evaluated) and e.is_best][-1]
+    assert (back.step, back.factor) == (best.step, ROLLBACK_FACTOR)
+    after = [event for event in events[events.index(back) :] if isinstance(event, Stepped)]
+    assert [event.step for event in after] == list(range(back.step + 1, 61))
+    assert [event.rate for event in after] == pytest.approx([trainer.config.lr * ROLLBACK_FACTOR] * len(after))
+    assert not any(event.skipped for event in after)
+    assert events[-1].reason == "budget"
+    assert sorted({e["step"] for e in metrics_of(trainer) if e["kind"] == "valid"}) == [10, 20, 30, 40, 50, 60]
+
+
+def test_the_second_divergence_ends_it(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=100, eval_every=10)
+    poison(trainer, set(range(33, 100)), monkeypatch)
+    backs = itertools.count()
+    with pytest.raises(DivergedError, match="last good one") as error:
+        train(trainer, on=lambda event: isinstance(event, RolledBack) and next(backs))
+    assert error.value.exit_code == 70
+    assert next(backs) == 1
+    for step in ckpt.step_numbers(trainer.run):
+        opened = ckpt.open_checkpoint(trainer.run / f"step-{step}")
+        ckpt.tensors_from_bytes(opened.files[ckpt.MODEL], "model", trainer.model.config.parameter_shapes())
+
+
+def test_a_rollback_survives_an_interruption(make_trainer, monkeypatch):
+    digests = []
+    for name, cut in (("whole", None), ("cut", 45)):
+        trainer = make_trainer(name, steps=60, eval_every=10)
+        left = [MAX_SKIPPED_IN_A_ROW]
+        with monkeypatch.context() as patch:
+            poison(
+                trainer,
+                set(),
+                patch,
+                lambda s, left=left: s >= 33 and left.append(left.pop() - 1) is None and left[0] >= 0,
+            )
+            seen = []
+            for event in trainer.events():
+                seen.append(event)
+                if isinstance(event, Stepped) and event.step == cut and any(isinstance(e, RolledBack) for e in seen):
+                    trainer.stop()
+        if cut:
+            trainer = resumed(trainer)
+            assert trainer.progress.rate_factor == ROLLBACK_FACTOR
+            train(trainer)
+        digests.append(digest(trainer))
+    assert digests[0] == digests[1]
+
+
+def metrics_of(trainer):
+    return [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_clipping_bounds_the_gradient_and_is_counted(make_trainer):
@@ -357,8 +420,11 @@ def test_weights_that_are_no_numbers_are_never_saved(make_trainer):
     events = trainer.events()
     while trainer.progress.step < 12:
         next(events)
-    with torch.no_grad():
-        trainer.model.decoder.bias[3] = math.inf
+    for _ in range(2):  # the first time it goes back
+        with torch.no_grad():
+            trainer.model.decoder.bias[3] = math.inf
+        if trainer.progress.rate_factor == 1.0:
+            assert any(isinstance(event, RolledBack) for event in itertools.islice(events, 30))
     with pytest.raises(DivergedError, match="last good one"):
         list(events)
     opened = ckpt.open_checkpoint(trainer.run, "latest")

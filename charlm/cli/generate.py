@@ -69,10 +69,12 @@ def generate(
     if length is None:
         length = TEXT_LENGTH if documents is None else DOCUMENT_LENGTH
     pieces = _prompt_pieces(prompt, model.tokenizer.kind)
-    if samples == 1 and not (json or unique or novel) and documents is None:
+    if documents is not None:
+        pieces = iter([_beginning("".join(pieces), documents)])
+    if samples == 1 and not (json or unique or novel):
         _write_one(model, pieces, length, config, stop, seed)
         return
-    text = _beginning("".join(pieces), documents)
+    text = "".join(pieces)
     drawn: Iterator[str] = (
         text + rest
         for rest in model.samples(None if unique or novel else samples, text, length, config, stop=stop, seed=seed)
@@ -115,10 +117,8 @@ def _write_many(texts: Iterator[str], prompt: str, documents: str | None, json: 
         write_text("\n")
 
 
-def _beginning(prompt: str, documents: str | None) -> str:
+def _beginning(prompt: str, documents: str) -> str:
     """The prompt as the beginning of a document: what a pipe ends its line with is none of it."""
-    if documents is None:
-        return prompt
     prompt = prompt.removesuffix("\n").removesuffix("\r")
     if documents == "lines" and "\n" in prompt:
         raise UsageError("this model writes lines, and a prompt is the beginning of one; give a prompt of one line")

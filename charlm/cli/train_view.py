@@ -11,10 +11,11 @@ from typing import Any
 from charlm.cli.output import bits, duration, progress_bar, say, write_json
 from charlm.corpus import Corpus
 from charlm.errors import InterruptedBySignal
+from charlm.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
 from charlm.lstm import recurrence_name
 from charlm.runs import Prepared
 from charlm.signals import StopSignals
-from charlm.training import Evaluated, Event, Finished, Saved, SaveFailed, Stepped, Trainer
+from charlm.training import Trainer
 
 _PLAIN_LINE_EVERY = 15.0
 
@@ -138,6 +139,8 @@ class _View:
             self.reason = event.reason
         elif isinstance(event, SaveFailed):
             say(f"charlm: warning: {event.reason}; training goes on and will try again")
+        elif isinstance(event, RolledBack):
+            say(f"charlm: warning: {event.reason}; going on from step {event.step} at {event.factor:g} times the rate")
         elif isinstance(event, Stepped):
             self._step(event)
         elif isinstance(event, Evaluated) and not self._quiet:

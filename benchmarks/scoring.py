@@ -1,0 +1,152 @@
+"""Scoring many short lines: charlm beside a plain torch scorer, and the memory that ten times the lines take.
+
+    python benchmarks/scoring.py RUN FILE [--lines 1000000] [--rounds 3] [--json]
+
+RUN is a run of ``charlm train --documents lines``, FILE a text whose lines are scored, again and again until there are
+enough. Contenders, with the same weights, in fp32, one after another in each round:
+
+    charlm              charlm score < lines: finding them, ids, losses, sums and writing included, as a whole process
+    library             LanguageModel.score_documents on the lines in memory
+    one at a time       the same model and engine, line after line
+    torch, padded       nn.Embedding, nn.LSTM and a tied decoder over batches of lines as they come, filled up to the
+                        longest, in the batch size that is best for it; cross entropy with the padding left out
+
+Scores must agree to 1e-4 nats a character. ``chars_per_s`` are real characters, end markers counted. The last rows give
+the peak resident memory of ``charlm score`` over stdin for a tenth of the lines and for all.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from common import make_parser, report, take_turns
+from torch import nn
+
+import charlm
+from charlm.language_model import LanguageModel, checkpoint_parts
+from charlm.tokenizer import DocumentTokenizer
+
+TORCH_LINES, ALONE_LINES, BATCHES = 50_000, 1_000, (64, 256, 1024)
+_PEAK = """
+import sys
+from charlm.cli.app import main
+try:
+    main()
+except SystemExit:
+    pass
+status = open("/proc/self/status").read()
+print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")), file=sys.stderr)
+"""
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    model = charlm.load(arguments.run, device="cpu")
+    given = [line for line in arguments.file.read_text("utf-8").splitlines() if line]
+    lines = list(itertools.islice(itertools.cycle(given), arguments.lines))
+    plain = PlainTorch(model)
+    check(model, plain, given[:500])
+    batch = max(BATCHES, key=lambda batch: speed(given[:10_000], lambda lines: plain.score(lines, batch)))
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+        file.flush()
+        contenders = {
+            "charlm": lambda: speed(lines, lambda _: score_stdin(arguments.run, Path(file.name))),
+            "library": lambda: speed(lines, lambda lines: list(model.score_documents(lines))),
+            "one at a time": lambda: speed(
+                lines[:ALONE_LINES], lambda lines: [list(model.score_documents([line])) for line in lines]
+            ),
+            f"torch, padded, {batch} lines": lambda: speed(
+                lines[:TORCH_LINES], lambda lines: plain.score(lines, batch)
+            ),
+        }
+        medians = {name: median(values) for name, values in take_turns(contenders, arguments.rounds).items()}
+        whole = score_stdin(arguments.run, Path(file.name))
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write("\n".join(lines[: len(lines) // 10]) + "\n")
+        file.flush()
+        tenth = score_stdin(arguments.run, Path(file.name))
+    rows = [
+        {"scorer": name, "chars_per_s": value, "charlm_over_it": medians["charlm"] / value}
+        for name, value in medians.items()
+    ]
+    report(arguments, rows, peak_mb_for_a_tenth=tenth, peak_mb_for_all=whole, machine_engine=model.engine.name)
+
+
+def speed(lines: list[str], work: Callable[[list[str]], object]) -> float:
+    """Characters a second, end markers counted."""
+    began = time.perf_counter()
+    work(lines)
+    return sum(len(line) + 1 for line in lines) / (time.perf_counter() - began)
+
+
+def score_stdin(run: Path, path: Path) -> float:
+    """``charlm score`` over a file through a pipe; its peak resident memory in MB."""
+    with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as source:
+        command = [sys.executable, "-c", _PEAK, "score", "--checkpoint", str(run), "--device", "cpu"]
+        done = subprocess.run(
+            command, stdin=source.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True
+        )
+    return int(done.stderr.split()[-1]) * 1024 / 1e6
+
+
+class PlainTorch:
+    """What a user of torch would write in an afternoon."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        config, tokenizer, weights = checkpoint_parts(model.checkpoint)
+        assert isinstance(tokenizer, DocumentTokenizer)
+        self._tokenizer = tokenizer
+        self._embedding = nn.Embedding.from_pretrained(torch.from_numpy(weights["embedding.weight"]))
+        self._bias = torch.from_numpy(weights["decoder.bias"])
+        self._lstm = nn.LSTM(config.embedding, config.hidden, config.layers)
+        assert config.embedding == config.hidden, "nn.LSTM has layers of one width"
+        with torch.no_grad():
+            for layer in range(config.layers):
+                for name in ("weight_ih", "weight_hh"):
+                    getattr(self._lstm, f"{name}_l{layer}").copy_(torch.from_numpy(weights[f"lstm.{layer}.{name}"]))
+                getattr(self._lstm, f"bias_ih_l{layer}").copy_(torch.from_numpy(weights[f"lstm.{layer}.bias"]))
+                getattr(self._lstm, f"bias_hh_l{layer}").zero_()
+
+    @torch.inference_mode()
+    def score(self, lines: list[str], batch: int) -> list[float]:
+        scores: list[float] = []
+        for first in range(0, len(lines), batch):
+            encoded = [self._tokenizer.encode(line).astype(np.int64) for line in lines[first : first + batch]]
+            lengths = torch.tensor([len(ids) + 1 for ids in encoded])
+            targets = nn.utils.rnn.pad_sequence(
+                [torch.from_numpy(np.append(ids, self._tokenizer.end_id)) for ids in encoded]
+            )
+            inputs = torch.cat([torch.full((1, len(encoded)), self._tokenizer.start_id), targets[:-1]])
+            hidden, _ = self._lstm(self._embedding(inputs))
+            logits = nn.functional.linear(hidden, self._embedding.weight, self._bias)
+            nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+            real = torch.arange(len(targets))[:, None] < lengths
+            scores += (nats.view_as(targets) * real).sum(0).tolist()
+        return scores
+
+
+def check(model: LanguageModel, plain: PlainTorch, lines: list[str]) -> None:
+    """Raise unless both mean the same."""
+    ours = np.array([scored.nats for scored in model.score_documents(lines)])
+    lengths = np.array([len(line) + 1 for line in lines])
+    difference = np.abs(ours - np.array(plain.score(lines, 64))) / lengths
+    assert difference.max() < 1e-4, difference.max()
+
+
+if __name__ == "__main__":
+    main()
