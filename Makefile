@@ -1,5 +1,6 @@
 # make demo   train on a built-in text for two minutes, measure it, write with it
 # make test   lint, types, import contract, tests
+# make campaigns  the slow trials of what is promised; hours. make campaigns NAME=kill runs one
 # make readme rewrite the generated parts of README.md
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test readme clean
+.PHONY: demo test campaigns readme clean
 
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard charlm/native/*.cpp charlm/native/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +26,9 @@ test: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+campaigns: $(STAMP)
+	cd tests && $(abspath $(BIN))/python -m campaigns $(NAME)
 
 readme: $(STAMP)
 	$(BIN)/python tests/test_readme.py

@@ -1,0 +1,69 @@
+"""Hours of training with frequent saves: memory, file descriptors and the number of kept checkpoints stay flat."""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ALLOWED_GROWTH = 0.02
+"""Of resident memory, between the second quarter of the time and the last."""
+KEPT = 3
+"""Steps in a run at any moment: the best, the latest, and the one that has just replaced it."""
+
+
+def campaign(seconds: float = 3600, save_every: str = "20s", sample_every: float = 5.0) -> dict[str, float]:
+    """Train one run for ``seconds`` and look at the process from outside."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "text.txt"
+        draw = random.Random(1)
+        words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(1, 8))) for _ in range(400)]
+        text.write_text(" ".join(draw.choice(words) for _ in range(100_000)))
+        samples = _watch(text, Path(folder) / "run", seconds, save_every, sample_every)
+    memory, descriptors, steps = ([sample[which] for sample in samples] for which in range(3))
+    quarter = len(samples) // 4
+    before, after = max(memory[quarter : 2 * quarter]), max(memory[-quarter:])
+    assert after <= before * (1 + ALLOWED_GROWTH), (before, after)
+    assert max(descriptors[quarter:]) == min(descriptors[quarter:]), sorted(set(descriptors))
+    assert max(steps) <= KEPT, max(steps)
+    return {
+        "seconds_trained": round(seconds),
+        "samples": len(samples),
+        "memory_second_quarter_mb": round(before / 1e6, 1),
+        "memory_last_quarter_mb": round(after / 1e6, 1),
+        "descriptors": max(descriptors[quarter:]),
+        "most_checkpoints": max(steps),
+    }
+
+
+def _watch(text: Path, run: Path, seconds: float, save_every: str, sample_every: float) -> list[tuple[int, int, int]]:
+    command = [
+        sys.executable, "-m", "charlm", "train", str(text), "--out", str(run), "--size", "tiny", "--device", "cpu",
+        "--threads", "1", "--schedule", "constant", "--time", f"{seconds:.0f}s", "--save-every", save_every,
+        "--eval-every", "200", "--quiet",
+    ]  # fmt: skip
+    samples = []
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            time.sleep(sample_every)
+            if run.exists() and list(run.glob("step-*")) and process.poll() is None:
+                samples.append(_look_at(process.pid, run))
+    assert process.returncode == 0, process.returncode
+    assert len(samples) >= 8, "too short to tell"
+    return samples
+
+
+def _look_at(pid: int, run: Path) -> tuple[int, int, int]:
+    """Resident bytes, open files that stay open, and kept steps."""
+    resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    open_files = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(link.readlink())
+        except FileNotFoundError:
+            continue
+        # What is being written at this moment, a checkpoint or metrics.jsonl, is closed again at once.
+        open_files += ".unfinished" not in target and not target.endswith("metrics.jsonl") and target != str(run)
+    return resident, open_files, len(list(run.glob("step-*")))
