@@ -1,21 +1,23 @@
 """Training on documents of different lengths: what padding, sorting by length, and packing cost on this machine.
 
-    python benchmarks/documents.py FILE... [--layers 2] [--hidden 256] [--rounds 5] [--json]
+    python benchmarks/documents.py FILE... [--lengths 10 80 | --cut 10 80] [--layers 2] [--hidden 256] [--rounds 5]
 
-Every line of a FILE is a document; with --lengths 10 80 only lines of so many characters are. The same documents are
-learnt from in each layout, and as many real characters in a step:
+Every line of a FILE is a document; with --lengths 10 80 only lines of so many characters are, and with --cut 10 80 the
+text is cut anew into lines of random lengths, all as frequent. The same documents are learnt from in each layout, and
+as many real characters in a step:
 
     padded      documents as they come, side by side, filled up to the longest of a batch
     bucketed    documents of like length side by side: charlm's own batches
     packed      documents as they come, in a PackedSequence: no padding, but on a CPU no fast path either
 
-by charlm's native engine (bf16) and by torch's own kernels, which a PackedSequence needs (fp32). A step is forward pass,
-cross entropy over the real characters, backward pass, clipping and Adam. ``chars_per_s`` are real characters, ends
-counted, medians over interleaved rounds; ``padding`` is the share of places that are none.
+by charlm's native engine (bf16) and by torch's own kernels, which a PackedSequence needs (fp32). A step is forward
+pass, cross entropy over the real characters, backward pass, clipping and Adam. ``chars_per_s`` are real characters with
+their ends, medians over interleaved rounds; ``padding`` is the share of places that are none.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -47,6 +49,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--lengths", nargs=2, type=int, metavar=("LEAST", "MOST"))
+    parser.add_argument("--cut", nargs=2, type=int, metavar=("LEAST", "MOST"))
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
@@ -55,17 +58,26 @@ def main() -> None:
     rows = []
     for path in arguments.files:
         with tempfile.TemporaryDirectory() as folder:
-            corpus = make_corpus(path, Path(folder), arguments.lengths)
+            corpus = make_corpus(path, Path(folder), arguments.lengths, arguments.cut)
             rows += compare(path.name, corpus, arguments.layers, arguments.hidden, arguments.rounds)
     report(arguments, rows)
 
 
-def make_corpus(path: Path, folder: Path, lengths: list[int] | None) -> Corpus:
-    lines = path.read_text("utf-8").splitlines()
+def make_corpus(path: Path, folder: Path, lengths: list[int] | None, cut: list[int] | None) -> Corpus:
+    text = path.read_text("utf-8")
     least, most = lengths or (1, 10**9)
+    lines = cut_at_random(text, *cut) if cut else [line for line in text.splitlines() if least <= len(line) <= most]
     chosen = folder / "lines.txt"
-    chosen.write_text("\n".join(line for line in lines if least <= len(line) <= most), "utf-8")
+    chosen.write_text("\n".join(lines), "utf-8")
     return prepare(folder / "corpus", open_source([str(chosen)]), documents=DocumentChoices("lines"))
+
+
+def cut_at_random(text: str, least: int, most: int) -> list[str]:
+    """The text without its own line ends in lines of ``least`` to ``most`` characters."""
+    text = text.replace("\n", " ")
+    sizes = np.random.default_rng(1).integers(least, most + 1, 2 * len(text) // (least + most))
+    bounds = np.append(0, np.cumsum(sizes)).tolist()
+    return [text[start:stop] for start, stop in itertools.pairwise(bounds) if stop <= len(text)]
 
 
 def compare(name: str, corpus: Corpus, layers: int, hidden: int, rounds: int) -> list[dict[str, object]]:

@@ -3,9 +3,10 @@
     python benchmarks/scoring.py RUN FILE [--lines 1000000] [--rounds 3] [--json]
 
 RUN is a run of ``charlm train --documents lines``, FILE a text whose lines are scored, again and again until there are
-enough. Contenders, with the same weights, in fp32, one after another in each round:
+enough. Contenders, with the same weights, in fp32 but for one, one after another in each round:
 
     charlm              charlm score < lines: finding them, ids, losses, sums and writing included, as a whole process
+    charlm bf16         the same with --precision bf16
     library             LanguageModel.score_documents on the lines in memory
     one at a time       the same model and engine, line after line
     torch, padded       nn.Embedding, nn.LSTM and a tied decoder over batches of lines as they come, filled up to the
@@ -66,6 +67,7 @@ def main() -> None:
         file.flush()
         contenders = {
             "charlm": lambda: speed(lines, lambda _: score_stdin(arguments.run, Path(file.name))),
+            "charlm bf16": lambda: speed(lines, lambda _: score_stdin(arguments.run, Path(file.name), "bf16")),
             "library": lambda: speed(lines, lambda lines: list(model.score_documents(lines))),
             "one at a time": lambda: speed(
                 lines[:ALONE_LINES], lambda lines: [list(model.score_documents([line])) for line in lines]
@@ -94,10 +96,11 @@ def speed(lines: list[str], work: Callable[[list[str]], object]) -> float:
     return sum(len(line) + 1 for line in lines) / (time.perf_counter() - began)
 
 
-def score_stdin(run: Path, path: Path) -> float:
+def score_stdin(run: Path, path: Path, precision: str = "fp32") -> float:
     """``charlm score`` over a file through a pipe; its peak resident memory in MB."""
     with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as source:
         command = [sys.executable, "-c", _PEAK, "score", "--checkpoint", str(run), "--device", "cpu"]
+        command += ["--precision", precision]
         done = subprocess.run(
             command, stdin=source.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True
         )

@@ -9,6 +9,7 @@ safetensors, everything else strict JSON, so opening a stranger's checkpoint run
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +64,8 @@ class Checkpoint:
 
 
 def _validation_of(config: Mapping[str, Any]) -> float | None:
-    loss = config.get("validation")
-    return float(loss) if isinstance(loss, (int, float)) and math.isfinite(loss) else None
+    loss: Any = config.get("validation")
+    return float(loss) if type(loss) in (int, float) and math.isfinite(loss) else None
 
 
 # ---------------------------------------------------------------------------------------------------- writing
@@ -135,9 +137,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def _remove(path: Path) -> None:
+    """Delete a folder, or whatever else has its name; what a link points to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def keep_only(run: Path, steps: Iterable[int]) -> None:
@@ -157,7 +162,7 @@ def clean(run: Path) -> None:
     for path in list(run.iterdir()):
         if path.name.startswith((_UNFINISHED, _DELETED)):
             with contextlib.suppress(OSError):
-                _remove(path) if path.is_dir() else path.unlink()
+                _remove(path)
         elif path.name.startswith(_ASIDE):
             original = path.with_name(path.name.removeprefix(_ASIDE))
             with contextlib.suppress(OSError):
@@ -169,7 +174,7 @@ def lock_run(run: Path) -> Iterator[None]:
     """Hold ``run`` for this process. Raises ``CannotCreateError`` if another one has it, or it cannot be written."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        file = open(run / ".lock", "ab")  # noqa: SIM115  # closed below, after the lock is let go
+        file = open(run / ".lock", "ab", opener=open_own)  # noqa: SIM115  # closed below, after the lock is let go
     except OSError as error:
         raise CannotCreateError(
             f"{run} cannot be written ({error.strerror}); choose another place with --out"
@@ -182,6 +187,11 @@ def lock_run(run: Path) -> Iterator[None]:
                 f"{run} is being trained by another process; wait for it, stop it, or choose another --out"
             ) from None
         yield
+
+
+def open_own(path: str, flags: int) -> int:
+    """Open without following a link out of the run, and without waiting for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def _lock(handle: int) -> None:
@@ -274,24 +284,43 @@ def _read(path: Path, names: Iterable[str]) -> Checkpoint:
     config = parse_json(files.get(CONFIG) or _read_file(path, CONFIG, entries), f"{path / CONFIG}")
     if not isinstance(config, dict) or type(config.get("format")) is not int or type(config.get("step")) is not int:
         raise DataError(f"{path / CONFIG} does not say its format and step; it is no charlm checkpoint")
-    if config["format"] > FORMAT:
-        raise DataError(f"{path} was saved by a newer charlm (format {config['format']}); update charlm to open it")
+    _refuse_newer(path, config["format"])
     return Checkpoint(path, files, config)
+
+
+def _refuse_newer(path: Path, version: int) -> None:
+    if version > FORMAT:
+        raise DataError(f"{path} was saved by a newer charlm (format {version}); update charlm to open it")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     where = path / MANIFEST
     try:
-        with open(where, "rb") as file:
-            manifest = parse_json(file.read(MAX_JSON_BYTES + 1), str(where))
+        manifest = parse_json(read_at_most(where, MAX_JSON_BYTES + 1), str(where))
     except FileNotFoundError:
         raise DataError(f"{path} has no {MANIFEST}: it is no charlm checkpoint, or not a whole one") from None
     except OSError as error:
         raise InputOutputError(f"{where} could not be read: {error.strerror}") from None
-    entries = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(entries, dict) or manifest.get("sha256") != _entries_digest(entries):
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
+        raise DataError(f"{where} is no manifest of charlm's; restore it from a backup or use another step")
+    _refuse_newer(path, manifest["format"])
+    entries = manifest.get("files")
+    # Exactly this, so that no flipped bit goes unnoticed.
+    if not isinstance(entries, dict) or manifest != {
+        "format": FORMAT,
+        "files": entries,
+        "sha256": _entries_digest(entries),
+    }:
         raise DataError(f"{where} is damaged; restore it from a backup or use another step")
     return entries
+
+
+def read_at_most(where: Path, size: int) -> bytes:
+    """The first ``size`` bytes of a file. Raises ``OSError``, also for a pipe or a device, which might never end."""
+    with open(where, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(size) or b""  # None where reading would have to wait
 
 
 def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
@@ -302,7 +331,7 @@ def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     try:
         size = where.stat().st_size
         whole = size == entry.get("bytes") and (size <= MAX_JSON_BYTES or not name.endswith(".json"))
-        data = where.read_bytes() if whole else b""
+        data = read_at_most(where, size + 1) if whole else b""
     except FileNotFoundError:
         raise DataError(f"{where} is missing; restore it from a backup or use another step") from None
     except OSError as error:
@@ -338,14 +367,20 @@ def tensors_to_bytes(tensors: Mapping[str, NDArray[Any]]) -> bytes:
 def tensors_from_bytes(
     data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Arrays of a safetensors file. With ``shapes``: exactly those, finite F32 or F16; else ``DataError``."""
+    """Finite arrays of a safetensors file. With ``shapes``: exactly those, F32 or F16. Raises ``DataError``."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
+        if int.from_bytes(data[:8], "little") > MAX_JSON_BYTES:
+            raise ValueError("its header is too long")
         tensors: dict[str, NDArray[Any]] = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{where} is no safetensors file that charlm can read: {str(error)[:80]}") from None
+        reason = str(error)
+        raise DataError(f"{where} is no safetensors file that charlm can read: {reason!r:.80}") from None
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise DataError(f"{where}: {name!r:.80} has numbers that are not finite; use an earlier step")
     if shapes is None:
         return tensors
     if {name: tensor.shape for name, tensor in tensors.items()} != dict(shapes):
@@ -353,6 +388,4 @@ def tensors_from_bytes(
     for name, tensor in tensors.items():
         if tensor.dtype not in (np.float32, np.float16):
             raise DataError(f"{where}: {name} is {tensor.dtype}, not float32 or float16")
-        if not np.isfinite(tensor).all():
-            raise DataError(f"{where}: {name} has numbers that are not finite; use an earlier step")
     return {name: tensor.astype(np.float32, copy=False) for name, tensor in tensors.items()}

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from typing import Any, TypeVar
 from charlm.errors import DataError, UsageError
 
 MAX_JSON_BYTES = 1_000_000
+MAX_JSON_DEPTH = 32
+MAX_DIGITS = 300
+"""Of an integer: Python's own have no end, but one of more digits becomes no float."""
 # Far above any LSTM that fits a machine, and low enough that no product of two overflows or is allocated by mistake.
 MAX_WIDTH = 65_536
 MAX_LAYERS = 64
@@ -144,10 +148,13 @@ class TrainingConfig:
         _require(self.eval_every >= 1, f"--eval-every must be 1 or more steps, not {self.eval_every}")
         _require(0 < self.save_every <= 1e9, f"--save-every must be above 0 and at most 1e9, not {self.save_every:g}")
         _require(self.save_every_unit in ("seconds", "steps"), "--save-every is a number of steps or a time like 60s")
+        _require(self.save_every_unit != "steps" or self.save_every >= 1, "--save-every must be 1 or more steps")
         _require(0 <= self.seed < 2**63, f"--seed must be 0 to 2^63-1, not {self.seed}")
         _require(self.threads is None or 1 <= self.threads <= 1024, f"--threads must be 1 to 1024, not {self.threads}")
+        _require(_DEVICE.fullmatch(self.device) is not None, f"--device {self.device!r:.40} is no device")
 
 
+_DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 SCHEDULES = ("plateau", "cosine", "constant")
 
@@ -213,7 +220,7 @@ def _check_type(value: Any, hint: Any, where: str) -> Any:
             return math.inf
         if option is float and type(value) is int and abs(value) < 2**53:
             return float(value)
-        if option in (int, float, str, bool) and type(value) is option:
+        if option in (int, float, str, bool) and type(value) is option and (option is not int or abs(value) < 2**63):
             return value
     raise DataError(
         f"{where} is {value!r:.40}, which is no {' or '.join(getattr(o, '__name__', '?') for o in options)}"
@@ -221,19 +228,22 @@ def _check_type(value: Any, hint: Any, where: str) -> Any:
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """Parse JSON that may be hostile: at most 1 MB, UTF-8, no duplicate keys, no NaN or Infinity.
+    """Parse JSON that may be hostile: at most 1 MB, UTF-8, not deep, no duplicate keys, no number that is no float.
 
     Raises ``DataError`` that begins with ``where``.
     """
     if len(data) > MAX_JSON_BYTES:
         raise DataError(f"{where} is larger than {MAX_JSON_BYTES} bytes, which no file of charlm's is")
     try:
-        return json.loads(
+        values = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique_keys,
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
+            parse_int=_bounded_integer,
         )
+        _require_shallow(values)
+        return values
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON ({str(error)[:60]}); restore it from a backup") from None
 
@@ -254,6 +264,22 @@ def _finite_float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"{text[:20]} is too large")
     return value
+
+
+def _bounded_integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{text[:20]}... is too large")
+    return int(text)
+
+
+def _require_shallow(values: Any) -> None:
+    # Whoever walks the values again, such as repr() or a digest, may have less of the stack left than the parser had.
+    level = [values]
+    for _ in range(MAX_JSON_DEPTH):
+        inner = [value for value in level if isinstance(value, (dict, list))]
+        level = [part for value in inner for part in (value.values() if isinstance(value, dict) else value)]
+    if level:
+        raise ValueError(f"it is nested more than {MAX_JSON_DEPTH} deep")
 
 
 def dump_json(values: Any) -> bytes:

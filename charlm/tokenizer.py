@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.config import MAX_VOCABULARY
 from charlm.errors import DataError
 from charlm.vocabulary import train_model
 
@@ -144,11 +145,12 @@ class CharTokenizer:
         processor = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(model)
-            size = processor.get_piece_size()
+            size = min(processor.get_piece_size(), MAX_VOCABULARY)
             pieces = [processor.id_to_piece(i) for i in range(size)]
             byte_ids = [i for i in range(size) if processor.is_byte(i)]
         except (RuntimeError, ValueError, TypeError, UnicodeError) as error:
-            raise DataError(f"tokenizer.model is no SentencePiece model: {str(error)[:80]}") from None
+            reason = str(error)
+            raise DataError(f"tokenizer.model is no SentencePiece model: {reason!r:.80}") from None
         if len(byte_ids) != 256 or [pieces[i] for i in byte_ids] != [f"<0x{b:02X}>" for b in range(256)]:
             raise DataError("tokenizer.model is no character model with 256 byte pieces, as charlm makes them")
         self.vocabulary_size = size
@@ -174,6 +176,8 @@ class CharTokenizer:
             self._characters[character] = piece_id
             table[ord(character)] = piece_id
             self._bytes_of[piece_id] = character.encode("utf-8")
+        if not self._characters:
+            raise DataError("tokenizer.model has no character that could be written")
         self._table = table
         self.byte_lengths = np.array([len(b) for b in self._bytes_of], np.int64)
         self.starts_character = np.ones(size, np.bool_)
@@ -181,8 +185,7 @@ class CharTokenizer:
         self._is_byte = np.zeros(size, np.bool_)
         self._is_byte[self._byte_ids] = True
         self._is_byte[0] = True
-        likeliest = min(self._characters.values(), default=int(self._byte_ids[0x0A]))
-        self.start_id = self._characters.get("\n", likeliest)
+        self.start_id = self._characters.get("\n", min(self._characters.values()))
 
     @classmethod
     def build(cls, counts: Mapping[int, int]) -> CharTokenizer:
@@ -406,7 +409,7 @@ def load_tokenizer(description: Any, model: bytes | None) -> Tokenizer:
     documents = description.get("documents")
     if documents is None:
         return inner
-    if documents not in SEPARATORS:
+    if not isinstance(documents, str) or documents not in SEPARATORS:
         raise DataError(
             f"config.json names documents {documents!r:.40}, which this charlm does not have; update charlm"
         )
