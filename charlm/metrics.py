@@ -54,6 +54,6 @@ def _happened(line: str, now: int, evaluated_step: int | None) -> bool:
     try:
         entry = json.loads(line)
         step, kind = int(entry["step"]), entry["kind"]
-    except (ValueError, KeyError, TypeError):  # the last line of a killed process may be cut
+    except (ValueError, KeyError, TypeError, OverflowError):  # the last line of a killed process may be cut
         return False
     return step < now or (step == now and (kind != "valid" or evaluated_step == now))

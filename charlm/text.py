@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import gzip
 import hashlib
 import logging
+import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -34,6 +36,8 @@ _OTHER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _UTF8_NAMES = ("utf-8", "utf-8-sig")
+# Their decoders drop the mark themselves, and what looks like one after it is a character.
+_MARK_DROPPING = ("utf-8-sig", "utf-16", "utf-32")
 
 
 class TextSource:
@@ -85,8 +89,13 @@ class TextSource:
 
     def fingerprints(self) -> list[str]:
         """Path, size and time of change of every file: a cheap sign that nothing changed."""
-        statuses = [(path.absolute(), path.stat()) for path in self.paths]
-        return [f"{path} {status.st_size} {status.st_mtime_ns}" for path, status in statuses]
+        return [_fingerprint(path) for path in self.paths]
+
+
+def _fingerprint(path: Path) -> str:
+    with _reading(path):
+        status = path.stat()
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
 
 def open_source(
@@ -105,12 +114,15 @@ def open_source(
             paths.append(_spool_stdin(spool))
         else:
             paths.extend(_expand(Path(name), any_file))
-    for path in paths:
-        with _reading(path), open(path, "rb"):
-            pass
-    if not any(path.stat().st_size for path in paths):
-        raise DataError(f"{', '.join(names)[:80]} is empty: there is no text to read")
+    sizes = [_readable_size(path) for path in paths]  # all of them: one that cannot be read is told now
+    if not any(sizes):
+        raise DataError(f"{', '.join(names)[:80]} is empty; name a file with some text in it")
     return TextSource(names, paths, encoding)
+
+
+def _readable_size(path: Path) -> int:
+    with _reading(path), open(path, "rb") as file:
+        return os.fstat(file.fileno()).st_size
 
 
 def check_encoding(encoding: str) -> None:
@@ -129,13 +141,15 @@ def check_encoding(encoding: str) -> None:
 def _short_name(names: Sequence[str]) -> str:
     if names[0] == "-":
         return "stdin"
-    path = Path(names[0]).absolute()
+    path = Path(os.path.abspath(names[0]))  # noqa: PTH100  # of "..", too, which absolute() leaves as it is
     name = path.name.removesuffix(".gz") or "corpus"
     return name if path.is_dir() else (Path(name).stem or name)
 
 
 def _expand(path: Path, any_file: bool) -> list[Path]:
-    if not path.exists():
+    with _reading(path):
+        exists = path.exists()
+    if not exists:
         raise MissingInputError(f"{path} does not exist; check the name, or pass - to read from stdin")
     if path.is_file():
         return [path]
@@ -193,7 +207,11 @@ def _reading(path: Path) -> Iterator[None]:
     except (PermissionError, IsADirectoryError) as error:
         raise MissingInputError(f"{path} may not be read ({error.strerror}); check its permissions") from None
     except OSError as error:
-        raise InputOutputError(f"{path} could not be read: {error.strerror or error}") from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise MissingInputError(f"{str(path)[:80]}... is longer than a name can be; check the name") from None
+        raise InputOutputError(
+            f"{path} could not be read: {error.strerror or error}; check the disk and try again"
+        ) from None
 
 
 def read_blocks(path: Path, decompress: bool = True) -> Iterator[bytes]:
@@ -212,15 +230,17 @@ def decode_blocks(blocks: Iterator[bytes], encoding: str, name: str, advice: str
     Raises ``DataError`` that says where and what, and ends with ``advice``.
     """
     decoder = codecs.getincrementaldecoder(encoding)("strict")
-    is_utf8 = codecs.lookup(encoding).name in _UTF8_NAMES
+    codec = codecs.lookup(encoding).name
+    is_utf8 = codec in _UTF8_NAMES
+    told = advice
     advice = advice or (
         f"name its encoding, for example {'--encoding cp1252 (Windows)' if is_utf8 else '--encoding utf-8'}, "
         "or take the bytes as they are with --tokenizer byte"
     )
-    seen, at_start = 0, True
+    seen, at_start = 0, codec not in _MARK_DROPPING
     for data in blocks:
         if seen == 0 and is_utf8:
-            _refuse_other_unicode(data, name)
+            _refuse_other_unicode(data, name, told)
         text = _decode(decoder, data, seen, f"{name} is not {encoding}", advice)
         seen += len(data)
         if at_start and text:
@@ -245,14 +265,18 @@ def _decode(decoder: Any, data: bytes, seen: int, problem: str, advice: str) -> 
         raise DataError(f"{problem} ({error}); {advice}") from None
 
 
-def _refuse_other_unicode(head: bytes, name: str) -> None:
+def _refuse_other_unicode(head: bytes, name: str, advice: str | None) -> None:
+    """Raise ``DataError`` for what looks like UTF-16 or UTF-32; it ends with ``advice``, or names the option."""
     sample = head[:4096]
     for mark, encoding in _OTHER_MARKS:
         if head.startswith(mark):
-            raise DataError(f"{name} begins with the mark of {encoding.upper()}, not UTF-8; add --encoding {encoding}")
+            raise DataError(
+                f"{name} begins with the mark of {encoding.upper()}, not UTF-8; "
+                + (advice or f"add --encoding {encoding}")
+            )
     if sample.count(0) > 0.3 * len(sample):
         order = "le" if sample[1::2].count(0) > sample[0::2].count(0) else "be"
-        raise DataError(
-            f"{name} has a zero in every second or third byte: if it is UTF-16, add --encoding utf-16-{order}; "
-            "if it is no text, take its bytes with --tokenizer byte"
+        advice = advice or (
+            f"if it is UTF-16, add --encoding utf-16-{order}; if it is no text, take its bytes with --tokenizer byte"
         )
+        raise DataError(f"{name} has a zero in every second or third byte; {advice}")
