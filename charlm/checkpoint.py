@@ -127,6 +127,13 @@ def write_synced(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def sync_made(folders: Iterable[Path]) -> None:
+    """Let folders that were just made survive a power cut: what they hold, and their names in their parents."""
+    for folder in folders:
+        _sync_folder(folder)
+        _sync_folder(folder.parent)
+
+
 def _sync_folder(folder: Path) -> None:
     if os.name == "nt":  # Windows has no handle on a folder; its renames are journalled
         return
@@ -146,7 +153,11 @@ def _remove(path: Path) -> None:
 
 
 def keep_only(run: Path, steps: Iterable[int]) -> None:
-    """Delete every step of ``run`` but ``steps``: each is renamed first, so none is ever seen half-deleted."""
+    """Delete every step of ``run`` but ``steps``: each is renamed first, so none is ever seen half-deleted.
+
+    What earlier calls could not finish on a failing disk goes, too. Call it only while holding the run's lock.
+    """
+    clean(run)
     keep = set(steps)
     for step, path in _steps(run):
         if step not in keep:

@@ -175,6 +175,7 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
         try:
             shutil.rmtree(run / "corpus", ignore_errors=True)  # of a beginning that was killed
             corpus = _prepare(run, source, texts, _document_choices(texts, request), where.progress)
+            ckpt.sync_made([corpus.folder, *made])
             recipe = resolve(
                 request,
                 corpus.sizes["train"],

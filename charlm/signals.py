@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -13,16 +14,20 @@ from typing import Any
 from charlm.errors import InterruptedBySignal
 
 _WATCHED = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+# ``timeout`` and a terminal that closes send each signal twice; nobody presses Ctrl-C twice in so short a time.
+_ECHO_SECONDS = 0.1
 
 
 class StopSignals:
     """While entered, a signal raises ``InterruptedBySignal``; within ``deferred`` it only asks for an end.
 
-    A signal that was ignored before (nohup) stays ignored. Outside the main thread nothing is watched.
+    A second one leaves at once, unless it comes so soon that it is the first one's echo. A signal that was ignored
+    before (nohup) stays ignored. Outside the main thread nothing is watched.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_at = 0.0
         self._before: dict[int, Any] = {}
         self._stop: Callable[[], None] | None = None
 
@@ -41,6 +46,8 @@ class StopSignals:
     def deferred(self, stop: Callable[[], None]) -> Iterator[None]:
         """Let the first signal call ``stop`` instead; a second one leaves at once."""
         self._stop = stop
+        if self.received is not None:  # whoever was running then took no notice of the exception
+            stop()
         try:
             yield
         finally:
@@ -48,8 +55,10 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            os._exit(128 + number)
-        self.received = number
+            if time.monotonic() - self._received_at > _ECHO_SECONDS:
+                os._exit(128 + number)
+            return
+        self.received, self._received_at = number, time.monotonic()
         if self._stop is None:
             raise InterruptedBySignal("stopped before training began; nothing was saved", number)
         self._stop()

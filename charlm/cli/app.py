@@ -9,7 +9,8 @@ import logging
 import os
 import signal
 import sys
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -57,7 +58,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     _open_missing_streams()
     # As an exception, SIGTERM lets temporary folders be removed; training watches it by itself.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _leave)
     logging.getLogger("charlm").addHandler(LogHandler())
     try:
         code = _run()
@@ -66,6 +67,17 @@ def main() -> None:
         code = _leave_quietly()
     except KeyboardInterrupt:
         code = 130
+    _exit(code)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    _exit(128 + number)
+
+
+def _exit(code: int) -> NoReturn:
+    # It is decided how we end: another signal would only interrupt Python's own clearing up, with a traceback.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
@@ -82,7 +94,7 @@ def _run() -> int:
     except CharlmError as error:
         if _options["debug"]:
             raise
-        say(f"charlm: {error}")
+        _complain(str(error))
         return error.exit_code
     except typer.Abort:
         return 130
@@ -98,20 +110,24 @@ def _unexpected(error: Exception) -> int:
     if format_message is not None:  # the parser's own errors, whichever library they come from
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "charlm"
-        say(f"charlm: {format_message().rstrip('.')}; see {command} --help")
+        _complain(f"{format_message().rstrip('.')}; see {command} --help")
         return int(getattr(error, "exit_code", 2))
     if _is_out_of_memory(error):
-        say("charlm: out of memory; choose a smaller model, or --device cpu")
+        _complain("out of memory; choose a smaller model, or --device cpu")
         return 71
     if isinstance(error, OSError):
-        say(
-            f"charlm: {error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend it and try again"
-        )
+        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend it and try again")
         return 74
     if _options["debug"]:
         raise error
-    say(f"charlm: {type(error).__name__}: {' '.join(str(error).split())[:200]}; a bug in charlm (--debug shows where)")
+    _complain(f"{type(error).__name__}: {str(error)[:200]}; a bug in charlm (--debug shows where)")
     return 1
+
+
+def _complain(text: str) -> None:
+    """One line on stderr. A file's name may hold anything; a line end or an escape sequence in it is spelt out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    say(f"charlm: {shown}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
