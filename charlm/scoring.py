@@ -7,6 +7,7 @@ document is read after the tokenizer's start id.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -254,7 +255,7 @@ def document_texts(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[st
 
 
 def _texts(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> Iterator[str]:
-    bounds = zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+    bounds = itertools.pairwise([0, *ends.tolist()])
     if tokenizer.kind == "byte":
         data = codes.astype(np.uint8).tobytes()
         return (data[start:stop].decode("utf-8", "surrogateescape") for start, stop in bounds)

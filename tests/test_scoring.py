@@ -13,7 +13,7 @@ from charlm.engine import create_engine
 from charlm.errors import DataError
 from charlm.evaluation import exact_losses
 from charlm.model import CharLM
-from charlm.scoring import document_ids, evaluate_documents, score_documents, side_by_side, surprises
+from charlm.scoring import document_ids, document_texts, evaluate_documents, score_documents, side_by_side, surprises
 from charlm.tokenizer import ByteTokenizer, CharTokenizer, DocumentTokenizer
 
 ALPHABET = "abcé \n"
@@ -122,6 +122,12 @@ def test_a_score_is_the_documents_own_whatever_stands_beside_it(texts, sizes, at
         assert scored.characters == len(scored.text) + 1
         assert scored.unknown_characters == scored.text.count("x") + scored.text.count("ü")
         assert scored.bits_per_char == pytest.approx(scored.nats / math.log(2) / scored.characters)
+
+
+@given(documents_of_words, st.lists(st.integers(1, 600), max_size=5))
+def test_the_texts_of_documents(texts, sizes):
+    texts = sorted(texts, key=len, reverse=True)
+    assert list(document_texts(TOKENIZER, cut(texts, sizes))) == texts
 
 
 def test_pools_do_not_show(monkeypatch):
