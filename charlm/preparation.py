@@ -11,6 +11,7 @@ one character in ``FOREIGN_RATE`` is replaced by one from elsewhere in Unicode. 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -90,12 +91,13 @@ def prepare(
     tokenizer = _build_tokenizer(counts, kind, documents)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writers = {name: _IdWriter(folder, name, tokenizer) for name in SPLITS}
-        _write(writers, cutter, tokenizer, counts, progress)
-        for name, other in others.items():
-            for pieces in _make_cutter(other, kind, (1.0, 0.0, 0.0), documents, lambda count: None).pieces():
-                writers[name].write(_inner(tokenizer).encode_codes(pieces[0].codes), pieces[0])
-        _write_description(folder, source, tokenizer, counts, writers, others)
+        with contextlib.ExitStack() as opened:
+            writers = {name: _IdWriter(folder, name, tokenizer, opened) for name in SPLITS}
+            _write(writers, cutter, tokenizer, counts, progress)
+            for name, other in others.items():
+                for pieces in _make_cutter(other, kind, (1.0, 0.0, 0.0), documents, lambda count: None).pieces():
+                    writers[name].write(_inner(tokenizer).encode_codes(pieces[0].codes), pieces[0])
+            _write_description(folder, source, tokenizer, counts, writers, others)
     except OSError as error:
         raise CannotCreateError(
             f"{folder} cannot be written ({error.strerror}); choose another place with --out"
@@ -280,12 +282,12 @@ def _write(
 class _IdWriter:
     """Writes one file of ids, and of documents their ends, and keeps the sums that corpus.json tells."""
 
-    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, folder: Path, name: str, tokenizer: Tokenizer, opened: contextlib.ExitStack) -> None:
         self._tokenizer = tokenizer
         self._dtype = id_dtype(tokenizer.vocabulary_size)
         self._per_id = np.zeros(tokenizer.vocabulary_size, np.int64)
-        self._ids = _DigestedFile(folder / f"{name}.ids")
-        self._ends = _DigestedFile(folder / f"{name}.ends") if tokenizer.documents else None
+        self._ids = _DigestedFile(folder / f"{name}.ids", opened)
+        self._ends = _DigestedFile(folder / f"{name}.ends", opened) if tokenizer.documents else None
         self._fingerprints = Fingerprints()
         self._found: list[NDArray[np.uint64]] = []
 
@@ -319,11 +321,11 @@ class _IdWriter:
 
 
 class _DigestedFile:
-    """A file that is written, synced and digested."""
+    """A file that is written, synced and digested; ``opened`` closes it if that comes to nothing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, opened: contextlib.ExitStack) -> None:
         self._digest = hashlib.sha256()
-        self._file = open(path, "wb")  # noqa: SIM115  # closed by finish
+        self._file = opened.enter_context(open(path, "wb"))  # noqa: SIM115  # closed by finish, or by ``opened``
 
     def write(self, data: bytes) -> None:
         self._file.write(data)
@@ -362,8 +364,8 @@ def _write_description(
         for name in SPLITS[1:]:
             splits[name]["repeated"] = int(np.isin(writers[name].fingerprints(), learnt).sum())
     groups = [source, *others.values()]
-    symbols = np.append(counts[counts > 0], [splits["train"]["documents"]] if tokenizer.documents else [])
-    probabilities = symbols / symbols.sum()
+    symbols = np.append(counts, splits["train"]["documents"] if tokenizer.documents else 0)
+    probabilities = symbols[symbols > 0] / symbols.sum()
     description = {
         "format": 1,
         "name": source.name,

@@ -164,7 +164,8 @@ def _write_csv(together: Iterable[Scored], name_of: Callable[[Scored], str]) -> 
 
 def _csv_line(values: Iterable[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(values)
+    # Whatever a document holds, a carriage return too, stays in its quotes.
+    csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(values)
     return line.getvalue()
 
 

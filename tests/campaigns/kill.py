@@ -8,8 +8,8 @@ once and never computed with it.
 import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
-import logging
 import os
 import random
 import shutil
@@ -25,16 +25,17 @@ from typing import Any
 
 import torch
 
-from campaigns.power import Call, watched
+from campaigns.power import IN_MEMORY, Call, watched, without_warnings
 from charlm import checkpoint as ckpt
 from charlm import native, training
-from charlm.cli import app, train_view
+from charlm.cli import app
 from charlm.errors import CharlmError
 from charlm.events import Saved
 from charlm.schedule import Plateau
 from charlm.training import Trainer
 
-LOADED_BEFORE_THE_FIRST_FORK = (train_view,)
+LOADED_EARLY = ("charlm.cli.train_view", "sentencepiece", "safetensors.numpy", "torch._dynamo")
+"""What a training would load, and every fork of it again: a second's work."""
 MOST_KILLS_IN_A_RUN = 5
 CLOCKS = ("seconds", "evaluation_seconds")
 HALF_MADE = (".unfinished", ".aside", ".deleted")
@@ -44,10 +45,11 @@ TIMEOUT = 120
 def campaign(kills: int = 200, every: int = 1, kinds: int = 6) -> dict[str, int]:
     """``kills`` at random times over the first ``kinds`` kinds of training; then at one of ``every`` calls of saves."""
     torch.set_num_threads(1)
-    logging.getLogger("charlm").setLevel(logging.ERROR)
+    for module in LOADED_EARLY:
+        importlib.import_module(module)
     figures = dict.fromkeys(("kills", "runs", "within_a_save", "before_the_first_save", "ends_that_differ"), 0)
     figures["acknowledged_lost"] = 0
-    with tempfile.TemporaryDirectory() as home:
+    with without_warnings(), tempfile.TemporaryDirectory(dir=IN_MEMORY) as home:
         trials = _Trials(Path(home).resolve(), figures)
         trials.kill_at_random(_kinds(trials.home)[:kinds], kills)
         figures["calls_of_all_saves"], figures["kills_at_calls"] = trials.kill_at_every_call(every)
@@ -107,7 +109,7 @@ def _noise(home: Path) -> Kind:
     """A text from which nothing can be learnt, so that the rate is lowered soon."""
     path = home / "noise.txt"
     path.write_text("".join(random.Random(1).choices("abcdefghij", k=5000)))
-    steps = ("--steps", "60", "--eval-every", "2", "--save-every", "3", "--precision", "fp32")
+    steps = ("--lr", "0.1", "--steps", "60", "--eval-every", "2", "--save-every", "3", "--precision", "fp32")
     return Kind(path, (*_MODEL, *_STREAMS, *steps), "auto")
 
 
@@ -371,10 +373,11 @@ class _Killer:
         self._calls += 1
         if mine and self.before:
             os.kill(os.getpid(), signal.SIGKILL)
-        result = perform()
-        if mine:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+        try:
+            return perform()
+        finally:  # also where there was nothing to remove
+            if mine:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _die_once_all_parts_matter() -> None:
