@@ -65,6 +65,10 @@ class Batches(Protocol):
         """Where to read next."""
         ...
 
+    def has(self, cursor: Cursor) -> bool:
+        """Whether there is a chunk at ``cursor``."""
+        ...
+
     def rows(self, cursor: Cursor) -> int:
         """Rows of state that the chunk at ``cursor`` goes on from; 0 if it begins anew."""
         ...
@@ -122,6 +126,9 @@ class StreamBatches:
         last = cursor.chunk + 1 == self.chunks_per_epoch
         return Cursor(cursor.part + 1) if last else Cursor(cursor.part, cursor.chunk + 1)
 
+    def has(self, cursor: Cursor) -> bool:
+        return cursor.part >= 0 and 0 <= cursor.chunk < self.chunks_per_epoch
+
     def rows(self, cursor: Cursor) -> int:
         return self.batch if cursor.chunk else 0
 
@@ -174,6 +181,9 @@ class DocumentBatches:
     def after(self, cursor: Cursor) -> Cursor:
         last = cursor.chunk + 1 == len(self._batches_of(cursor.part))
         return Cursor(cursor.part + 1) if last else Cursor(cursor.part, cursor.chunk + 1)
+
+    def has(self, cursor: Cursor) -> bool:
+        return cursor.part >= 0 and 0 <= cursor.chunk < len(self._batches_of(cursor.part))
 
     def rows(self, cursor: Cursor) -> int:
         batch, first = self._batches_of(cursor.part)[cursor.chunk]

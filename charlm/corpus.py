@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import stat
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.config import parse_json
+from charlm.checkpoint import read_at_most
+from charlm.config import MAX_JSON_BYTES, parse_json
 from charlm.errors import DataError, InputOutputError, MissingInputError, UsageError
 from charlm.text import TextSource, open_source
 from charlm.tokenizer import Ids, Tokenizer, id_dtype, load_tokenizer
@@ -28,6 +30,7 @@ from charlm.tokenizer import Ids, Tokenizer, id_dtype, load_tokenizer
 SPLITS = ("train", "valid", "test")
 FINGERPRINTS = "train.fingerprints"
 MOST_HELD = 1 << 25
+_MOST_MODEL_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ class IdFile:
         self.length = length
         self._held: Ids | None = None
         try:
-            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            # Without waiting for the other end, should it be a pipe.
+            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
             raise MissingInputError(f"{path} cannot be opened ({error.strerror}); prepare the corpus again") from None
         weakref.finalize(self, os.close, self._handle)
-        if os.fstat(self._handle).st_size != length * dtype.itemsize:
+        status = os.fstat(self._handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != length * dtype.itemsize:
             raise DataError(f"{path} has not the size that corpus.json says; prepare the corpus again")
 
     def __len__(self) -> int:
@@ -200,9 +205,9 @@ def corpus_beside(checkpoint: Path) -> Corpus | None:
 def open_corpus(folder: Path) -> Corpus:
     """A corpus that ``prepare`` wrote. Raises ``MissingInputError`` or ``DataError``."""
     try:
-        description = parse_json((folder / "corpus.json").read_bytes(), str(folder / "corpus.json"))
+        description = parse_json(read_at_most(folder / "corpus.json", MAX_JSON_BYTES + 1), str(folder / "corpus.json"))
         has_model = (folder / "tokenizer.model").exists()
-        model = (folder / "tokenizer.model").read_bytes() if has_model else None
+        model = read_at_most(folder / "tokenizer.model", _MOST_MODEL_BYTES) if has_model else None
     except OSError as error:
         raise MissingInputError(
             f"{folder} holds no prepared corpus ({error.strerror}); train from the text again"
@@ -212,9 +217,21 @@ def open_corpus(folder: Path) -> Corpus:
         sizes = {name: _split_size(description["splits"][name]) for name in SPLITS}
         if description["format"] != 1:
             raise DataError(f"{folder} was prepared by a newer charlm; update charlm")
+        _check_description(description)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / 'corpus.json'} is damaged ({error!r:.60}); train from the text again") from None
     return Corpus(folder, tokenizer, description, sizes)
+
+
+def _check_description(description: dict[str, Any]) -> None:
+    """Raise ``KeyError`` or ``TypeError`` unless everything is there that is asked for later."""
+    texts = [description[key] for key in ("name", "sha256", "encoding", "fingerprint")]
+    names = [name for group in description["sources"] for name in group]
+    numbers = [description[key] for key in ("distinct_characters", "unigram_nats")]
+    if not all(isinstance(text, str) for text in [*texts, *names]):
+        raise TypeError("a text is none")
+    if not all(type(number) in (int, float) for number in numbers):
+        raise TypeError("a number is none")
 
 
 def _split_size(described: Any) -> SplitSize:

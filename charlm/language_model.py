@@ -38,7 +38,10 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto", thread
     return LanguageModel.from_checkpoint(open_checkpoint(Path(path)), device, precision, threads)
 
 
-def checkpoint_parts(checkpoint: Checkpoint) -> tuple[ModelConfig, Tokenizer, dict[str, NDArray[np.float32]]]:
+Parts = tuple[ModelConfig, Tokenizer, dict[str, NDArray[np.float32]]]
+
+
+def checkpoint_parts(checkpoint: Checkpoint) -> Parts:
     """The configuration, tokenizer and checked weights in a checkpoint. Raises ``DataError``."""
     where = str(checkpoint.path / CONFIG)
     config = from_dict(ModelConfig, checkpoint.config.get("model"), where)

@@ -28,14 +28,14 @@ class Metrics:
         entry = {"kind": kind, "step": step, "seconds": round(seconds, 3), **values}
         finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
         try:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with open(self._path, "a", encoding="utf-8", opener=ckpt.open_own) as file:
                 file.write(json.dumps(finite) + "\n")
         except OSError as error:
             _warn(error)
 
     def forget_after(self, step: int, evaluated_step: int | None) -> None:
         """Drop what was written after the checkpoint that is resumed: those steps are made again."""
-        if not self._path.exists():
+        if self._path.is_symlink() or not self._path.is_file():
             return
         try:
             lines = self._path.read_text("utf-8", "replace").splitlines()
@@ -54,6 +54,6 @@ def _happened(line: str, now: int, evaluated_step: int | None) -> bool:
     try:
         entry = json.loads(line)
         step, kind = int(entry["step"]), entry["kind"]
-    except (ValueError, KeyError, TypeError, OverflowError):  # the last line of a killed process may be cut
-        return False
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return False  # the last line of a killed process may be cut
     return step < now or (step == now and (kind != "valid" or evaluated_step == now))

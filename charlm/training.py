@@ -19,7 +19,7 @@ from charlm import checkpoint as ckpt
 from charlm import sampling
 from charlm.batches import Chunk, Cursor, make_batches
 from charlm.checkpoint import Checkpoint
-from charlm.config import ModelConfig, SamplingConfig, TrainingConfig, from_dict
+from charlm.config import ModelConfig, SamplingConfig, TrainingConfig
 from charlm.corpus import Corpus
 from charlm.devices import autocast, keep_freed_memory, memory_errors
 from charlm.engine import create_engine
@@ -27,6 +27,7 @@ from charlm.engine.torch import TorchEngine
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import precision_costs
 from charlm.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
+from charlm.language_model import checkpoint_parts
 from charlm.metrics import Metrics
 from charlm.model import CharLM, cross_entropy, detach
 from charlm.optimizer import make_optimizer
@@ -69,8 +70,8 @@ class Trainer:
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed)
         self.schedule = Schedule(config.schedule, config.warmup)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.state = self.model.initial_state(config.batch)
         self.progress = Progress(*Cursor())
+        self.state = self.model.initial_state(self.batches.rows(self.progress.cursor))
         size = corpus.sizes["train"]
         self._ids_per_character = size.ids / max(1, size.predictions)
         self.steering = Steering(corpus)
@@ -84,9 +85,10 @@ class Trainer:
     @classmethod
     def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
         """A trainer in the state that ``checkpoint`` (with all its files) was saved in. Raises ``DataError``."""
-        model_config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path))
-        trainer = cls(run, corpus, model_config, config)
-        restore(trainer, checkpoint)
+        # First of all, so that no memory is asked for that the weights do not fill.
+        parts = checkpoint_parts(checkpoint)
+        trainer = cls(run, corpus, parts[0], config)
+        restore(trainer, checkpoint, parts)
         trainer._started = time.monotonic() - trainer.progress.seconds
         trainer._best_on_disk = trainer.progress.best, trainer.progress.best_step
         return trainer

@@ -24,7 +24,7 @@ from charlm.batches import Cursor
 from charlm.checkpoint import Checkpoint
 from charlm.config import dump_json, from_dict, parse_json, to_dict
 from charlm.errors import DataError
-from charlm.language_model import checkpoint_parts
+from charlm.language_model import Parts, checkpoint_parts
 from charlm.lstm import recurrence_name
 from charlm.optimizer import optimizer_arrays, restore_optimizer
 
@@ -166,10 +166,13 @@ def _state_arrays(trainer: Trainer) -> dict[str, NDArray[Any]]:
     }
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
-    """Put a snapshot back into a freshly made ``trainer``. Raises ``DataError`` where the parts do not fit together."""
+def restore(trainer: Trainer, checkpoint: Checkpoint, parts: Parts | None = None) -> None:
+    """Put a snapshot back into a freshly made ``trainer``; ``parts`` may hold its ``checkpoint_parts``.
+
+    Raises ``DataError`` where the parts do not fit together.
+    """
     where = str(checkpoint.path / ckpt.STATE)
-    config, tokenizer, weights = checkpoint_parts(checkpoint)
+    config, tokenizer, weights = parts or checkpoint_parts(checkpoint)
     if config != trainer.model.config or tokenizer.description() != trainer.corpus.tokenizer.description():
         raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
     training = parse_json(checkpoint.files[ckpt.STATE], where)
@@ -178,8 +181,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         raise DataError(f"{where} does not hold the state of a training")
     trainer.model.load_weights(weights)
     trainer.progress = from_dict(Progress, training.get("progress"), where)
-    if trainer.progress.part < 0 or trainer.progress.chunk < 0:
-        raise DataError(f"{where} has a cursor below 0")
+    if not trainer.batches.has(trainer.progress.cursor):
+        raise DataError(f"{where} has a cursor that is nowhere in the text")
     if trainer.progress.step != checkpoint.step or checkpoint.step < 0:
         raise DataError(f"{where} and {ckpt.CONFIG} disagree on the step")
     trainer.schedule.restore(training.get("schedule"), where)

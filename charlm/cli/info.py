@@ -19,6 +19,7 @@ def info(
 ) -> None:
     """Tell what a checkpoint is: its corpus, recipe, size, best loss, and what runs it here."""
     from charlm.checkpoint import step_numbers
+    from charlm.config import TrainingConfig, from_dict
     from charlm.language_model import load
 
     model = load(chosen_checkpoint(checkpoint), device, precision)
@@ -29,11 +30,17 @@ def info(
     if json:
         write_json(facts)
     else:
+        from_dict(TrainingConfig, facts.get("training"), f"{facts['path']}: config.json")
         try:
             rows = _rows(facts)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{facts['path']}: config.json lacks something or is damaged ({error!r:.60})") from None
-        write_text("".join(f"{label:<12}{value}\n" for label, value in rows))
+        write_text("".join(f"{label:<12}{_printable(value)}\n" for label, value in rows))
+
+
+def _printable(text: str) -> str:
+    """``text`` without what a terminal would obey or cannot show; a byte of a file's name stays what it is."""
+    return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "\ufffd" for c in text)
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
