@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
@@ -67,18 +67,18 @@ def main() -> None:
         code = _leave_quietly()
     except KeyboardInterrupt:
         code = 130
-    _exit(code)
+    _on_signals(lambda number, frame: os._exit(code))  # Python may take a second to clear torch away
+    sys.exit(code)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    _exit(128 + number)
+    _on_signals(signal.SIG_IGN)  # what comes twice must not interrupt the clearing up
+    sys.exit(128 + number)
 
 
-def _exit(code: int) -> NoReturn:
-    # It is decided how we end: another signal would only interrupt Python's own clearing up, with a traceback.
+def _on_signals(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
+        signal.signal(number, handler)
 
 
 def _open_missing_streams() -> None:

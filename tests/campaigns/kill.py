@@ -419,8 +419,8 @@ def _drop(part: str | None) -> None:
     """Let whatever this process resumes begin anew with one part of its state."""
     genuine = training.restore
 
-    def restore(trainer: Trainer, checkpoint: ckpt.Checkpoint) -> None:
-        genuine(trainer, checkpoint)
+    def restore(trainer: Trainer, *arguments: Any) -> None:
+        genuine(trainer, *arguments)
         if part is not None:
             _PARTS[part](trainer)
 
