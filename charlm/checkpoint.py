@@ -168,6 +168,11 @@ def keep_only(run: Path, steps: Iterable[int]) -> None:
                 _remove(doomed)
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a save that was killed has left ``path``."""
+    return path.name.startswith(_UNFINISHED)
+
+
 def clean(run: Path) -> None:
     """Remove what a killed process left unfinished. Call it only while holding the run's lock."""
     for path in list(run.iterdir()):

@@ -174,6 +174,7 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
             raise CannotCreateError(f"{run} was trained by another process a moment ago; choose another --out")
         try:
             shutil.rmtree(run / "corpus", ignore_errors=True)  # of a beginning that was killed
+            ckpt.clean(run)
             corpus = _prepare(run, source, texts, _document_choices(texts, request), where.progress)
             ckpt.sync_made([corpus.folder, *made])
             recipe = resolve(
@@ -236,7 +237,7 @@ def _claim(out: Path | None, name: str) -> tuple[Path, list[Path]]:
             raise CannotCreateError(
                 f"{out} holds a run already; go on with it by --resume --out {out}, or name another"
             )
-        if out.exists() and (not out.is_dir() or {entry.name for entry in out.iterdir()} - _BEGINNING):
+        if out.exists() and (not out.is_dir() or not all(map(_is_of_a_beginning, out.iterdir()))):
             raise CannotCreateError(f"{out} exists and is no run; choose another --out, so that nothing is overwritten")
         candidates = [out]
     else:
@@ -255,6 +256,10 @@ def _claim(out: Path | None, name: str) -> tuple[Path, list[Path]]:
 
 # What is in a run that was killed before its first checkpoint.
 _BEGINNING = {".lock", "corpus", "metrics.jsonl"}
+
+
+def _is_of_a_beginning(path: Path) -> bool:
+    return path.name in _BEGINNING or ckpt.is_unfinished(path)
 
 
 def _document_choices(texts: Texts, request: Request) -> DocumentChoices | None:

@@ -185,6 +185,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, parts: Parts | None = None
         raise DataError(f"{where} has a cursor that is nowhere in the text")
     if trainer.progress.step != checkpoint.step or checkpoint.step < 0:
         raise DataError(f"{where} and {ckpt.CONFIG} disagree on the step")
+    trainer.progress.saved_step = checkpoint.step  # the file was written before this very save had succeeded
     trainer.schedule.restore(training.get("schedule"), where)
     restore_optimizer(trainer.optimizer, tensors, str(checkpoint.path / ckpt.STATE_TENSORS))
     _restore_carried_state(trainer, tensors, where)
