@@ -39,6 +39,8 @@ STATE_TENSORS, STATE = "training.safetensors", "training.json"
 MANIFEST = "manifest.json"
 GENERATION_FILES = (CONFIG, MODEL, TOKENIZER)
 ALL_FILES = (*GENERATION_FILES, STATE_TENSORS, STATE)
+# What makes a step be passed over. Ctrl-C while one is read is a CharlmError, too, but says nothing about the step.
+_UNUSABLE = (DataError, InputOutputError, MissingInputError)
 _STEP_NAME = re.compile(r"step-([0-9]{1,15})")
 # A step that is being replaced by a newer version of itself stands aside under this name for a moment.
 _ASIDE, _UNFINISHED, _DELETED = ".aside-", ".unfinished-", ".deleted-"
@@ -250,7 +252,7 @@ def _first_valid(run: Path, candidates: list[Path], names: Iterable[str]) -> Che
     for candidate in candidates:
         try:
             checkpoint = _read(candidate, names)
-        except CharlmError as error:
+        except _UNUSABLE as error:
             logger.warning("%s is passed over: %s", candidate, error)
             first_error = first_error or error
         else:
@@ -270,7 +272,7 @@ def _ranked(steps: list[tuple[int, Path]], prefer: str) -> list[Path]:
 def _peek_validation(path: Path) -> float:
     try:
         loss = _validation_of(_read(path, (CONFIG,)).config)
-    except CharlmError:
+    except _UNUSABLE:
         return math.inf
     return math.inf if loss is None else loss
 

@@ -10,7 +10,7 @@ import pytest
 
 from charlm import checkpoint as ckpt
 from charlm.config import dump_json
-from charlm.errors import CannotCreateError, DataError, InputOutputError, MissingInputError
+from charlm.errors import CannotCreateError, DataError, InputOutputError, InterruptedBySignal, MissingInputError
 
 
 def files(step, validation=None, **more):
@@ -242,3 +242,13 @@ def test_tensors_survive_and_wrong_ones_are_refused():
 def test_the_manifest_is_plain_json(run):
     manifest = json.loads((run / "step-10" / ckpt.MANIFEST).read_text())
     assert set(manifest["files"]) == {ckpt.CONFIG, ckpt.MODEL}
+
+
+def test_ctrl_c_while_a_step_is_read_is_not_taken_for_damage(run, monkeypatch):
+    def interrupted(*arguments):
+        raise InterruptedBySignal("stopped", 2)
+
+    monkeypatch.setattr(ckpt, "_read_file", interrupted)
+    for prefer in ("best", "latest"):
+        with pytest.raises(InterruptedBySignal):
+            ckpt.open_checkpoint(run, prefer)

@@ -217,6 +217,7 @@ def _write_page(path: Path, pieces: Iterable[str]) -> None:
                 file.write(piece)
         unfinished.replace(path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
         raise CannotCreateError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
     say(f"wrote {path}")
