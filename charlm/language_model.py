@@ -21,7 +21,7 @@ from charlm.documents import Fingerprints, Piece, split_documents
 from charlm.engine import Engine, create_engine
 from charlm.errors import DataError, UsageError
 from charlm.evaluation import Evaluation, evaluate, evaluate_crops, exact_losses
-from charlm.scoring import Scored, Surprise, document_ids, evaluate_documents, ids_of, score_documents, surprises
+from charlm.scoring import Scored, Surprise, evaluate_documents, ids_of, score_documents, surprises
 from charlm.tokenizer import Codes, DocumentTokenizer, Ids, Tokenizer, code_points, load_tokenizer
 
 _BLOCK = 1 << 20
@@ -184,10 +184,10 @@ class LanguageModel:
 
         A model of documents finds them in ``text`` as it was trained: lines, or what blank lines part, or one.
         """
-        codes = [self._codes(part) for part in _parts(text)]
-        if self.tokenizer.documents is not None:
+        codes = (self._codes(part) for part in _parts(text))
+        if isinstance(self.tokenizer, DocumentTokenizer):
             pieces = split_documents([codes], self.tokenizer.documents)
-            return self.evaluate_ids(document_ids(self.tokenizer, pieces), window)
+            return self.evaluate_ids(itertools.starmap(self.tokenizer.encode_documents, pieces), window)
         return self.evaluate_ids((self.tokenizer.encode_codes(part) for part in codes), window)
 
     def _codes(self, text: str) -> Codes:

@@ -33,21 +33,24 @@ def fused_recurrence(
     x_TBI: Tensor, state: LayerState, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, LayerState]:
     """Outputs [T, B, H] and the state after the last step, by torch's kernel for the device."""
+    return _torch_lstm(x_TBI, state, (weight_ih, weight_hh, bias, torch.zeros_like(bias)))
+
+
+def _torch_lstm(
+    x: Tensor, state: LayerState, weights: tuple[Tensor, ...], batch_sizes: Tensor | None = None
+) -> tuple[Tensor, LayerState]:
+    """torch's kernel on x [T, B, I], or on the data of a PackedSequence with its ``batch_sizes``."""
     h_BH, c_BH = state
+    first = h_BH.to(x.dtype).unsqueeze(0), c_BH.to(x.dtype).unsqueeze(0)
+    # Has biases, layers, dropout, is training, is bidirectional; and with time first, "is batch first".
+    rest = (True, 1, 0.0, torch.is_grad_enabled(), False)
     with warnings.catch_warnings():
         # cuDNN copies weights that lie apart in memory at each call, and warns; ours change at every step anyhow.
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
-        output, h_1BH, c_1BH = torch.lstm(
-            x_TBI,
-            (h_BH.to(x_TBI.dtype).unsqueeze(0), c_BH.to(x_TBI.dtype).unsqueeze(0)),
-            (weight_ih, weight_hh, bias, torch.zeros_like(bias)),
-            True,  # has biases
-            1,  # layers
-            0.0,  # dropout
-            torch.is_grad_enabled(),
-            False,  # bidirectional
-            False,  # batch first
-        )
+        if batch_sizes is None:
+            output, h_1BH, c_1BH = torch.lstm(x, first, weights, *rest, False)
+        else:
+            output, h_1BH, c_1BH = torch.lstm(x, batch_sizes, first, weights, *rest)
     return output, (h_1BH[0].to(h_BH.dtype), c_1BH[0].to(c_BH.dtype))
 
 
@@ -64,23 +67,11 @@ def packed_recurrence(
     Outputs after a stream's end are 0, and its state stays what it was at the end.
     """
     packed = nn.utils.rnn.pack_padded_sequence(x_TBI, lengths_B)
-    h_BH, c_BH = state
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
-        output, h_1BH, c_1BH = torch.lstm(
-            packed.data,
-            packed.batch_sizes,
-            (h_BH.to(x_TBI.dtype).unsqueeze(0), c_BH.to(x_TBI.dtype).unsqueeze(0)),
-            (weight_ih, weight_hh, bias, torch.zeros_like(bias)),
-            True,  # has biases
-            1,  # layers
-            0.0,  # dropout
-            torch.is_grad_enabled(),
-            False,  # bidirectional
-        )
+    weights = (weight_ih, weight_hh, bias, torch.zeros_like(bias))
+    output, last = _torch_lstm(packed.data, state, weights, packed.batch_sizes)
     unpacked = nn.utils.rnn.PackedSequence(output, packed.batch_sizes)
     output_TBH, _ = nn.utils.rnn.pad_packed_sequence(unpacked, total_length=len(x_TBI))
-    return output_TBH, (h_1BH[0].to(h_BH.dtype), c_1BH[0].to(c_BH.dtype))
+    return output_TBH, last
 
 
 def plain_recurrence(

@@ -2,7 +2,7 @@
 
 The text is read in three passes in constant memory: measure and check it, count the characters of the training part,
 write the ids. The vocabulary comes from the training part alone, so that figures on the rest are honest. A text that
-runs on is split in order; documents are split whole, shuffled by the seed, and cost sixteen bytes of memory each.
+runs on is split in order; documents are split whole, shuffled by the seed, and cost some tens of bytes of memory each.
 
 Where the tokenizer is "char", the training ids also teach the byte pieces, which would otherwise never be seen and
 turn every unknown character into noise: a rare character is spelt in bytes in about one of its occurrences, and
@@ -118,11 +118,9 @@ def _make_cutter(
     source: TextSource, kind: str, shares: Shares, documents: DocumentChoices | None, progress: Progress
 ) -> _Cutter:
     """Measure a text and decide which part of it goes where."""
-    return (
-        _InOrder(source, kind, shares, progress)
-        if documents is None
-        else _ByDocument(source, kind, shares, documents, progress)
-    )
+    if documents is None:
+        return _InOrder(source, kind, shares, progress)
+    return _ByDocument(source, kind, shares, documents, progress)
 
 
 def _bounds(total: int, shares: Shares) -> list[int]:

@@ -69,10 +69,9 @@ def evaluate_documents(
     is no document.
     """
     tally, documents = Tally(tokenizer), _DocumentSums(tokenizer)
-    for ids, nats in document_losses(engine, tokenizer, blocks):
+    for ids, nats in document_losses(engine, tokenizer, blocks, progress):
         tally.add(ids, nats)
         documents.add(ids, nats)
-        progress(len(ids))
     evaluation = tally.result()
     return replace(
         evaluation,
@@ -82,17 +81,8 @@ def evaluate_documents(
     )
 
 
-def document_ids(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[Ids]:
-    """The ids of documents piece by piece, each document with its end marker, if the model has one."""
-    for codes, ends in pieces:
-        if isinstance(tokenizer, DocumentTokenizer):
-            yield tokenizer.with_ends(tokenizer.inner.encode_codes(codes), ends)
-        else:
-            yield tokenizer.encode_codes(codes)
-
-
 def document_losses(
-    engine: Engine, tokenizer: DocumentTokenizer, blocks: Iterable[Ids]
+    engine: Engine, tokenizer: DocumentTokenizer, blocks: Iterable[Ids], progress: Progress = silent
 ) -> Iterator[tuple[Ids, FloatArray]]:
     """Ids and their losses in nats, in order. A document larger than memory is read chunk by chunk."""
     held: Ids = np.zeros(0, np.int64)
@@ -103,16 +93,18 @@ def document_losses(
             continue
         ends = np.flatnonzero(held == tokenizer.end_id) + 1
         if len(ends):
-            yield held[: ends[-1]], side_by_side(engine, tokenizer.start_id, held[: ends[-1]], ends)
+            yield held[: ends[-1]], side_by_side(engine, tokenizer.start_id, held[: ends[-1]], ends, progress)
             held = held[ends[-1] :]
         if len(held) >= _POOL:
             rest: list[Ids] = []
-            yield from exact_losses(engine, tokenizer, _to_the_end(held, blocks, tokenizer.end_id, rest))
+            for ids, nats in exact_losses(engine, tokenizer, _to_the_end(held, blocks, tokenizer.end_id, rest)):
+                yield ids, nats
+                progress(len(ids))
             held = rest[0] if rest else held[:0]
     ends = np.flatnonzero(held == tokenizer.end_id) + 1
     if len(held):
         ends = ends if len(ends) and ends[-1] == len(held) else np.append(ends, len(held))
-        yield held, side_by_side(engine, tokenizer.start_id, held, ends)
+        yield held, side_by_side(engine, tokenizer.start_id, held, ends, progress)
 
 
 def _to_the_end(begun: Ids, blocks: Iterator[Ids], end_id: int, rest: list[Ids]) -> Iterator[Ids]:
@@ -230,7 +222,7 @@ def _score(engine: Engine, tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.
 def ids_of(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
     """The ids of whole documents, end markers included where the model has any, and where each ends."""
     if isinstance(tokenizer, DocumentTokenizer):
-        ids = tokenizer.with_ends(tokenizer.inner.encode_codes(codes), ends)
+        ids = tokenizer.encode_documents(codes, ends)
         return ids, np.flatnonzero(ids == tokenizer.end_id) + 1
     ids = tokenizer.encode_codes(codes)
     return ids, np.append(np.flatnonzero(tokenizer.starts_character[ids]), len(ids))[ends]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -346,20 +346,21 @@ class DocumentTokenizer:
     def encode_codes(self, codes: Codes) -> Ids:
         return self.inner.encode_codes(codes).astype(self._dtype)
 
+    def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
+        """Ids of documents that end where so many codes are over as ``ends`` say, the boundary after each."""
+        return self.with_ends(self.inner.encode_codes(codes), ends)
+
     def with_ends(self, ids: Ids, ends: NDArray[np.int64]) -> Ids:
         """``ids`` of ``inner`` with the boundary put in where so many characters are over as ``ends`` say."""
         begins = np.append(np.flatnonzero(self.inner.starts_character[ids]), len(ids))
         return np.insert(ids.astype(self._dtype), begins[ends], self.end_id)
 
     def decode(self, ids: Ids) -> str:
-        return self.inner.decode(self._without_ends(ids))
+        return self.inner.decode(np.asarray(ids)[np.asarray(ids) != self.end_id])
 
     def decoder(self) -> TextDecoder:
-        return _WithoutEnds(self.inner.decoder(), self._without_ends)
-
-    def _without_ends(self, ids: Ids) -> Ids:
-        inside: Ids = np.asarray(ids)[np.asarray(ids) != self.end_id]
-        return inside
+        """A decoder of one document, which takes the ids before its end."""
+        return self.inner.decoder()
 
     def unknown(self, ids: Ids) -> NDArray[np.bool_]:
         inside = np.asarray(ids) != self.end_id
@@ -377,18 +378,6 @@ class DocumentTokenizer:
 
     def description(self) -> dict[str, Any]:
         return {**self.inner.description(), "documents": self.documents}
-
-
-class _WithoutEnds:
-    def __init__(self, inner: TextDecoder, without_ends: Callable[[Ids], Ids]) -> None:
-        self._inner = inner
-        self._without_ends = without_ends
-
-    def feed(self, ids: Ids) -> str:
-        return self._inner.feed(self._without_ends(ids))
-
-    def finish(self) -> str:
-        return self._inner.finish()
 
 
 class _IncrementalDecoder:

@@ -13,7 +13,7 @@ from charlm.engine import create_engine
 from charlm.errors import DataError
 from charlm.evaluation import exact_losses
 from charlm.model import CharLM
-from charlm.scoring import document_ids, document_texts, evaluate_documents, score_documents, side_by_side, surprises
+from charlm.scoring import document_texts, evaluate_documents, score_documents, side_by_side, surprises
 from charlm.tokenizer import ByteTokenizer, CharTokenizer, DocumentTokenizer
 
 ALPHABET = "abcé \n"
@@ -106,6 +106,15 @@ def test_a_document_larger_than_memory_is_read_chunk_by_chunk(monkeypatch):
             assert max(largest) <= 350
 
 
+def test_an_evaluation_can_be_stopped_between_chunks():
+    """Ctrl-C during a training asks for it; a whole text of documents may take longer than it may wait."""
+    ids = np.concatenate([with_end("abc" * 100) for _ in range(400)])
+    steps = []
+    evaluate_documents(ENGINE, TOKENIZER, [ids], steps.append)
+    assert sum(steps) == len(ids)
+    assert max(steps) <= scoring._PLACES < len(ids)
+
+
 def test_no_document_is_nothing_to_evaluate():
     with pytest.raises(DataError):
         evaluate_documents(ENGINE, TOKENIZER, [])
@@ -158,7 +167,7 @@ def test_bytes_and_running_text_have_scores_too():
 
 def test_ids_of_pieces_are_those_of_documents():
     texts = ["abc", "xé", "b"]
-    found = np.concatenate(list(document_ids(TOKENIZER, cut(texts, [1, 4]))))
+    found = np.concatenate(list(itertools.starmap(TOKENIZER.encode_documents, cut(texts, [1, 4]))))
     assert found.tolist() == np.concatenate([with_end(text) for text in texts]).tolist()
 
 

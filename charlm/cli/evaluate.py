@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,16 +68,16 @@ def _from_files(
     model: LanguageModel, names: list[str], encoding: str, folder: Path
 ) -> tuple[str, int | None, Iterator[Ids]]:
     from charlm.documents import split_documents
-    from charlm.scoring import document_ids
     from charlm.text import open_source
+    from charlm.tokenizer import DocumentTokenizer
 
     source = open_source(names, encoding, folder / "stdin", any_file=model.tokenizer.kind == "byte")
     blocks: Iterator[Ids]
-    if model.tokenizer.documents is None:
-        blocks = (model.tokenizer.encode_codes(codes) for codes in source.codes(model.tokenizer.kind))
-    else:
+    if isinstance(model.tokenizer, DocumentTokenizer):
         found = split_documents(source.files(model.tokenizer.kind), model.tokenizer.documents)
-        blocks = document_ids(model.tokenizer, found)
+        blocks = starmap(model.tokenizer.encode_documents, found)
+    else:
+        blocks = (model.tokenizer.encode_codes(codes) for codes in source.codes(model.tokenizer.kind))
     plain = [path for path in source.paths if path.suffix != ".gz"]
     total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
     return ", ".join(names), total, blocks

@@ -185,16 +185,16 @@ def _facts(scored: Scored, name_of: Callable[[Scored], str]) -> dict[str, Any]:
 def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str | None) -> None:
     from charlm.cli import highlight
 
-    surprised = ((number, list(model.surprises(text))) for number, text in texts)
     if html is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         say(highlight.legend(sys.stderr.isatty() and colour))
         if not colour:
             say("no colours where stdout is no terminal or NO_COLOR is set; --html PAGE writes a web page")
-        for piece in highlight.terminal((surprises for _, surprises in surprised), colour):
+        for piece in highlight.terminal((model.surprises(text) for _, text in texts), colour):
             write_text(piece)
         end_line()
         return
+    surprised = ((number, list(model.surprises(text))) for number, text in texts)
     headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
     pieces = highlight.page(headed, f"{model.checkpoint.path}: surprise")
     if html == "-":
