@@ -1,14 +1,39 @@
-"""Short forms of the campaigns against disks: power cuts, calls that fail, numbers that are none."""
+"""Short forms of the campaigns against disks: kills, power cuts, calls that fail, numbers that are none."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 from campaigns import disk, divergence, power
 
+watches_calls = pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="file-system calls are told by Linux's /proc"
+)
+# A process that has computed in threads, as pytest's has, cannot be forked; so the campaign has one of its own.
+KILL = "import json; from campaigns import kill; print(json.dumps(kill.campaign(kills=3, every=41, kinds=2)))"
 
+
+@watches_calls
+def test_killed_at_any_moment_it_ends_the_same():
+    command = [sys.executable, "-c", KILL]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["ends_that_differ"] == figures["acknowledged_lost"] == 0
+    assert figures["kills_at_calls"] == 10
+    assert figures["dropped_parts_noticed"] == 6
+
+
+@watches_calls
 def test_power_cuts():
     figures = power.campaign(states=120)
     assert figures["acknowledged_lost"] == figures["corrupt_loaded"] == 0
     assert figures["states"] >= 120
 
 
+@watches_calls
 def test_calls_that_fail():
     figures = disk.campaign(every=25, mount=False)
     assert figures["previous_lost"] == figures["left_half_made"] == figures["ends_that_differ"] == 0
