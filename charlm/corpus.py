@@ -110,6 +110,8 @@ class Corpus:
     description: dict[str, Any]
     """What corpus.json says."""
     sizes: dict[str, SplitSize]
+    description_sha256: str
+    """Digest of corpus.json itself, which checkpoints keep."""
 
     @property
     def name(self) -> str:
@@ -205,7 +207,8 @@ def corpus_beside(checkpoint: Path) -> Corpus | None:
 def open_corpus(folder: Path) -> Corpus:
     """A corpus that ``prepare`` wrote. Raises ``MissingInputError`` or ``DataError``."""
     try:
-        description = parse_json(read_at_most(folder / "corpus.json", MAX_JSON_BYTES + 1), str(folder / "corpus.json"))
+        described = read_at_most(folder / "corpus.json", MAX_JSON_BYTES + 1)
+        description = parse_json(described, str(folder / "corpus.json"))
         has_model = (folder / "tokenizer.model").exists()
         model = read_at_most(folder / "tokenizer.model", _MOST_MODEL_BYTES) if has_model else None
     except OSError as error:
@@ -220,7 +223,7 @@ def open_corpus(folder: Path) -> Corpus:
         _check_description(description)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder / 'corpus.json'} is damaged ({error!r:.60}); train from the text again") from None
-    return Corpus(folder, tokenizer, description, sizes)
+    return Corpus(folder, tokenizer, description, sizes, hashlib.sha256(described).hexdigest())
 
 
 def _check_description(description: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from charlm.errors import OutOfMemoryError, UsageError
+from charlm.memory import machine_bytes
 
 # Numbers of options in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -81,9 +82,16 @@ def keep_freed_memory() -> None:
             libc.mallopt(option, value)
 
 
+def memory_bytes(device: torch.device) -> int | None:
+    """The memory of ``device``; None where nothing tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return machine_bytes()
+
+
 @contextlib.contextmanager
 def memory_errors(advice: str) -> Iterator[None]:
-    """Turn running out of memory into an ``OutOfMemoryError`` that ends with ``advice``."""
+    """Turn running out of memory into an ``OutOfMemoryError`` that ends with ``advice``: numbers, and what to lower."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -389,6 +389,11 @@ def _check_corpus(run: Path, corpus: Corpus, checkpoint: ckpt.Checkpoint) -> Non
     described = checkpoint.config.get("corpus")
     if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
         raise DataError(f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore it")
+    # Before anything that it names is looked for. The first checkpoints of format 1 lack it.
+    if described.get("description_sha256", corpus.description_sha256) != corpus.description_sha256:
+        raise DataError(
+            f"{corpus.folder / 'corpus.json'} is damaged; restore it, or train again with --init-from {run}"
+        )
     if corpus.changed_sources():
         raise DataError(
             f"the text of {run} has changed since training began; put the old text back to resume, or learn the new "

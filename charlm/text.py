@@ -261,8 +261,9 @@ def _decode(decoder: Any, data: bytes, seen: int, problem: str, advice: str) -> 
         position = seen - pending + error.start
         wrong = error.object[error.start : error.start + 1].hex().upper()
         raise DataError(f"{problem}: byte 0x{wrong} at position {position}; {advice}") from None
-    except UnicodeError as error:
-        raise DataError(f"{problem} ({error}); {advice}") from None
+    except UnicodeError:  # the one reason: no mark says in which order the bytes are
+        codec = problem.rpartition(" ")[2]
+        raise DataError(f"{problem} with a mark; if it has none, name {codec}-le (Windows) or {codec}-be") from None
 
 
 def _refuse_other_unicode(head: bytes, name: str, advice: str | None) -> None:

@@ -8,6 +8,7 @@ checkpoint, and is put back by ``Trainer.resume``, so that a resumed run ends wi
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -21,13 +22,14 @@ from charlm.batches import Chunk, Cursor, make_batches
 from charlm.checkpoint import Checkpoint
 from charlm.config import ModelConfig, SamplingConfig, TrainingConfig
 from charlm.corpus import Corpus
-from charlm.devices import autocast, keep_freed_memory, memory_errors
+from charlm.devices import autocast, keep_freed_memory, memory_bytes, memory_errors
 from charlm.engine import create_engine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import precision_costs
 from charlm.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
 from charlm.language_model import checkpoint_parts
+from charlm.memory import need_and_advice, refuse_too_large
 from charlm.metrics import Metrics
 from charlm.model import CharLM, cross_entropy, detach
 from charlm.optimizer import make_optimizer
@@ -61,10 +63,14 @@ class Trainer:
         self.corpus = corpus
         self.config = config
         self.device = torch.device(config.device)
+        available = memory_bytes(self.device)
+        refuse_too_large(model_config, config, available)
+        self._memory_advice = need_and_advice(model_config, config, available)
         keep_freed_memory()
         if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        with memory_errors("choose a smaller --size, --batch or --bptt"):
+            # A run from a larger machine may ask for threads that would only wait for one another here.
+            torch.set_num_threads(min(config.threads, os.cpu_count() or 1))
+        with memory_errors(self._memory_advice):
             self.model = CharLM(model_config, config.seed).to(self.device)
             self.optimizer = make_optimizer(self.model, config)
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed)
@@ -199,7 +205,7 @@ class Trainer:
         rate = self.progress.rate = self.config.lr * factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with memory_errors(f"choose a --batch below {self.config.batch}, a shorter --bptt or a smaller --size"):
+        with memory_errors(self._memory_advice):
             loss, norm = self._learn(chunk)
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         self.progress.note_step(loss * self._ids_per_character, norm > self.config.clip, skipped, chunk.predictions)
@@ -312,7 +318,7 @@ class Trainer:
         return Evaluated(progress.step, epoch, self.seconds, train_loss, loss, is_best, clipped, rate, sample)
 
     def _validation_loss(self) -> float | None:
-        with memory_errors("choose a smaller --size"):
+        with memory_errors(self._memory_advice):
             return self.steering.loss(TorchEngine(self.model, self.config.precision), self._stop_between_chunks)
 
     def _note_precision_costs(self, wanted: bool) -> None:

@@ -132,6 +132,7 @@ def _description(trainer: Trainer) -> dict[str, Any]:
         "corpus": {
             "name": corpus.name,
             "sha256": corpus.sha256,
+            "description_sha256": corpus.description_sha256,
             "splits": {name: dataclasses.asdict(size) for name, size in corpus.sizes.items()},
         },
         "validation": _finite(progress.last_validation) if progress.evaluated_step == progress.step else None,

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from campaigns import disk, divergence, power
+from campaigns import disk, divergence, power, signals
 
 watches_calls = pytest.mark.skipif(
     not Path("/proc/self/fd").exists(), reason="file-system calls are told by Linux's /proc"
@@ -45,3 +45,9 @@ def test_numbers_that_are_none():
     assert figures["poisoned_steps"] > 100
     assert figures["weights_changed_by_them"] == 0
     assert figures["rollbacks"] == 4
+
+
+def test_signals_at_any_moment():
+    figures = signals.campaign(moments=5, megabytes=4, others=False)
+    assert figures["saved"] == figures["resumed"] > 0
+    assert figures["second_trainer_exit_code"] == 73

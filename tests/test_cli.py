@@ -121,6 +121,13 @@ def test_head_ends_it_quietly(trained_run):
     assert (len(result.stdout), result.stderr, result.returncode) == (10, b"", 0)
 
 
+@pytest.mark.parametrize("command", ["", "--help", "train --help"])
+def test_help_that_nobody_reads_ends_quietly(command):
+    piped = f"set -o pipefail; {' '.join(CHARLM)} {command} | true"
+    result = subprocess.run(["bash", "-c", piped], capture_output=True, check=False)
+    assert (result.stderr, result.returncode) == (b"", 0)
+
+
 def test_the_checkpoint_may_come_from_the_environment(trained_run, tmp_path):
     result = charlm("generate", "-n", 3, cwd=tmp_path, env={"CHARLM_CHECKPOINT": str(trained_run)})
     assert (result.returncode, result.stderr) == (0, b"")
@@ -148,13 +155,14 @@ def _bad_texts(folder):
         (["train", "empty.txt"], 65, "empty"),
         (["train", "latin.txt"], 65, "--encoding cp1252"),
         (["train", "utf16.txt"], 65, "--encoding utf-16"),
+        (["train", "good.txt", "--encoding", "utf-16"], 65, "name utf-16-le (Windows) or utf-16-be"),
         (["train", "short.txt"], 65, "at least 100"),
         (["train", "same.txt"], 65, "one distinct character"),
         (["train", "bad.gz"], 65, "gzip"),
         (["train", "folder"], 66, "no text file"),
         (["train"], 2, "--demo"),
         (["train", "good.txt", "--demo"], 2, "one of the three"),
-        (["train", "good.txt", "--batch", "90000"], 65, "--batch"),
+        (["train", "good.txt", "--batch", "90000", "--bptt", "2"], 65, "--batch"),
         (["train", "good.txt", "--layers", "1", "--hidden", "8", "--embedding", "4"], 2, "--layers 2"),
         (["train", "good.txt", "--lr", "nan"], 2, "--lr"),
         (["train", "good.txt", "--lr", "fast"], 2, "--lr"),
@@ -171,6 +179,7 @@ def _bad_texts(folder):
         (["train", "good.txt", "--resume"], 2, "one of the three"),
         (["generate"], 66, "charlm train"),
         (["generate", "-c", "missing"], 66, "does not exist"),
+        (["generate", "-c", "long" * 1000], 66, "longer than a name can be"),
         (["generate", "-c", "model.pt"], 65, "is a file"),
         (["generate", "-c", "pickles/step-1"], 65, "restore"),
         (["generate", "-c", "good.txt", "--temperature", "-1"], 2, "--temperature"),

@@ -96,6 +96,11 @@ def test_when_nothing_new_comes_it_ends_and_says_so(document_run):
 SCORED = b"the cat sat\nzzzz qq\n\non a mat\r\nesc\x1b[31mred\n"
 
 
+def test_a_row_cannot_be_turned_around(document_run):
+    row = lines(charlm("score", "-c", document_run, stdin="the \u202ecat\u2067\u200f sat\n".encode()))[0]
+    assert row.split("\t")[2] == "the \\u202ecat\\u2067\\u200f sat"
+
+
 def test_scores_as_text_json_and_csv(document_run):
     rows = [line.split("\t") for line in lines(charlm("score", "-c", document_run, stdin=SCORED))]
     assert [row[2] for row in rows] == ["the cat sat", "zzzz qq", "", "on a mat", "esc\\x1b[31mred"]

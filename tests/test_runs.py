@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 import charlm
 from charlm import checkpoint as ckpt
 from charlm import runs
+from charlm.corpus import Corpus
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from charlm.events import Evaluated, Finished, Stepped
 from charlm.language_model import checkpoint_parts
@@ -185,6 +187,29 @@ def test_a_changed_text_cannot_be_resumed(text, tmp_path):
         runs.resume(tmp_path / "run", steps=9)
     own.unlink()
     assert runs.resume(tmp_path / "run", steps=9).step == 9
+
+
+def test_a_described_corpus_is_the_one_that_was_learnt(text_file, tmp_path, monkeypatch):
+    run = brief(text_file, tmp_path / "run", 3).run
+    described = run / "corpus" / "corpus.json"
+    described.write_text(described.read_text().replace(str(text_file), "/"))
+
+    def walk(self):
+        raise AssertionError("the whole disk is read")
+
+    monkeypatch.setattr(Corpus, "changed_sources", walk)
+    with pytest.raises(DataError, match="restore it"):
+        runs.resume(run, steps=9)
+
+
+def test_threads_of_a_larger_machine_are_not_started(text_file, tmp_path, caplog):
+    try:
+        brief(text_file, tmp_path / "run", 3, threads=1024)
+        assert torch.get_num_threads() == os.cpu_count()
+        assert runs.resume(tmp_path / "run", steps=4).step == 4
+    finally:
+        torch.set_num_threads(1)
+    assert not caplog.records
 
 
 def test_nothing_to_resume(tmp_path, monkeypatch):

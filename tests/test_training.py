@@ -477,7 +477,7 @@ def test_out_of_memory_saves_first_and_says_what_to_lower(make_trainer):
         return learn(chunk)
 
     trainer._learn = grow
-    with pytest.raises(OutOfMemoryError, match="--batch below 4") as error:
+    with pytest.raises(OutOfMemoryError, match=r"--batch 4 and --bptt 20 take at least .* choose a smaller") as error:
         train(trainer)
     assert (error.value.exit_code, ckpt.step_numbers(trainer.run)) == (71, [6])
 

@@ -5,6 +5,7 @@ Text goes to stdout, everything else to stderr. Heavy modules are imported by th
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -96,6 +97,10 @@ def _run() -> int:
             raise
         _complain(str(error))
         return error.exit_code
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # the parser's way to leave when nobody reads its help
+            raise OutputClosedError from None
+        raise
     except typer.Abort:
         return 130
     except (KeyboardInterrupt, OutputClosedError, BrokenPipeError):
@@ -115,6 +120,9 @@ def _unexpected(error: Exception) -> int:
     if _is_out_of_memory(error):
         _complain("out of memory; choose a smaller model, or --device cpu")
         return 71
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        _complain(f"{str(error.filename)[:80]}... is longer than a name can be; check the name")
+        return 66
     if isinstance(error, OSError):
         _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend it and try again")
         return 74

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from charlm.scoring import Scored, Surprise
 
 _COLUMNS = ("number", "log_probability", "bits_per_char", "characters", "unknown_characters", "document")
-# A log line may hold an escape sequence; what is shown to people must not steer their terminal.
+# A log line may hold an escape sequence; what is shown to people must not steer their terminal, nor turn a row around
+# by the marks that write from right to left.
 _SHOWN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_SHOWN.update(
+    {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
+)
 _SHOWN.update({0x09: "\t", 0x0A: "\\n", 0x0D: "\\r"})
 
 

@@ -1,0 +1,60 @@
+"""What a training asks of a machine's memory, and what there is: so that "out of memory" comes with numbers, and early.
+
+A system that promises more memory than it has kills the process that takes it, without a word; a training that cannot
+fit is therefore refused before it begins.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from charlm.config import ModelConfig, TrainingConfig
+from charlm.errors import OutOfMemoryError
+
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_OPTIMIZER_COPIES = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 1}
+
+
+def training_bytes(model: ModelConfig, training: TrainingConfig) -> int:
+    """What a training needs at the least: weights, gradients, the optimizer's memory, and what a step keeps to go back.
+
+    Of every layer a step keeps four gates, h and c for each id, of the decoder the logits and their gradient.
+    """
+    number = 2 if training.precision == "bf16" else 4
+    weights = 4 * model.parameter_count() * (2 + _OPTIMIZER_COPIES[training.optimizer])
+    kept_per_id = sum(width * (5 * number + 4) for _, width in model.layer_widths()) + 8 * model.vocabulary_size
+    return weights + training.batch * training.bptt * kept_per_id
+
+
+def machine_bytes() -> int | None:
+    """The memory of this machine, or what its container may take of it; None where the system does not say."""
+    try:
+        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError, OSError):
+        return None
+    for limit in _CGROUP_LIMITS:
+        try:
+            found.append(int(limit.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min(found)
+
+
+def need_and_advice(model: ModelConfig, training: TrainingConfig, available: int | None) -> str:
+    """The numbers, and what to lower, for whoever runs out of memory."""
+    has = "" if available is None else f" of the {_gigabytes(available)} there are"
+    return (
+        f"{model.parameter_count():,} parameters with --batch {training.batch} and --bptt {training.bptt} take at "
+        f"least {_gigabytes(training_bytes(model, training))}{has}; choose a smaller --batch, --bptt or --size"
+    )
+
+
+def refuse_too_large(model: ModelConfig, training: TrainingConfig, available: int | None) -> None:
+    """Raise ``OutOfMemoryError`` for a training that needs more than ``available`` bytes."""
+    if available is not None and training_bytes(model, training) > available:
+        raise OutOfMemoryError(f"out of memory: {need_and_advice(model, training, available)}")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
