@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,7 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from campaigns.power import IN_MEMORY, Begun, Call, noted_promises, watched, without_warnings
+from campaigns.recorder import Begun, Call, noted_promises, watched
+from campaigns.surroundings import CHARLM, IN_MEMORY, half_made, salad, without_warnings
 from charlm import checkpoint as ckpt
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus import Corpus
@@ -32,7 +32,6 @@ from charlm.training import MAX_FAILED_SAVES, Trainer
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 STEPS, SAVE_EVERY, EVAL_EVERY = 14, 4, 6
-HALF_MADE = (".unfinished", ".aside", ".deleted")
 TMPFS_BYTES = 8_000_000
 
 
@@ -55,9 +54,8 @@ def campaign(every: int = 1, mount: bool = True) -> dict[str, int | str]:
 
 
 def _corpus(folder: Path) -> Corpus:
-    draw = random.Random(1)
     path = folder / "text.txt"
-    path.write_text(" ".join(draw.choice(["the", "cat", "sat", "on", "a", "mat"]) for _ in range(1500)))
+    path.write_text(salad(random.Random(1), 1500))
     return prepare(folder / "corpus", open_source([str(path)]))
 
 
@@ -218,8 +216,7 @@ class _Trials:
         self._figures["previous_lost"] += opened.step < saved or not as_saved
 
     def _check_half_made(self, expected_none: bool) -> None:
-        half_made = [path.name for path in self._run.iterdir() if path.name.startswith(HALF_MADE)]
-        self._figures["left_half_made"] += expected_none and bool(half_made)
+        self._figures["left_half_made"] += expected_none and bool(half_made(self._run))
 
     def _resume(self) -> None:
         """What ``charlm train --resume`` does, on a mended disk."""
@@ -267,8 +264,7 @@ class _Full:
     def __init__(self, place: Path) -> None:
         self._place, self._run = place, place / "run"
         self._text = place.parent / "text.txt"
-        draw = random.Random(1)
-        self._text.write_text(" ".join(draw.choice(["the", "cat", "sat", "on", "a", "mat"]) for _ in range(9000)))
+        self._text.write_text(salad(random.Random(1), 9000))
 
     def try_all(self) -> dict[str, int | str]:
         """An undisturbed training, one for which room is made in time, one for which it is not, one without any."""
@@ -287,7 +283,7 @@ class _Full:
         ]  # fmt: skip
 
     def _start(self, arguments: list[str]) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "charlm", "train", *arguments, "--out", str(self._run), "--quiet"]
+        command = [*CHARLM, "train", *arguments, "--out", str(self._run), "--quiet"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
 
@@ -305,7 +301,7 @@ class _Full:
         assert "No space left on device" in said, said
         self._check(said.splitlines(), "")
         assert _digest(self._run) == whole
-        assert not self._half_made()
+        assert not half_made(self._run)
 
     def _too_late(self, whole: str) -> None:
         with self._start(self._new()) as process, self._filled_after_a_save(process):
@@ -319,7 +315,7 @@ class _Full:
             assert ckpt.open_checkpoint(self._run, "latest", ckpt.ALL_FILES).step >= saved
         assert self._train(["--resume"]).returncode == 0, self._said
         assert _digest(self._run) == whole
-        assert not self._half_made()
+        assert not half_made(self._run)
 
     def _from_the_start(self) -> None:
         arguments = self._new()
@@ -334,9 +330,6 @@ class _Full:
         assert all(line.startswith("charlm: ") for line in said), said
         assert len([line for line in said if not line.startswith("charlm: warning: ")]) <= 1, said
         assert advice in said[-1], said
-
-    def _half_made(self) -> list[str]:
-        return [path.name for path in self._run.iterdir() if path.name.startswith(HALF_MADE)]
 
     @contextlib.contextmanager
     def _filled_after_a_save(self, process: subprocess.Popen[str]) -> Iterator[None]:
