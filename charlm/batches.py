@@ -27,6 +27,7 @@ IGNORED = -100
 POOL_BATCHES = 64
 """So many batches of documents, about, are sorted by length together."""
 _ORDER_KEY = 0x0BDE
+_JITTER_KEY = 0x317
 
 
 class Cursor(NamedTuple):
@@ -78,22 +79,29 @@ class Batches(Protocol):
         ...
 
 
-def make_batches(corpus: Corpus, batch: int, bptt: int, seed: int) -> Batches:
-    """The training part of ``corpus``, as streams or by documents. Raises ``DataError`` where it is too short."""
+def make_batches(corpus: Corpus, batch: int, bptt: int, seed: int, jitter: float = 0.0) -> Batches:
+    """The training part of ``corpus``, as streams or by documents. Raises ``DataError`` where it is too short.
+
+    ``jitter`` moves the borders of a stream's chunks; a document has its own.
+    """
     ids, end_id = corpus.ids("train"), corpus.tokenizer.end_id
     if end_id is None:
-        return StreamBatches(ids, batch, bptt, seed)
+        return StreamBatches(ids, batch, bptt, seed, int(jitter * bptt))
     return DocumentBatches(ids, corpus.ends("train"), end_id, batch, bptt, seed)
 
 
 @dataclass(frozen=True)
 class StreamBatches:
-    """Chunks of ``ids`` for ``batch`` streams of ``bptt`` steps. Raises ``DataError`` where the text is too short."""
+    """Chunks of ``ids`` for ``batch`` streams of ``bptt`` steps, give or take ``jitter`` at either border.
+
+    Raises ``DataError`` where the text is too short.
+    """
 
     ids: IdFile
     batch: int
     bptt: int
     seed: int
+    jitter: int = 0
 
     def __post_init__(self) -> None:
         if len(self.ids) < 2 * self.batch + 1:
@@ -122,6 +130,16 @@ class StreamBatches:
         random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
         return int(random.integers(self._max_offset + 1))
 
+    def _border(self, epoch: int, chunk: int) -> int:
+        """Where in a stream a chunk begins: a function of its number, so any chunk is found without the ones before."""
+        moved = 0
+        if self.jitter and 0 < chunk < self.chunks_per_epoch:
+            random = np.random.Generator(np.random.Philox(key=[self.seed ^ _JITTER_KEY, epoch], counter=chunk))
+            moved = int(random.integers(-self.jitter, self.jitter + 1))
+        # The last chunk keeps a step at least; nothing lies behind the stream's end.
+        most = self.stream_length - (chunk < self.chunks_per_epoch)
+        return min(chunk * self.bptt + moved, most)
+
     def after(self, cursor: Cursor) -> Cursor:
         last = cursor.chunk + 1 == self.chunks_per_epoch
         return Cursor(cursor.part + 1) if last else Cursor(cursor.part, cursor.chunk + 1)
@@ -136,8 +154,8 @@ class StreamBatches:
         return cursor.part + cursor.chunk / self.chunks_per_epoch
 
     def chunk(self, cursor: Cursor) -> Chunk:
-        first = cursor.chunk * self.bptt
-        length = min(self.bptt, self.stream_length - first)
+        first = self._border(cursor.part, cursor.chunk)
+        length = self._border(cursor.part, cursor.chunk + 1) - first
         start = self.offset(cursor.part) + first
         ids_BT = np.empty((self.batch, length + 1), np.int64)
         for stream in range(self.batch):

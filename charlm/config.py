@@ -46,13 +46,15 @@ class ModelConfig:
 
     ``embedding`` is also the width of the last layer, because the decoder shares the embedding's weight (Press and
     Wolf 2017; the narrowed last layer is AWD-LSTM's, Merity et al. 2018). The dropouts are locked over time (Gal and
-    Ghahramani 2016); ``weight_drop`` is DropConnect on the hidden-to-hidden weights (Wan et al. 2013).
+    Ghahramani 2016), ``dropout_embedding`` forgets whole characters (the same); ``weight_drop`` is DropConnect on the
+    hidden-to-hidden weights (Wan et al. 2013).
     """
 
     vocabulary_size: int
     layers: int
     hidden: int
     embedding: int
+    dropout_embedding: float = 0.0
     dropout_input: float = 0.0
     dropout_hidden: float = 0.0
     dropout_output: float = 0.0
@@ -68,6 +70,7 @@ class ModelConfig:
             "with one layer --hidden and --embedding must be equal, because the last layer has the embedding's width; "
             "use --layers 2 or make them equal",
         )
+        _require_probability("--dropout-embedding", self.dropout_embedding)
         _require_probability("--dropout-input", self.dropout_input)
         _require_probability("--dropout-hidden", self.dropout_hidden)
         _require_probability("--dropout-output", self.dropout_output)
@@ -104,6 +107,8 @@ class TrainingConfig:
     """How a run is trained. Every automatic choice is already made: a resumed run reads this and nothing else.
 
     Of ``epochs``, ``steps`` and ``seconds`` at most one is set; none means until the validation loss stops improving.
+    ``bptt_jitter`` moves the borders of chunks by up to that share of ``bptt``. ``ar`` and ``tar``
+    weigh activation regularisation and its temporal kind (Merity et al. 2017).
     ``save_every`` is in seconds when ``save_every_unit`` is "seconds", else in steps.
     """
 
@@ -115,7 +120,12 @@ class TrainingConfig:
     warmup: int = 100
     batch: int = 32
     bptt: int = 128
+    bptt_jitter: float = 0.0
     state_reset: float = 0.01
+    ar: float = 0.0
+    tar: float = 0.0
+    average: str = "none"
+    average_decay: float = 0.998
     epochs: int | None = None
     steps: int | None = None
     seconds: float | None = None
@@ -137,7 +147,14 @@ class TrainingConfig:
         _require(self.warmup >= 0, f"--warmup must be 0 or more steps, not {self.warmup}")
         _require(1 <= self.batch <= 1_000_000, f"--batch must be 1 to 1,000,000, not {self.batch}")
         _require(1 <= self.bptt <= 1_000_000_000, f"--bptt must be 1 to 1,000,000,000, not {self.bptt}")
+        _require(
+            0.0 <= self.bptt_jitter < 0.5, f"--bptt-jitter must be at least 0 and below 0.5, not {self.bptt_jitter}"
+        )
         _require_probability("--state-reset", self.state_reset)
+        _require(0 <= self.ar < math.inf, f"--ar must be 0 or more, not {self.ar}")
+        _require(0 <= self.tar < math.inf, f"--tar must be 0 or more, not {self.tar}")
+        _require(self.average in AVERAGES, f"--average must be one of {', '.join(AVERAGES)}")
+        _require_probability("--average-decay", self.average_decay)
         budgets = [value for value in (self.epochs, self.steps, self.seconds) if value is not None]
         _require(len(budgets) <= 1, "give only one of --epochs, --steps and --time")
         _require(all(value > 0 for value in budgets), "--epochs, --steps and --time must be above 0")
@@ -156,6 +173,7 @@ class TrainingConfig:
 
 _DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+AVERAGES = ("ema", "triggered", "none")
 SCHEDULES = ("plateau", "cosine", "constant")
 
 

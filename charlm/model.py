@@ -108,6 +108,13 @@ class CharLM(nn.Module):
         (locked, or variational, dropout); without it there is no dropout. With ``lengths_B`` (on the CPU, the longest
         first) streams end earlier, and what comes out of one after its end, its state included, must not be used.
         """
+        _, dropped_TBE, new_state = self.read(ids_TB, state, dropout_generator, lengths_B)
+        return self.decoder(dropped_TBE), new_state
+
+    def read(
+        self, ids_TB: Tensor, state: State, dropout_generator: torch.Generator | None, lengths_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, State]:
+        """What the last layer puts out [T, B, E], the same after its dropout, and the new state; see ``forward``."""
         drop = _Dropout(dropout_generator)
         x, index_TB = self._first_input(ids_TB, drop)
         new_state = []
@@ -116,16 +123,16 @@ class CharLM(nn.Module):
             weight_hh = drop.weights(layer.weight_hh, self.config.weight_drop)
             x, after = layer(x, layer_state, weight_hh, index_TB if number == 0 else None, lengths_B)
             new_state.append(after)
-            is_last = number == len(layers) - 1
-            x = drop.locked(x, self.config.dropout_output if is_last else self.config.dropout_hidden)
-        return self.decoder(x), tuple(new_state)
+            if number < len(layers) - 1:
+                x = drop.locked(x, self.config.dropout_hidden)
+        return x, drop.locked(x, self.config.dropout_output), tuple(new_state)
 
     def _first_input(self, ids_TB: Tensor, drop: _Dropout) -> tuple[Tensor, Tensor | None]:
         """What the first layer reads: [T, B, E], or for the native engine the distinct rows [N, E] and their index.
 
         With dropout a row is a character in a stream, because each stream has a mask of its own.
         """
-        weight_VE = self.embedding.weight
+        weight_VE = drop.rows(self.embedding.weight, self.config.dropout_embedding)
         batch = ids_TB.shape[1]
         mask_1BE = drop.mask(weight_VE.new_empty(1, batch, weight_VE.shape[1]), self.config.dropout_input)
         if not native_runs(weight_VE):
@@ -165,6 +172,10 @@ class _Dropout:
         masked: Tensor = _Masked.apply(x_TBE, mask_1BE)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return masked
 
+    def rows(self, weight_VE: Tensor, rate: float) -> Tensor:
+        mask_V1 = self.mask(weight_VE[:, :1], rate)
+        return weight_VE if mask_V1 is None else weight_VE * mask_V1
+
     def weights(self, weight: Tensor, rate: float) -> Tensor:
         mask = self.mask(weight, rate)
         return weight if mask is None else weight * mask
@@ -194,6 +205,18 @@ class _Masked(torch.autograd.Function):
 def detach(state: State) -> State:
     """The same state, cut off from the graph that made it: the border of truncated backpropagation."""
     return tuple((h_BH.detach(), c_BH.detach()) for h_BH, c_BH in state)
+
+
+def activation_penalty(output_TBE: Tensor, dropped_TBE: Tensor, real_TB: Tensor, ar: float, tar: float) -> Tensor:
+    """AR and TAR (Merity et al. 2017): the mean square of what the last layer puts out, and of what changes in a step.
+
+    The first is taken after dropout, the second before it; both only where a prediction is ``real_TB``.
+    """
+    squares_TB = dropped_TBE.float().square().mean(2)
+    changes_TB = (output_TBE[1:].float() - output_TBE[:-1].float()).square().mean(2)
+    level = (squares_TB * real_TB).sum() / real_TB.sum().clamp(min=1)
+    change = (changes_TB * real_TB[1:]).sum() / real_TB[1:].sum().clamp(min=1)
+    return ar * level + tar * change
 
 
 def cross_entropy(logits_TBV: Tensor, targets_TB: Tensor) -> Tensor:

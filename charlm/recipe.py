@@ -37,6 +37,7 @@ class Request:
     layers: int | None = None
     hidden: int | None = None
     embedding: int | None = None
+    dropout_embedding: float | None = None
     dropout_input: float | None = None
     dropout_hidden: float | None = None
     dropout_output: float | None = None
@@ -49,7 +50,12 @@ class Request:
     warmup: int | None = None
     batch: int | None = None
     bptt: int | None = None
+    bptt_jitter: float | None = None
     state_reset: float | None = None
+    ar: float | None = None
+    tar: float | None = None
+    average: str | None = None
+    average_decay: float | None = None
     epochs: int | None = None
     steps: int | None = None
     time: str | None = None
@@ -60,10 +66,10 @@ class Request:
 
 
 _SHAPE_WISHES = ("layers", "hidden", "embedding")
-_DROPOUT_WISHES = ("dropout_input", "dropout_hidden", "dropout_output", "weight_drop")
+_DROPOUT_WISHES = ("dropout_embedding", "dropout_input", "dropout_hidden", "dropout_output", "weight_drop")
 _TRAINING_WISHES = (
-    "optimizer", "lr", "weight_decay", "clip", "schedule", "warmup", "batch", "bptt", "state_reset", "epochs", "steps",
-    "eval_every", "seed", "threads",
+    "optimizer", "lr", "weight_decay", "clip", "schedule", "warmup", "batch", "bptt", "bptt_jitter", "state_reset",
+    "ar", "tar", "average", "average_decay", "epochs", "steps", "eval_every", "seed", "threads",
 )  # fmt: skip
 
 
@@ -90,8 +96,9 @@ def resolve(
 
     Raises ``UsageError`` for wishes that contradict one another.
     """
-    if train.documents and request.state_reset:
-        raise UsageError("every document begins from a fresh state; leave out --state-reset")
+    if train.documents and (request.state_reset or request.bptt_jitter):
+        option = "--state-reset" if request.state_reset else "--bptt-jitter"
+        raise UsageError(f"every document begins from a fresh state and at its own border; leave out {option}")
     reasons: list[str] = []
     kind = device.partition(":")[0]
     model_values: dict[str, Any] = {
@@ -159,6 +166,7 @@ def _training(
     ids_per_step = batch * said.get("bptt", TrainingConfig.bptt)
     chosen = {
         "lr": LEARNING_RATES.get(optimizer, LEARNING_RATES["adam"]) * min(1.0, 512 / hidden),
+        "average": "ema",
         "weight_decay": 0.01 if optimizer == "adamw" else 0.0,
         "batch": batch,
         "eval_every": _automatic_eval_every(min(valid_ids, STEERING_IDS), max(1, ids_per_step), device),

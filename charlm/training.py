@@ -18,7 +18,8 @@ import torch
 
 from charlm import checkpoint as ckpt
 from charlm import sampling
-from charlm.batches import Chunk, Cursor, make_batches
+from charlm.averaging import Average
+from charlm.batches import IGNORED, Chunk, Cursor, make_batches
 from charlm.checkpoint import Checkpoint
 from charlm.config import ModelConfig, SamplingConfig, TrainingConfig
 from charlm.corpus import Corpus
@@ -31,7 +32,7 @@ from charlm.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFai
 from charlm.language_model import checkpoint_parts
 from charlm.memory import need_and_advice, refuse_too_large
 from charlm.metrics import Metrics
-from charlm.model import CharLM, cross_entropy, detach
+from charlm.model import CharLM, activation_penalty, cross_entropy, detach
 from charlm.optimizer import make_optimizer
 from charlm.schedule import Schedule
 from charlm.steering import Steering
@@ -63,9 +64,9 @@ class Trainer:
         self.corpus = corpus
         self.config = config
         self.device = torch.device(config.device)
-        available = memory_bytes(self.device)
-        refuse_too_large(model_config, config, available)
-        self._memory_advice = need_and_advice(model_config, config, available)
+        ids, available = corpus.sizes["train"].ids, memory_bytes(self.device)
+        refuse_too_large(model_config, config, ids, available)
+        self._memory_advice = need_and_advice(model_config, config, ids, available)
         keep_freed_memory()
         if config.threads is not None:
             # A run from a larger machine may ask for threads that would only wait for one another here.
@@ -73,7 +74,8 @@ class Trainer:
         with memory_errors(self._memory_advice):
             self.model = CharLM(model_config, config.seed).to(self.device)
             self.optimizer = make_optimizer(self.model, config)
-        self.batches = make_batches(corpus, config.batch, config.bptt, config.seed)
+        self.average = Average(self.model, config)
+        self.batches = make_batches(corpus, config.batch, config.bptt, config.seed, config.bptt_jitter)
         self.schedule = Schedule(config.schedule, config.warmup)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.progress = Progress(*Cursor())
@@ -246,18 +248,26 @@ class Trainer:
         targets_TB = torch.from_numpy(chunk.targets_TB).to(self.device)
         lengths_B = None if chunk.lengths_B is None else torch.from_numpy(chunk.lengths_B)
         with autocast(self.device.type, self.config.precision):
-            logits_TBV, state = self.model(inputs_TB, self.state, self.generator, lengths_B)
+            output_TBE, dropped_TBE, state = self.model.read(inputs_TB, self.state, self.generator, lengths_B)
+            logits_TBV = self.model.decoder(dropped_TBE)
         loss = cross_entropy(logits_TBV, targets_TB).sum() / chunk.predictions
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        (loss + self._penalty(output_TBE, dropped_TBE, targets_TB)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         values = loss.item(), norm.item()
         if all(map(math.isfinite, values)):
             self.optimizer.step()
+            self.average.update()
             self.state = detach(state)
         else:
             self.state = self.model.initial_state(inputs_TB.shape[1])
         return values
+
+    def _penalty(
+        self, output_TBE: torch.Tensor, dropped_TBE: torch.Tensor, targets_TB: torch.Tensor
+    ) -> torch.Tensor | float:
+        weights = self.config.ar, self.config.tar
+        return activation_penalty(output_TBE, dropped_TBE, targets_TB != IGNORED, *weights) if any(weights) else 0.0
 
     def _roll_back(self, reason: str) -> RolledBack:
         """Go on from the best checkpoint (the latest, if none is) at a lower rate; the second time, give up.
@@ -287,6 +297,11 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ evaluation
 
     def _evaluate(self) -> Evaluated:
+        """Measure the averaged weights, where there is an average, and let the loss steer."""
+        with self.average.applied():
+            return self._evaluate_weights()
+
+    def _evaluate_weights(self) -> Evaluated:
         began = time.monotonic()
         progress = self.progress
         train_loss, clipped = progress.mean_loss(), progress.clipped_share()
@@ -299,6 +314,7 @@ class Trainer:
             progress.best, progress.best_step = loss, progress.step
         if steering is not None:
             self.schedule.observe(steering)
+            self.average.observe(steering)
         progress.note_evaluation(loss)
         self._note_precision_costs(wanted=is_best or loss is None)
         rate = progress.rate

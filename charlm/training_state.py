@@ -1,8 +1,8 @@
 """Everything of a training that changes, to bytes and back: what makes a resumed run equal to an uninterrupted one.
 
-``model.safetensors`` has the weights; ``training.safetensors`` every optimizer tensor, the carried state h and c of
-each layer, and the state of the dropout generator; ``training.json`` the cursor, the schedule, the best loss, the sums
-since the last evaluation and the clock.
+``model.safetensors`` has the weights, averaged where there is an average; ``training.safetensors`` then the last ones,
+every optimizer tensor, the carried state h and c of each layer, and the state of the dropout generator;
+``training.json`` the cursor, the schedule, the best loss, the sums since the last evaluation and the clock.
 """
 
 from __future__ import annotations
@@ -102,17 +102,21 @@ def snapshot(trainer: Trainer, finished: bool) -> dict[str, bytes]:
     tensors = {
         **optimizer_arrays(trainer.optimizer),
         **_state_arrays(trainer),
+        **trainer.average.last_weights(),
         "generator": trainer.generator.get_state().numpy(),
     }
     training = {
         "progress": to_dict(trainer.progress),
         "schedule": trainer.schedule.state(),
+        "average": trainer.average.state(),
         "finished": finished,
         "environment": _environment(trainer),
     }
+    with trainer.average.applied():
+        weights = trainer.model.weights()
     files = {
         ckpt.CONFIG: dump_json(_description(trainer)),
-        ckpt.MODEL: ckpt.tensors_to_bytes(trainer.model.weights()),
+        ckpt.MODEL: ckpt.tensors_to_bytes(weights),
         ckpt.STATE_TENSORS: ckpt.tensors_to_bytes(tensors),
         ckpt.STATE: dump_json(training),
     }
@@ -180,7 +184,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, parts: Parts | None = None
     tensors = ckpt.tensors_from_bytes(checkpoint.files[ckpt.STATE_TENSORS], str(checkpoint.path / ckpt.STATE_TENSORS))
     if not isinstance(training, dict):
         raise DataError(f"{where} does not hold the state of a training")
-    trainer.model.load_weights(weights)
+    trainer.average.restore(weights, tensors, training.get("average"), where)
     trainer.progress = from_dict(Progress, training.get("progress"), where)
     if not trainer.batches.has(trainer.progress.cursor):
         raise DataError(f"{where} has a cursor that is nowhere in the text")

@@ -75,8 +75,11 @@ def corpus(text_file, tmp_path_factory):
 
 
 TINY = {"layers": 2, "hidden": 24, "embedding": 16}
-DROPOUTS = {"dropout_input": 0.1, "dropout_hidden": 0.2, "dropout_output": 0.2, "weight_drop": 0.2}
-BRIEF = {"lr": 5e-3, "warmup": 3, "batch": 4, "bptt": 20, "eval_every": 7, "save_every": 1e9, "seed": 3, "threads": 1}
+DROPOUTS = {
+    "dropout_embedding": 0.1, "dropout_input": 0.1, "dropout_hidden": 0.2, "dropout_output": 0.2, "weight_drop": 0.2,
+}  # fmt: skip
+BRIEF = {"lr": 5e-3, "warmup": 3, "batch": 4, "bptt": 20, "eval_every": 7, "save_every": 1e9, "seed": 3, "threads": 1,
+         "average": "ema", "average_decay": 0.9, "bptt_jitter": 0.2, "ar": 1.0, "tar": 1.0}  # fmt: skip
 
 
 @pytest.fixture

@@ -44,6 +44,26 @@ def test_an_epoch_is_the_streams_cut_in_chunks(shape, epoch, seed):
     assert length - inputs.size <= batch + 1 + min(bptt, length // batch // 10 + 1)  # hardly anything is left out
 
 
+@settings(max_examples=200, deadline=None)
+@given(shapes, st.integers(0, 3), st.integers(0, 5))
+def test_borders_that_move_cut_the_same_streams(shape, epoch, seed):
+    batch, bptt, length = shape
+    plain, moved = (StreamBatches(Numbers(length), batch, bptt, seed, jitter) for jitter in (0, int(0.4 * bptt)))
+    assert moved.chunks_per_epoch == plain.chunks_per_epoch
+    whole, cut = ([b.chunk(Cursor(epoch, k)) for k in range(b.chunks_per_epoch)] for b in (plain, moved))
+    for name in ("inputs_TB", "targets_TB"):
+        assert np.array_equal(*(np.concatenate([getattr(chunk, name) for chunk in chunks]) for chunks in (whole, cut)))
+    assert all(len(chunk.inputs_TB) <= bptt + 2 * moved.jitter for chunk in cut)
+
+
+def test_borders_move_anew_in_every_epoch():
+    batches = StreamBatches(Numbers(5000), 4, 50, 1, 20)
+    lengths = [[len(batches.chunk(Cursor(epoch, k)).inputs_TB) for k in range(20)] for epoch in range(3)]
+    assert len(set(map(tuple, lengths))) == 3
+    assert len(set(lengths[0])) > 5
+    assert lengths[0] == [len(batches.chunk(Cursor(0, k)).inputs_TB) for k in reversed(range(20))][::-1]
+
+
 def test_the_last_short_chunk_is_used():
     batches = StreamBatches(Numbers(1 + 3 * 25), 3, 10, 0)
     assert [len(batches.chunk(Cursor(0, k)).inputs_TB) for k in range(batches.chunks_per_epoch)][-1] < 10

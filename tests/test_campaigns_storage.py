@@ -23,7 +23,7 @@ def test_killed_at_any_moment_it_ends_the_same():
     figures = json.loads(done.stdout)
     assert figures["ends_that_differ"] == figures["acknowledged_lost"] == 0
     assert figures["kills_at_calls"] == 10
-    assert figures["dropped_parts_noticed"] == 6
+    assert figures["dropped_parts_noticed"] == 7
 
 
 @watches_calls

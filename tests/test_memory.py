@@ -10,7 +10,7 @@ from charlm import memory
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.errors import OutOfMemoryError
 
-MODEL, TRAINING = ModelConfig(65, 2, 256, 256), TrainingConfig()
+MODEL, TRAINING, IDS = ModelConfig(65, 2, 256, 256), TrainingConfig(), 10**6
 
 # A process of its own, whose peak has not been reached by others, and which may be cramped.
 GROWTH = """
@@ -46,7 +46,7 @@ def train_apart(*arguments):
 def test_a_training_takes_what_was_reckoned_and_not_much_more(text_file, tmp_path):
     taken = int(train_apart(text_file, tmp_path / "run"))
     trained = charlm.load(tmp_path / "run", precision="fp32").config
-    reckoned = memory.training_bytes(trained, TrainingConfig(batch=8, bptt=1024))
+    reckoned = memory.training_bytes(trained, TrainingConfig(batch=8, bptt=1024), 10**6)
     assert reckoned <= taken < 3 * reckoned
 
 
@@ -68,12 +68,14 @@ def test_what_cannot_fit_is_refused_before_it_is_tried(text_file, tmp_path):
 
 
 def test_more_of_anything_takes_more():
-    least = memory.training_bytes(MODEL, TRAINING)
-    assert memory.training_bytes(ModelConfig(65, 3, 256, 256), TRAINING) > least
+    least = memory.training_bytes(MODEL, TRAINING, IDS)
+    assert memory.training_bytes(ModelConfig(65, 3, 256, 256), TRAINING, IDS) > least
     for more in ({"batch": 64}, {"bptt": 256}):
-        assert memory.training_bytes(MODEL, TrainingConfig(**more)) > 1.5 * least
-    assert memory.training_bytes(MODEL, TrainingConfig(precision="bf16")) < least
-    assert memory.training_bytes(MODEL, TrainingConfig(optimizer="sgd")) < least
+        assert memory.training_bytes(MODEL, TrainingConfig(**more), IDS) > 1.5 * least
+    assert memory.training_bytes(MODEL, TrainingConfig(bptt=10**9), 32 * 128) == least  # no more than there is to read
+    assert memory.training_bytes(MODEL, TrainingConfig(average="ema"), IDS) > least
+    assert memory.training_bytes(MODEL, TrainingConfig(precision="bf16"), IDS) < least
+    assert memory.training_bytes(MODEL, TrainingConfig(optimizer="sgd"), IDS) < least
 
 
 def test_a_container_has_less_than_its_machine(tmp_path, monkeypatch):

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
+from conftest import DROPOUTS
 from torch import nn
 
 from charlm.config import ModelConfig
-from charlm.model import CharLM, cross_entropy, detach
+from charlm.model import CharLM, _Dropout, activation_penalty, cross_entropy, detach
 
 SHAPES = [
     ModelConfig(50, 1, 24, 24),
@@ -72,7 +74,7 @@ def test_weights_survive_the_way_through_arrays():
     assert torch.equal(model(sequence, model.initial_state(2))[0], other(sequence, other.initial_state(2))[0])
 
 
-@pytest.mark.parametrize("name", ["dropout_input", "dropout_hidden", "dropout_output", "weight_drop"])
+@pytest.mark.parametrize("name", DROPOUTS)
 def test_each_dropout_acts_only_with_a_generator_and_repeats_with_its_state(name):
     model = CharLM(ModelConfig(50, 2, 24, 24, **{name: 0.5}), seed=1)
     sequence, start = ids(12, 2), model.initial_state(2)
@@ -97,6 +99,29 @@ def test_dropout_is_locked_over_time():
     dropped = logits[:, :, :24] == 0
     assert (dropped == dropped[0]).all()
     assert 0.2 < dropped[0].float().mean() < 0.8
+
+
+def test_a_forgotten_character_is_forgotten_wherever_it_stands():
+    model = CharLM(ModelConfig(50, 1, 24, 24, dropout_embedding=0.5), seed=1)
+    sequence, generator = ids(60, 3), torch.Generator().manual_seed(4)
+    rows, index = model._first_input(sequence, _Dropout(generator))
+    read = rows if index is None else rows[index]
+    gone = (read == 0).all(2)
+    assert 0.2 < gone.float().mean() < 0.8
+    for character in sequence.unique():
+        assert len(gone[sequence == character].unique()) == 1
+
+
+def test_activation_penalty_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    output, dropped = (torch.randn(5, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    real = torch.ones(5, 2, dtype=torch.bool)
+    real[3:, 1] = False  # the second stream ends after three steps
+    level = np.mean([dropped[t, b].square().mean() for t in range(5) for b in range(2) if real[t, b]])
+    steps = [output[t, b] - output[t - 1, b] for t in range(1, 5) for b in range(2) if real[t, b]]
+    change = np.mean([step.square().mean() for step in steps])
+    found = activation_penalty(output, dropped, real, 2.0, 3.0)
+    assert float(found) == pytest.approx(2.0 * level + 3.0 * change, rel=1e-6)
 
 
 def test_dropout_keeps_the_mean():

@@ -6,23 +6,29 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import DROPOUTS
 
 from charlm import checkpoint as ckpt
 from charlm import training_state
+from charlm.averaging import Average
 from charlm.batches import IGNORED, Cursor
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DataError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation import evaluate
 from charlm.events import Evaluated, Finished, RolledBack, Saved, SaveFailed, Stepped
+from charlm.language_model import checkpoint_parts
 from charlm.training import MAX_SKIPPED_IN_A_ROW, ROLLBACK_FACTOR, Trainer
 
-NO_DROPOUT = {"dropout_input": 0.0, "dropout_hidden": 0.0, "dropout_output": 0.0, "weight_drop": 0.0}
+NO_DROPOUT = dict.fromkeys(DROPOUTS, 0.0)
 STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
 
 
 def digest(trainer) -> str:
-    weights = trainer.model.weights()
-    return hashlib.sha256(b"".join(weights[name].tobytes() for name in sorted(weights))).hexdigest()
+    """Of the last weights and of the averaged ones."""
+    last = trainer.model.weights()
+    with trainer.average.applied():
+        averaged = trainer.model.weights()
+    return hashlib.sha256(b"".join(w[name].tobytes() for w in (last, averaged) for name in sorted(w))).hexdigest()
 
 
 def train(trainer, interrupt_after=None, on=lambda event: None):
@@ -49,6 +55,8 @@ def shorter_epochs(make_trainer, name, **options):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "adamw"])
 def test_interrupted_at_every_step_it_ends_the_same(make_trainer, optimizer):
     options = {"optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 5e-3}
+    if optimizer == "adamw":
+        options["average"] = "none"
     whole = shorter_epochs(make_trainer, "whole", **options)
     assert whole.batches.chunks_per_epoch < STEPS - 5
     events = train(whole)
@@ -132,7 +140,7 @@ def test_interrupted_again_and_again_it_ends_the_same(make_trainer):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("lost", ["state", "generator", "optimizer", "cursor", "schedule"])
+@pytest.mark.parametrize("lost", ["state", "generator", "optimizer", "cursor", "schedule", "average", "last"])
 def test_nothing_of_the_state_can_be_left_out(make_trainer, lost):
     """The proof that the law above can fail: each part, left out, changes the end."""
     whole = shorter_epochs(make_trainer, "whole", schedule="plateau")
@@ -150,8 +158,39 @@ def test_nothing_of_the_state_can_be_left_out(make_trainer, lost):
         second.progress.step -= 1
     elif lost == "schedule":
         second.schedule.plateau.factor = 0.3
+    elif lost == "average":
+        second.average = Average(second.model, second.config)
+    elif lost == "last":
+        with second.average.applied():
+            averaged = second.model.weights()
+        second.model.load_weights(averaged)
     train(second)
     assert digest(second) != digest(whole)
+
+
+def test_a_triggered_average_begun_and_not_yet_begun_goes_on_the_same(make_trainer):
+    # At so low a rate nothing improves enough to count.
+    options = {"average": "triggered", "schedule": "constant", "lr": 1e-6, "eval_every": 3}
+    whole = shorter_epochs(make_trainer, "whole", **options)
+    train(whole)
+    begun = STEPS - whole.average.steps
+    assert 4 < begun < STEPS - 4
+    for cut in range(1, STEPS, 3):
+        first = shorter_epochs(make_trainer, f"cut{cut}", **options)
+        train(first, cut)
+        assert (first.average.steps > 0) == (cut > begun)
+        second = resumed(first)
+        train(second)
+        assert digest(second) == digest(whole), f"interrupted after step {cut}"
+
+
+def test_what_is_kept_is_what_was_measured(make_trainer):
+    trainer = make_trainer(steps=14)
+    evaluations = [event for event in train(trainer) if isinstance(event, Evaluated)]
+    weights = checkpoint_parts(ckpt.open_checkpoint(trainer.run, "latest"))[2]
+    assert not np.array_equal(weights["embedding.weight"], trainer.model.weights()["embedding.weight"])
+    trainer.model.load_weights(weights)
+    assert trainer._validation_loss() == pytest.approx(evaluations[-1].valid_nats_per_char, rel=1e-6)
 
 
 def test_an_interrupted_evaluation_is_made_again(make_trainer):
@@ -214,7 +253,8 @@ def test_the_reported_loss_is_the_loss_of_the_saved_weights(make_trainer, corpus
     trainer = make_trainer(steps=14)
     evaluated = [e for e in train(trainer) if isinstance(e, Evaluated)][-1]
     ids = corpus.ids("valid")
-    exact = evaluate(TorchEngine(trainer.model), corpus.tokenizer, [ids.read(0, len(ids))])
+    with trainer.average.applied():
+        exact = evaluate(TorchEngine(trainer.model), corpus.tokenizer, [ids.read(0, len(ids))])
     assert evaluated.valid_nats_per_char == pytest.approx(exact.nats_per_char, rel=5e-3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,6 +54,9 @@ def train(
         int | None,
         typer.Option("--embedding", help="Width of the embedding and the last layer. [default: --hidden]"),
     ] = None,
+    dropout_embedding: Annotated[
+        float | None, typer.Option(help="Dropout of whole characters from the embedding. [default: 0]")
+    ] = None,
     dropout_input: Annotated[
         float | None, typer.Option(help="Locked dropout on the embeddings. [default: by corpus]")
     ] = None,
@@ -73,8 +77,20 @@ def train(
     warmup: Annotated[int | None, typer.Option(help="Steps over which the rate rises. [default: 100]")] = None,
     batch: Annotated[int | None, typer.Option(help="Parallel streams. [default: by corpus and device]")] = None,
     bptt: Annotated[int | None, typer.Option(help="Characters in a chunk. [default: 128]")] = None,
+    bptt_jitter: Annotated[
+        float | None, typer.Option(help="Move the borders of chunks by up to this share of --bptt. [default: 0]")
+    ] = None,
     state_reset: Annotated[
         float | None, typer.Option(help="Chance that a stream forgets its state before a chunk. [default: 0.01]")
+    ] = None,
+    ar: Annotated[float | None, typer.Option("--ar", help="Activation regularisation. [default: 0]")] = None,
+    tar: Annotated[float | None, typer.Option("--tar", help="Temporal activation regularisation. [default: 0]")] = None,
+    average: Annotated[
+        str | None,
+        typer.Option(help="Weights to keep: ema, triggered (a mean from the plateau on), none. [default: ema]"),
+    ] = None,
+    average_decay: Annotated[
+        float | None, typer.Option(help="How much of an ema stays in a step. [default: 0.998]")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Stop after so many passes over the text.")] = None,
     steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
@@ -93,15 +109,15 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train on a text; without --epochs, --steps or --time until the validation loss stops improving."""
-    wishes = {name: value for name, value in locals().items() if name in _REQUEST_OPTIONS}
-    sources = {name: value for name, value in locals().items() if name in _TEXT_OPTIONS}
+    said = dict(locals())
+    sources = {name: said[name] for name in _TEXT_OPTIONS}
     _check_sources(bool(corpus), demo, resume)
     from charlm.cli.train_view import preparing, run_training
     from charlm.recipe import Request
     from charlm.runs import Texts, Where, new_run, resumed_run
     from charlm.signals import StopSignals
 
-    request = Request(**wishes)
+    request = Request(**{field.name: said[field.name] for field in dataclasses.fields(Request)})
     with StopSignals() as signals:
         if resume:
             _refuse_with_resume({**sources, "init_from": init_from, "precision": precision})
@@ -114,11 +130,6 @@ def train(
 
 
 _TEXT_OPTIONS = ("corpus", "demo", "valid", "test", "tokenizer", "encoding", "split", "documents", "distinct")
-_REQUEST_OPTIONS = (
-    "size", "layers", "hidden", "embedding", "dropout_input", "dropout_hidden", "dropout_output", "weight_drop",
-    "optimizer", "lr", "weight_decay", "clip", "schedule", "warmup", "batch", "bptt", "state_reset", "epochs", "steps",
-    "time", "eval_every", "save_every", "seed", "threads",
-)  # fmt: skip
 
 
 def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:

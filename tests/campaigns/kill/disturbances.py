@@ -13,6 +13,7 @@ from campaigns.kill.process import Report, overhear_events
 from campaigns.recorder import Call, watched
 from charlm import checkpoint as ckpt
 from charlm import training
+from charlm.averaging import Average
 from charlm.events import Saved
 from charlm.schedule import Plateau
 from charlm.training import Trainer
@@ -75,6 +76,10 @@ def _zero(trainer: Trainer, which: int) -> None:
     )
 
 
+def _forget_the_average(trainer: Trainer) -> None:
+    trainer.average = Average(trainer.model, trainer.config)
+
+
 def _to_the_beginning(trainer: Trainer) -> None:
     trainer.progress = dataclasses.replace(trainer.progress, part=0, chunk=0)
 
@@ -86,6 +91,7 @@ PARTS: dict[str, Callable[[Trainer], Any]] = {
     "optimizer": lambda trainer: trainer.optimizer.state.clear(),
     "scheduler": lambda trainer: setattr(trainer.schedule, "plateau", Plateau()),
     "cursor": _to_the_beginning,
+    "average": _forget_the_average,
 }
 
 
