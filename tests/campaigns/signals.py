@@ -102,7 +102,7 @@ def _training(text: Path, run: Path, form: str | None) -> list[str]:
 def _started(command: Sequence[str], folder: Path, **streams: Any) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A process whose stderr goes to a file; it is not alive any more afterwards."""
     said = folder / "stderr"
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(_temporary(folder))}
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "TMPDIR": str(_temporary(folder))}
     with open(said, "wb") as stderr:
         process = subprocess.Popen(
             command, stderr=stderr, env=variables, cwd=folder, **{"stdin": subprocess.DEVNULL, **streams}
@@ -119,13 +119,15 @@ def _temporary(folder: Path) -> Path:
     return folder / "tmp"
 
 
-def _wait(process: subprocess.Popen[bytes], limit: float) -> float:
-    """Seconds until the process has ended, at most ``limit``."""
+def _wait(process: subprocess.Popen[bytes], limit: float, said_in: Path, about: Any) -> float:
+    """Seconds until the process has ended, at most ``limit``; if it has not, where in Python it was."""
     began = time.monotonic()
     try:
         process.wait(limit)
     except subprocess.TimeoutExpired:
-        raise AssertionError(f"still there {limit} s after the signal") from None
+        process.send_signal(signal.SIGABRT)  # faulthandler then tells
+        process.wait()
+        raise AssertionError(f"{about}: still there after {limit} s: {said_in.read_text()}") from None
     return time.monotonic() - began
 
 
@@ -149,7 +151,7 @@ def _stopped_once(folder: Path, text: Path, trial: Trial, figures: Counter[str])
     with _started(_training(text, run, trial.form), folder) as (process, said_in):
         time.sleep(trial.moment)
         process.send_signal(trial.number)
-        seconds = _wait(process, SOON)
+        seconds = _wait(process, SOON, said_in, trial)
         code = process.returncode
     said = said_in.read_text()
     if _was_python(code, said):
@@ -217,7 +219,7 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
         process.send_signal(trial.number)
         time.sleep(draw.uniform(ECHO, 0.6))
         process.send_signal(draw.choice(list(CODES)))
-        seconds = _wait(process, AT_ONCE)
+        seconds = _wait(process, AT_ONCE, said_in, trial)
         code = process.returncode
     said = said_in.read_text()
     # When the first has done its work and Python clears up, the second may be death: the same code to a shell.
@@ -253,7 +255,7 @@ def _doubled(folder: Path, text: Path, trials: int) -> int:
             for _ in range(2):
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.0005 * number)
-            _wait(process, SOON)
+            _wait(process, SOON, said_in, "a doubled signal")
         said = said_in.read_text()
         assert process.returncode == CODES[signal.SIGTERM], (process.returncode, said)
         assert "stopped and saved" in said, said
@@ -330,7 +332,7 @@ def _stopped_other(
     ):
         time.sleep(trial.moment)
         process.send_signal(trial.number)
-        seconds = _wait(process, SOON_WITHOUT_TRAINING)
+        seconds = _wait(process, SOON_WITHOUT_TRAINING, said_in, (name, trial))
         code = process.returncode
     said = said_in.read_text()
     if _was_python(code, said):
