@@ -36,9 +36,12 @@ RUNS = Path("checkpoints")
 """Where runs go, and are looked for, unless a person names another place."""
 CONFIG, MODEL, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
 STATE_TENSORS, STATE = "training.safetensors", "training.json"
+GRADIENTS = "gradients.safetensors"
+"""The rms of gradients on the training text, which dynamic evaluation needs; in the best step of a finished run."""
 MANIFEST = "manifest.json"
 GENERATION_FILES = (CONFIG, MODEL, TOKENIZER)
 ALL_FILES = (*GENERATION_FILES, STATE_TENSORS, STATE)
+_OPTIONAL = (TOKENIZER, GRADIENTS)
 # What makes a step be passed over. Ctrl-C while one is read is a CharlmError, too, but says nothing about the step.
 _UNUSABLE = (DataError, InputOutputError, MissingInputError)
 _STEP_NAME = re.compile(r"step-([0-9]{1,15})")
@@ -297,7 +300,7 @@ def step_numbers(run: Path) -> list[int]:
 
 def _read(path: Path, names: Iterable[str]) -> Checkpoint:
     entries = _read_manifest(path)
-    wanted = [name for name in names if name in entries or name != TOKENIZER]
+    wanted = [name for name in names if name in entries or name not in _OPTIONAL]
     files = {name: _read_file(path, name, entries) for name in wanted}
     config = parse_json(files.get(CONFIG) or _read_file(path, CONFIG, entries), f"{path / CONFIG}")
     if not isinstance(config, dict) or type(config.get("format")) is not int or type(config.get("step")) is not int:

@@ -69,19 +69,31 @@ class LanguageModel:
         self.checkpoint = checkpoint
         self.config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path / CONFIG))
         self._make_engine = functools.cache(make_engine)
+        self._choices: tuple[str, str, int | None] = ("auto", "auto", None)
 
     @classmethod
     def from_checkpoint(
         cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> LanguageModel:
         """A model on ``device`` from an opened checkpoint; errors as in ``load``."""
-        config, tokenizer, weights = checkpoint_parts(checkpoint)
+        return cls._made(checkpoint, checkpoint_parts(checkpoint), (device, precision, threads))
+
+    @classmethod
+    def _made(cls, checkpoint: Checkpoint, parts: Parts, choices: tuple[str, str, int | None]) -> LanguageModel:
+        config, tokenizer, weights = parts
+        device, precision, threads = choices
 
         def make_engine(purpose: str) -> Engine:
             wanted = "fp32" if precision == "auto" and purpose == "measuring" else precision
             return create_engine(config, weights, device, wanted, threads, _precision_costs(checkpoint))
 
-        return cls(make_engine, tokenizer, checkpoint)
+        model = cls(make_engine, tokenizer, checkpoint)
+        model._choices = choices
+        return model
+
+    def with_weights(self, weights: dict[str, NDArray[np.float32]]) -> LanguageModel:
+        """The same model with other weights of the same names and shapes."""
+        return self._made(self.checkpoint, (self.config, self.tokenizer, weights), self._choices)
 
     @property
     def engine(self) -> Engine:

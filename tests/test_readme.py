@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from campaigns import table
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 COMMANDS = ("train", "generate", "eval", "score", "info")
-BEGIN, END = "<!-- generated: make readme -->\n", "<!-- end -->\n"
+BEGIN, CAMPAIGNS, END = "<!-- generated: make readme -->\n", "<!-- generated: campaigns -->\n", "<!-- end -->\n"
 # A reader has ten minutes, a test has not: budgets are cut short, everything else runs as it stands.
 SHORTER = [
     (r"--time \d+m", "--steps 6 --batch 4 --bptt 16 --size tiny"),
@@ -37,6 +39,10 @@ def generated_help() -> str:
         usage = shown.stdout.replace("python -m charlm", "charlm").strip()
         parts.append(f"```text\n{usage}\n```\n")
     return BEGIN + "\n".join(parts) + END
+
+
+def generated_campaigns() -> str:
+    return CAMPAIGNS + table.table() + END
 
 
 def blocks(language):
@@ -86,6 +92,10 @@ def test_the_options_are_those_of_the_commands():
     assert generated_help() in README.read_text("utf-8"), "run make readme"
 
 
+def test_the_figures_of_the_campaigns_are_the_newest():
+    assert generated_campaigns() in README.read_text("utf-8"), "run make readme"
+
+
 def test_the_tree_is_the_tree():
     tree = README.read_text("utf-8").partition("## The tree")[2].partition("## All options")[0]
     for path in (ROOT / "charlm").rglob("*.py"):
@@ -102,5 +112,6 @@ def test_make_targets_exist():
 
 
 if __name__ == "__main__":
-    before, _, rest = README.read_text("utf-8").partition(BEGIN)
-    README.write_text(before + generated_help() + rest.partition(END)[2], encoding="utf-8")
+    for begin, generated in ((CAMPAIGNS, generated_campaigns()), (BEGIN, generated_help())):
+        before, _, rest = README.read_text("utf-8").partition(begin)
+        README.write_text(before + generated + rest.partition(END)[2], encoding="utf-8")

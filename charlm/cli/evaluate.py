@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from charlm.cli.files import ids_of_files
 from charlm.cli.options import CheckpointOption, DeviceOption, EncodingOption, JsonOption, ThreadsOption
 from charlm.cli.output import bits, chosen_checkpoint, counting, say, write_json, write_text
 from charlm.errors import DataError, MissingInputError, UsageError
@@ -33,6 +33,9 @@ def evaluate(
         str, typer.Option(help="exact: one pass, state carried; crops: windows from a cold state, as nanoGPT reports.")
     ] = "exact",
     window: Annotated[int | None, typer.Option(min=1, help="Characters in a crop. [default: 256]")] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Let a copy of the model learn from the text, always after scoring it.")
+    ] = False,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
@@ -44,6 +47,8 @@ def evaluate(
         raise UsageError(f"--protocol must be exact or crops, not {protocol!r}")
     if window is not None and protocol == "exact":
         raise UsageError("--window belongs to --protocol crops")
+    if dynamic and (protocol != "exact" or precision != "fp32" or device not in ("auto", "cpu")):
+        raise UsageError("--dynamic makes one exact pass in fp32 on the CPU; leave out the other options")
     if text and split:
         raise UsageError("--split is for the run's own corpus; leave it out, or leave out FILE")
     import tempfile
@@ -56,31 +61,18 @@ def evaluate(
         raise UsageError("this model reads each document from a cold state anyway; leave out --protocol crops")
     with tempfile.TemporaryDirectory() if "-" in (text or ()) else nullcontext("") as folder:
         if text:
-            name, total, blocks = _from_files(model, text, encoding, Path(folder))
+            name = ", ".join(text)
+            total, blocks = ids_of_files(model.tokenizer, text, encoding, Path(folder))
         else:
             name, total, blocks = _from_run(model, split)
         with counting("evaluating", total) as progress:
-            evaluation = model.evaluate_ids(blocks, crop, progress)
-    _report(model, evaluation, name, crop, json)
+            if dynamic:
+                from charlm.adaptation import evaluate_dynamically
 
-
-def _from_files(
-    model: LanguageModel, names: list[str], encoding: str, folder: Path
-) -> tuple[str, int | None, Iterator[Ids]]:
-    from charlm.documents import split_documents
-    from charlm.text import open_source
-    from charlm.tokenizer import DocumentTokenizer
-
-    source = open_source(names, encoding, folder / "stdin", any_file=model.tokenizer.kind == "byte")
-    blocks: Iterator[Ids]
-    if isinstance(model.tokenizer, DocumentTokenizer):
-        found = split_documents(source.files(model.tokenizer.kind), model.tokenizer.documents)
-        blocks = starmap(model.tokenizer.encode_documents, found)
-    else:
-        blocks = (model.tokenizer.encode_codes(codes) for codes in source.codes(model.tokenizer.kind))
-    plain = [path for path in source.paths if path.suffix != ".gz"]
-    total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
-    return ", ".join(names), total, blocks
+                evaluation = evaluate_dynamically(model, blocks, progress)
+            else:
+                evaluation = model.evaluate_ids(blocks, crop, progress)
+    _report(model, evaluation, name, _protocol(crop, dynamic, evaluation.documents > 0), json)
 
 
 def _from_run(model: LanguageModel, split: str | None) -> tuple[str, int | None, Iterator[Ids]]:
@@ -108,18 +100,25 @@ def _from_run(model: LanguageModel, split: str | None) -> tuple[str, int | None,
     return f"{split} split of {corpus.name}", len(ids), blocks
 
 
-def _report(model: LanguageModel, evaluation: Evaluation, name: str, crop: int | None, as_json: bool) -> None:
+def _protocol(crop: int | None, dynamic: bool, documents: bool) -> tuple[str, str]:
+    """How it was measured: for JSON, and in a sentence."""
+    if crop is not None:
+        return f"crops of {crop}", f"mean over windows of {crop} from a cold state"
+    short, long = (
+        ("each document exactly", "each document by itself, its end predicted too")
+        if documents
+        else ("exact", "one exact pass")
+    )
+    return (f"{short}, dynamic", f"{long}; learning from what was scored") if dynamic else (short, long)
+
+
+def _report(model: LanguageModel, evaluation: Evaluation, name: str, protocol: tuple[str, str], as_json: bool) -> None:
     if as_json:
-        protocol = "exact" if crop is None else f"crops of {crop}"
-        protocol = "each document exactly" if evaluation.documents else protocol
-        where = {"checkpoint": str(model.checkpoint.path), "corpus": name, "protocol": protocol}
+        where = {"checkpoint": str(model.checkpoint.path), "corpus": name, "protocol": protocol[0]}
         write_json({**evaluation.as_dict(), **where, "engine": model.engine.name})
         return
     rows = _rows(evaluation, model.tokenizer.kind)
-    protocol = "one exact pass" if crop is None else f"mean over windows of {crop} from a cold state"
-    if evaluation.documents:
-        protocol = "each document by itself, its end predicted too"
-    header = f"{name}, {protocol}\n{model.checkpoint.path}, {model.engine.name}\n"
+    header = f"{name}, {protocol[1]}\n{model.checkpoint.path}, {model.engine.name}\n"
     write_text(header + "".join(f"  {label:<22}{value}\n" for label, value in rows))
 
 

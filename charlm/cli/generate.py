@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, ThreadsOption
-from charlm.cli.output import chosen_checkpoint, end_line, say, write_json, write_text
+from charlm.cli.output import chosen_checkpoint, counting, end_line, say, write_json, write_text
 from charlm.errors import MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest that hold this probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Choose among those this fraction as likely as the likeliest.")] = 0.0,
     stop: Annotated[str | None, typer.Option(help="End before this text would come.")] = None,
+    adapt: Annotated[
+        Path | None,
+        typer.Option("--adapt", metavar="FILE", help="Read this text first, and learn from it; on the CPU."),
+    ] = None,
     samples: Annotated[
         int, typer.Option(min=1, help="Texts to write, parted by a line ---; documents as in the training text.")
     ] = 1,
@@ -63,6 +68,8 @@ def generate(
     if stop == "":
         raise UsageError("--stop may not be empty; leave it out, or name the text to stop at")
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
+    if adapt is not None:
+        model = _adapted(model, adapt)
     documents = model.tokenizer.documents
     if documents is None and (unique or novel):
         raise UsageError("--unique and --novel are for models of documents (charlm train --documents)")
@@ -82,6 +89,16 @@ def generate(
     if unique or novel:
         drawn = _chosen(model, drawn, samples, unique, novel)
     _write_many(drawn, text, documents, json)
+
+
+def _adapted(model: LanguageModel, path: Path) -> LanguageModel:
+    """The model after it has read and learnt the text; the checkpoint stays what it is."""
+    from charlm.adaptation import adapted
+    from charlm.cli.files import ids_of_files
+
+    total, blocks = ids_of_files(model.tokenizer, [str(path)])
+    with counting("reading", total) as progress:
+        return adapted(model, blocks, progress)
 
 
 def _write_one(
