@@ -7,8 +7,8 @@
 The peer, written afresh after what the tutorials on language models have in common: nn.Embedding, nn.LSTM of two layers
 and a decoder tied to the embedding, first weights uniform(-0.1, 0.1), dropout 0.2, 20 streams in chunks of 35, the
 state carried, gradients clipped at 0.25, SGD at rate 20, which is divided by 4 whenever an epoch has not lowered the
-validation loss; the best epoch is kept; all in float32. Then the same with Adam, at each of --adam-rates; the table has the best of
-them. All learn the same ids with the same threads and the same allocator. charlm has its defaults.
+validation loss; the best epoch is kept; all in float32. Then the same with Adam, at each of --adam-rates; the table has
+the best of them. All learn the same ids with the same threads and the same allocator. charlm has its defaults.
 
 They train in turns of a few seconds in one process, so that what else the machine does hits all alike. Each has a clock
 of its own that stands still while others train; its own validation and, for charlm, its samples and saves are within

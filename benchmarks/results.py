@@ -8,6 +8,7 @@ measurement. Where a key stands twice, the later line counts.
     figures             what came out
     recipe              the model and the training that charlm chose, as its config.json has them; null where it did not
     wall_seconds        what the measurement took, evaluations included
+    cpu_seconds         of all its threads together; few for its wall_seconds where others kept the machine busy
     date, machine, versions, commit
 
 Ctrl-C ends a campaign at any time; the same command goes on with what is missing.
@@ -185,12 +186,10 @@ def measure_once(results: Results, measurement: Measurement) -> bool:
         print(f"{measurement.text.name}: {told}: there already", file=sys.stderr)
         return False
     print(f"{measurement.text.name}: {told}", file=sys.stderr)
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     outcome = measurement.measure()
-    wall = time.perf_counter() - began
-    results.add(
-        {"text": measurement.text.name, "settings": settings, **outcome, "wall_seconds": wall, **circumstances()}
-    )
+    spent = {"wall_seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - worked}
+    results.add({"text": measurement.text.name, "settings": settings, **outcome, **spent, **circumstances()})
     return True
 
 

@@ -128,3 +128,23 @@ def test_groups_share_all_but_the_seed(results):
         ("b", [1, 2]),
     ]
     assert results.over_seeds([1.0, 2.0], 1) == "1.5 (1.0-2.0)"
+
+
+@pytest.mark.parametrize("name", ["quality", "corpora", "peers", "ablation"])
+def test_every_campaign_prints_what_there_is(name, results, tmp_path, monkeypatch, capsys):
+    script = importlib.import_module(name)
+    monkeypatch.setattr("sys.argv", [name, "--table", "--results", str(tmp_path / "none.jsonl")])
+    script.main()
+    assert "holds nothing yet" in capsys.readouterr().out
+
+
+def test_a_peer_is_reached_where_the_curve_first_lies_below_it(results, tmp_path):
+    peers = importlib.import_module("peers")
+    settings = {**SETTINGS, "sha256": peers.NANOGPT_TEXT, "peer_hidden": 8, "adam_rates": [0.1, 0.2]}
+    ours = {"exact": 1.4, "crops_64": 1.5, "steps": 9, "curve": [[1, 2.0, 2.1], [2, 1.6, 1.8], [3, 1.5, 1.7]]}
+    theirs = {name: {"exact": loss, "steps": 5} for name, loss in (("sgd", 1.7), ("adam 0.1", 1.9), ("adam 0.2", 1.3))}
+    file = results.Results(tmp_path / "file.jsonl")
+    file.add({"text": "a.txt", "settings": settings, "figures": {"charlm": ours, **theirs}})
+    (row,) = peers.table(file.entries())
+    assert (row["best rates"], row["adam"], row["reaches_sgd"]) == ("0.2", "1.3000", "2.0")
+    assert (row["reaches_adam"], row["reaches_nanogpt"]) == ("0 of 1 do", "2.0")
