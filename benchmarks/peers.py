@@ -331,7 +331,9 @@ def main() -> None:
     parser = campaign_parser(__doc__, "peers")
     parser.add_argument("texts", type=Path, nargs="*", metavar="TEXT", help="a text to learn")
     parser.add_argument("--time", default="5m", help="what each has (default 5m)")
-    parser.add_argument("--peer-hidden", type=int, default=512, help="width of the peer (default 512)")
+    parser.add_argument(
+        "--peer-hidden", type=int, default=512, help="width of the peer (default 512; the tutorials': 200)"
+    )
     parser.add_argument(
         "--adam-rates", type=float, nargs="+", default=[1e-3, 2e-3, 5e-3], help="default 0.001 0.002 0.005"
     )

@@ -7,7 +7,7 @@ measurement. Where a key stands twice, the later line counts.
     text, settings      what was measured: the text's name; its sha256, the split, seconds of training, seed, options
     figures             what came out
     recipe              the model and the training that charlm chose, as its config.json has them; null where it did not
-    wall_seconds        what the measurement took, evaluations included
+    wall_seconds        what the measurement took, evaluations included; after a stop, since then
     cpu_seconds         of all its threads together; few for its wall_seconds where others kept the machine busy
     date, machine, versions, commit
 

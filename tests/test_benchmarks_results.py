@@ -16,6 +16,7 @@ SETTINGS = {"sha256": "ab", "split": "90/10/0", "seconds": 60.0, "seed": 1, "opt
 
 @pytest.fixture
 def results(monkeypatch):
+    pytest.importorskip("fcntl")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("results")
 
