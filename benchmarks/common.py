@@ -95,14 +95,19 @@ def report(arguments: argparse.Namespace, rows: Sequence[Mapping[str, Any]], **f
         print(json.dumps({"settings": settings, "machine": _machine(), "rows": rows, **findings}, default=str))
         return
     print(", ".join(f"{name} {value}" for name, value in _machine().items()))
+    print_table(rows)
+    for name, value in findings.items():
+        print(f"{name.replace('_', ' ')}: {_cell(value)}")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print ``rows``, which all have the same keys, the first of them flush left."""
     headings = [name.replace("_", " ") for name in rows[0]]
     cells = [headings, *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
         first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join([row[0].ljust(len(first)), *others]))
-    for name, value in findings.items():
-        print(f"{name.replace('_', ' ')}: {_cell(value)}")
 
 
 def _cell(value: Any) -> str:

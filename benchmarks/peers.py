@@ -1,0 +1,449 @@
+"""charlm beside the trainer that the tutorials of PyTorch teach, each with the same time on the same machine.
+
+    python benchmarks/peers.py tinyshakespeare.txt --time 5m --seeds 1 2 3
+    python benchmarks/peers.py tinyshakespeare.txt --time 90s --peer-hidden 200
+    python benchmarks/peers.py --table
+
+The peer, written afresh after what the tutorials on language models have in common: nn.Embedding, nn.LSTM of two layers
+and a decoder tied to the embedding, first weights uniform(-0.1, 0.1), dropout 0.2, 20 streams in chunks of 35, the
+state carried, gradients clipped at 0.25, SGD at rate 20, which is divided by 4 whenever an epoch has not lowered the
+validation loss; the best epoch is kept; all in float32. Then the same with Adam, at each of --adam-rates; the table has
+the best of them. All learn the same ids with the same threads and the same allocator. charlm has its defaults.
+
+They train in turns of a few seconds in one process, so that what else the machine does hits all alike. Each has a clock
+of its own that stands still while others train; its own validation and, for charlm, its samples and saves are within
+its time. A finished round of all is a line in results/peers.jsonl (see results.py); one that is stopped leaves none. A
+round takes --time once for charlm, once for SGD, and once for each rate of Adam.
+
+    charlm, sgd, adam   nats per character of the exact pass over the held-out part, by the same code, after --time
+    reaches_sgd, reaches_adam, reaches_nanogpt
+                        seconds of its own time after which charlm is as good. On the way, at first every second, later
+                        every twentieth of its time, it is measured outside its clock: the held-out part in parallel
+                        streams (nearly the exact pass), and in crops of 64, beside the 1.886 nats in crops of 64 that
+                        nanoGPT's CPU preset was recorded with after 91 seconds (tinyshakespeare, 90/10/0, two such
+                        cores). charlm's rate falls in the last half of --time, so a shorter --time reaches it earlier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from results import (
+    Entry,
+    Measurement,
+    Row,
+    add_training_options,
+    campaign_parser,
+    carry_out,
+    duration,
+    grouped,
+    in_words,
+    over_seeds,
+    parse_wishes,
+    recipe_of,
+    sha256,
+)
+from torch import Tensor, nn
+
+import charlm
+from charlm import checkpoint as ckpt
+from charlm.config import parse_duration
+from charlm.corpus import Corpus, open_corpus, parse_split
+from charlm.devices import choose_precision
+from charlm.engine import create_engine
+from charlm.evaluation import evaluate, evaluate_crops, evaluate_streams
+from charlm.events import Event, Finished, Stepped
+from charlm.preparation import prepare
+from charlm.recipe import Request, resolve
+from charlm.text import open_source
+from charlm.training import Trainer
+
+TURN = 5.0
+"""Seconds."""
+LAYERS, DROPOUT, BATCH, BPTT, CLIP, SGD_RATE, ANNEAL = 2, 0.2, 20, 35, 0.25, 20.0, 4.0
+VALIDATION_BATCH = 10
+WINDOW = 64
+NANOGPT_CROPS = 1.886
+NANOGPT_TEXT = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+FIRST_WATCH, WATCH_GROWTH = 1.0, 1.05
+
+
+class Clock:
+    """Seconds spent inside ``with clock``."""
+
+    def __init__(self) -> None:
+        self._spent = 0.0
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._spent, self._since = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        return self._spent + (0.0 if self._since is None else time.monotonic() - self._since)
+
+
+class Contender(Protocol):
+    """Something that trains in turns."""
+
+    clock: Clock
+
+    def turn(self, until: float) -> None:
+        """Train until its clock shows ``until``."""
+        ...
+
+    def finish(self) -> dict[str, Any]:
+        """End the training; the figures of its best weights on the held-out part."""
+        ...
+
+
+# ------------------------------------------------------------------------------------------------ the peer
+
+
+class PlainModel(nn.Module):
+    """What the tutorials build: ids [T, B] and a state to logits [T, B, V] and the next state."""
+
+    def __init__(self, vocabulary_size: int, hidden: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(DROPOUT)
+        self.embedding = nn.Embedding(vocabulary_size, hidden)
+        self.lstm = nn.LSTM(hidden, hidden, LAYERS, dropout=DROPOUT)
+        self.decoder = nn.Linear(hidden, vocabulary_size)
+        self.decoder.weight = self.embedding.weight
+        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        nn.init.zeros_(self.decoder.bias)
+
+    def start(self, batch: int) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros(LAYERS, batch, self.lstm.hidden_size)
+        return zeros, zeros
+
+    def forward(self, ids_TB: Tensor, state: Any) -> tuple[Tensor, Any]:
+        output_TBH, state = self.lstm(self.dropout(self.embedding(ids_TB)), state)
+        return self.decoder(self.dropout(output_TBH)), state
+
+
+class PlainEngine:
+    """The part of charlm's ``Engine`` that its evaluations use, for a ``PlainModel``."""
+
+    def __init__(self, model: PlainModel) -> None:
+        self.model = model.eval()
+
+    def start(self, batch: int) -> Any:
+        return self.model.start(batch)
+
+    @torch.inference_mode()
+    def losses(self, ids_TB: Any, targets_TB: Any, state: Any) -> tuple[Any, Any]:
+        logits_TBV, state = self.model(torch.from_numpy(ids_TB), state)
+        targets_TB = torch.from_numpy(np.ascontiguousarray(targets_TB))
+        nats = nn.functional.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten(), reduction="none")
+        return nats.view_as(targets_TB).numpy(), state
+
+
+def batchify(ids: Tensor, batch: int) -> Tensor:
+    """``ids`` as parallel streams, [length, batch]; what is left over is cut off."""
+    return ids[: len(ids) // batch * batch].view(batch, -1).t().contiguous()
+
+
+class Peer:
+    """The plain trainer: a model, an optimizer, an epoch after another."""
+
+    def __init__(self, corpus: Corpus, hidden: int, optimizer: str, rate: float, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.corpus = corpus
+        self.clock = Clock()
+        self.train_LB = batchify(_read(corpus, "train"), BATCH)
+        self.valid_LB = batchify(_read(corpus, "valid"), VALIDATION_BATCH)
+        self.model = PlainModel(corpus.tokenizer.vocabulary_size, hidden)
+        self.optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer](self.model.parameters(), rate)
+        self.best = math.inf
+        self.best_model = copy.deepcopy(self.model)
+        self.steps = self.epochs = 0
+        self.work = self.train()
+
+    def train(self) -> Iterator[None]:
+        """Without end; a pause after each step."""
+        while True:
+            self.model.train()
+            state = self.model.start(BATCH)
+            for inputs_TB, targets_TB in chunks(self.train_LB):
+                state = tuple(part.detach() for part in state)
+                self.optimizer.zero_grad()
+                logits_TBV, state = self.model(inputs_TB, state)
+                nn.functional.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten()).backward()
+                nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+                self.optimizer.step()
+                self.steps += 1
+                yield
+            self.epochs += 1
+            if not self.validate():
+                for group in self.optimizer.param_groups:
+                    group["lr"] /= ANNEAL
+
+    @torch.no_grad()
+    def validate(self) -> bool:
+        """Whether the loss is the best so far; then the weights are kept."""
+        self.model.eval()
+        state, total = self.model.start(VALIDATION_BATCH), 0.0
+        for inputs_TB, targets_TB in chunks(self.valid_LB):
+            logits_TBV, state = self.model(inputs_TB, state)
+            loss = nn.functional.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten())
+            total += len(inputs_TB) * loss.item()
+        loss = total / (len(self.valid_LB) - 1)
+        if loss >= self.best:
+            return False
+        self.best, self.best_model = loss, copy.deepcopy(self.model)
+        return True
+
+    def turn(self, until: float) -> None:
+        with self.clock:
+            while self.clock.seconds < until:
+                next(self.work)
+
+    def finish(self) -> dict[str, Any]:
+        self.validate()  # the part of an epoch at the end may be the best; not counted
+        engine, tokenizer, held_out = PlainEngine(self.best_model), self.corpus.tokenizer, [held_out_ids(self.corpus)]
+        return {
+            "exact": evaluate(engine, tokenizer, held_out).nats_per_char,
+            "crops_64": evaluate_crops(engine, tokenizer, held_out, WINDOW).nats_per_char,
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "rate": self.optimizer.param_groups[0]["lr"],
+            "seconds": self.clock.seconds,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
+
+def chunks(ids_LB: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets of an epoch."""
+    for start in range(0, len(ids_LB) - 1, BPTT):
+        stop = min(start + BPTT, len(ids_LB) - 1)
+        yield ids_LB[start:stop], ids_LB[start + 1 : stop + 1]
+
+
+def _read(corpus: Corpus, part: str) -> Tensor:
+    ids = corpus.ids(part)
+    return torch.from_numpy(ids.read(0, len(ids)).astype("int64"))
+
+
+def held_out_ids(corpus: Corpus) -> Any:
+    """The test part, or where there is none, validation."""
+    ids = corpus.ids("test" if corpus.sizes["test"].ids else "valid")
+    return ids.read(0, len(ids))
+
+
+# ------------------------------------------------------------------------------------------------ charlm
+
+
+class TimedTrainer(Trainer):
+    """A ``Trainer`` whose time is that of a clock, so that it stands still while others train."""
+
+    clock: Clock
+
+    @property
+    def seconds(self) -> float:
+        return self.clock.seconds
+
+
+class Charlm:
+    """charlm's own training, measured on its way."""
+
+    def __init__(self, run: Path, corpus: Corpus, settings: dict[str, Any], rounds: int) -> None:
+        precision = choose_precision("auto", torch.device("cpu"))
+        request = Request(
+            time=f"{settings['seconds']}s",
+            seed=settings["seed"],
+            save_every=f"{60 * rounds}s",  # that clock does not stand still
+            **settings["options"],
+        )
+        sizes, vocabulary_size = corpus.sizes, corpus.tokenizer.vocabulary_size
+        recipe = resolve(request, sizes["train"], sizes["valid"], vocabulary_size, device="cpu", precision=precision)
+        self.run, self.corpus, self.clock = run, corpus, Clock()
+        self.trainer = TimedTrainer(run, corpus, recipe.model, recipe.training)
+        self.trainer.clock = self.clock
+        self.events = self.trainer.events()
+        self.held_out = held_out_ids(corpus)
+        self.next_watch = FIRST_WATCH
+        self.curve: list[tuple[float, float, float]] = []
+        """Seconds, loss in streams, loss in crops of 64."""
+        self.finished: Finished | None = None
+
+    def turn(self, until: float) -> None:
+        while self.finished is None and self.clock.seconds < until:
+            self.note(self.advance())
+
+    def advance(self) -> Event:
+        with self.clock:
+            return next(self.events)
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, Finished):
+            self.finished = event
+            self.watch()
+        elif isinstance(event, Stepped) and self.clock.seconds >= self.next_watch:
+            self.next_watch = max(self.clock.seconds + FIRST_WATCH, self.clock.seconds * WATCH_GROWTH)
+            self.watch()
+
+    def watch(self) -> None:
+        """Measure the weights that would be saved now."""
+        tokenizer = self.corpus.tokenizer
+        with self.trainer.average.applied():
+            weights = self.trainer.model.weights()
+        engine = create_engine(self.trainer.model.config, weights, "cpu", "fp32", torch.get_num_threads())
+        streams = evaluate_streams(engine, tokenizer, self.held_out).nats_per_char
+        crops = evaluate_crops(engine, tokenizer, [self.held_out], WINDOW).nats_per_char
+        self.curve.append((round(self.clock.seconds, 2), round(streams, 5), round(crops, 5)))
+
+    def finish(self) -> dict[str, Any]:
+        while self.finished is None:
+            self.note(self.advance())
+        model = charlm.load(self.run)
+        return {
+            "exact": model.evaluate_ids([self.held_out]).nats_per_char,
+            "crops_64": model.evaluate_ids([self.held_out], WINDOW).nats_per_char,
+            "steps": self.finished.step,
+            "best_step": self.finished.best_step,
+            "seconds": self.clock.seconds,
+            "ended": self.finished.reason,
+            "parameters": model.config.parameter_count(),
+            "curve": self.curve,
+        }
+
+
+# ------------------------------------------------------------------------------------------------ a round
+
+
+def main() -> None:
+    parser = campaign_parser(__doc__, "peers")
+    parser.add_argument("texts", type=Path, nargs="*", metavar="TEXT", help="a text to learn")
+    parser.add_argument("--time", default="5m", help="what each has (default 5m)")
+    parser.add_argument(
+        "--peer-hidden", type=int, default=512, help="width of the peer (default 512; the tutorials': 200)"
+    )
+    parser.add_argument(
+        "--adam-rates", type=float, nargs="+", default=[1e-3, 2e-3, 5e-3], help="default 0.001 0.002 0.005"
+    )
+    add_training_options(parser)
+    arguments = parser.parse_args()
+    carry_out(arguments, measurements(arguments), table)
+
+
+def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
+    wishes = parse_wishes(arguments.set)
+    for text in arguments.texts:
+        for seed in arguments.seeds:
+            settings = {
+                "sha256": sha256(text),
+                "split": arguments.split,
+                "seconds": parse_duration(arguments.time),
+                "seed": seed,
+                "options": wishes,
+                "peer_hidden": arguments.peer_hidden,
+                "adam_rates": arguments.adam_rates,
+            }
+            yield Measurement(text, settings, partial(measure, text, settings))
+
+
+def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """One round of all."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder)
+        prepare(run / "corpus", open_source([str(text)]), split=parse_split(settings["split"]))
+        corpus = open_corpus(run / "corpus")
+        if not corpus.sizes["valid"].ids:
+            raise SystemExit("--split needs a part to steer by")
+        rates, seed, hidden = settings["adam_rates"], settings["seed"], settings["peer_hidden"]
+        with ckpt.lock_run(run):
+            ours = Charlm(run, corpus, settings, rounds=2 + len(rates))
+            contenders: dict[str, Contender] = {"charlm": ours, "sgd": Peer(corpus, hidden, "sgd", SGD_RATE, seed)}
+            for rate in rates:
+                contenders[f"adam {rate:g}"] = Peer(corpus, hidden, "adam", rate, seed)
+            give_turns(contenders, settings["seconds"])
+            figures: dict[str, Any] = {name: contender.finish() for name, contender in contenders.items()}
+        return {"figures": figures, "recipe": recipe_of(run)}
+
+
+def give_turns(contenders: dict[str, Contender], seconds: float) -> None:
+    """Let all train for so long, in turns, every other round in reverse order."""
+    turns = math.ceil(seconds / min(TURN, seconds / 4))
+    for number in range(1, turns + 1):
+        until = seconds * number / turns
+        print(f"\r{until:.0f} of {seconds:.0f} s each", end="", file=sys.stderr, flush=True)
+        for name in list(contenders) if number % 2 else list(reversed(contenders)):
+            contenders[name].turn(until)
+    print(file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------ the table
+
+
+def table(entries: Sequence[Entry]) -> list[Row]:
+    """A row for each group of seeds."""
+    return [_row(shared, group) for shared, group in grouped(entries, "seed")]
+
+
+def _row(shared: dict[str, Any], entries: Sequence[Entry]) -> Row:
+    figures = [entry["figures"] for entry in entries]
+    adam = [min((name for name in values if name.startswith("adam")), key=_loss_in(values)) for values in figures]
+    theirs = {
+        "sgd": [values["sgd"]["exact"] for values in figures],
+        "adam": [values[name]["exact"] for values, name in zip(figures, adam, strict=True)],
+    }
+    reached = {name: [_reached(v, loss, 1) for v, loss in zip(figures, theirs[name], strict=True)] for name in theirs}
+    nanogpt = shared["sha256"] == NANOGPT_TEXT and shared["split"] == "90/10/0"
+    return {
+        "text": entries[0]["text"],
+        "split": shared["split"],
+        "time": duration(shared["seconds"]),
+        "options": in_words(shared["options"]),
+        "peer": f"{LAYERS} x {shared['peer_hidden']}",
+        "seeds": len(entries),
+        "charlm": over_seeds([values["charlm"]["exact"] for values in figures]),
+        "sgd": over_seeds(theirs["sgd"]),
+        "adam": over_seeds(theirs["adam"]),
+        "best rates": " ".join(sorted({name.split()[1] for name in adam})),
+        "steps": "/".join(
+            f"{mean(steps):.0f}"
+            for steps in (
+                [values["charlm"]["steps"] for values in figures],
+                [values["sgd"]["steps"] for values in figures],
+                [values[name]["steps"] for values, name in zip(figures, adam, strict=True)],
+            )
+        ),
+        "charlm_crops_64": over_seeds([values["charlm"]["crops_64"] for values in figures]),
+        "reaches_sgd": _seconds(reached["sgd"]),
+        "reaches_adam": _seconds(reached["adam"]),
+        "reaches_nanogpt": _seconds([_reached(v, NANOGPT_CROPS, 2) for v in figures]) if nanogpt else "-",
+    }
+
+
+def _loss_in(values: dict[str, Any]) -> Any:
+    return lambda name: values[name]["exact"]
+
+
+def _reached(figures: dict[str, Any], loss: float, column: int) -> float | None:
+    """The first seconds in charlm's curve at which its ``column`` is at most ``loss``."""
+    return next((point[0] for point in figures["charlm"]["curve"] if point[column] <= loss), None)
+
+
+def _seconds(values: Sequence[float | None]) -> str:
+    there = [value for value in values if value is not None]
+    return over_seeds(there, 1) if len(there) == len(values) else f"{len(there)} of {len(values)} do"
+
+
+if __name__ == "__main__":
+    main()

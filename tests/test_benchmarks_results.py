@@ -1,0 +1,151 @@
+"""Results of long benchmarks: lines that are whole or absent, and nothing measured twice."""
+
+import importlib
+import json
+import math
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from charlm import runs
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SETTINGS = {"sha256": "ab", "split": "90/10/0", "seconds": 60.0, "seed": 1, "options": {"lr": 0.01}}
+
+
+@pytest.fixture
+def results(monkeypatch):
+    pytest.importorskip("fcntl")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("results")
+
+
+def measurement(results, settings, made, complete=lambda entry: True):
+    def measure():
+        made.append(settings)
+        return {"figures": {"exact": 1.5}, "recipe": None}
+
+    return results.Measurement(Path("a.txt"), settings, measure, complete)
+
+
+def test_what_is_there_is_not_measured_again(results, tmp_path):
+    file, made = results.Results(tmp_path / "new" / "file.jsonl"), []
+    assert file.entries() == []
+    other = {**SETTINGS, "seed": 2}
+    assert results.measure_once(file, measurement(results, SETTINGS, made))
+    assert not results.measure_once(file, measurement(results, SETTINGS, made))
+    assert results.measure_once(file, measurement(results, other, made))
+    assert made == [SETTINGS, other]
+    assert [entry["settings"] for entry in file.entries()] == made
+    assert file.path.read_bytes().count(b"\n") == 2
+    entry = file.find(SETTINGS)
+    assert entry["figures"] == {"exact": 1.5}
+    assert set(entry) >= {"text", "recipe", "wall_seconds", "date", "machine", "versions", "commit"}
+
+
+def test_a_line_that_lacks_something_is_measured_again_and_the_later_one_counts(results, tmp_path):
+    file, made = results.Results(tmp_path / "file.jsonl"), []
+    file.add({"settings": SETTINGS, "figures": {"exact": 2.0}})
+    assert results.measure_once(file, measurement(results, SETTINGS, made, lambda entry: "dynamic" in entry["figures"]))
+    assert [entry["figures"] for entry in file.entries()] == [{"exact": 1.5}]
+
+
+def test_the_key_knows_every_setting_and_no_order(results):
+    assert results.key(dict(reversed(SETTINGS.items()))) == results.key(SETTINGS)
+    assert results.key(json.loads(results.key(SETTINGS))) == results.key(SETTINGS)
+    for name in SETTINGS:
+        assert results.key({**SETTINGS, name: "another"}) != results.key(SETTINGS)
+    assert results.key({"clip": math.inf}) == results.key({"clip": "inf"})
+
+
+def test_a_torn_last_line_is_no_entry_and_is_repaired(results, tmp_path):
+    whole = {"settings": SETTINGS, "figures": {"text": "ä中"}}
+    added = {"settings": {**SETTINGS, "seed": 3}, "figures": {}}
+    file = results.Results(tmp_path / "file.jsonl")
+    file.add(whole)
+    first = file.path.read_bytes()
+    file.add(added)
+    both = file.path.read_bytes()
+    for cut in range(len(first) + 1, len(both)):
+        file.path.write_bytes(both[:cut])
+        lacks_only_its_end = cut == len(both) - 1
+        assert file.entries() == ([whole, added] if lacks_only_its_end else [whole])
+        file.add(added)
+        assert file.entries() == [whole, added]
+        assert file.path.read_bytes() == both + both[len(first) :] * lacks_only_its_end
+
+
+def test_a_bad_line_in_the_middle_is_named(results, tmp_path):
+    file = results.Results(tmp_path / "file.jsonl")
+    file.path.write_text('{"settings": {}}\n<<<<<<<\n{"settings": {"seed": 1}}\n')
+    with pytest.raises(SystemExit, match="line 2"):
+        file.entries()
+
+
+def test_ctrl_c_ends_a_campaign_and_keeps_what_is_done(results, tmp_path, capsys):
+    made = []
+
+    def measurements():
+        yield measurement(results, SETTINGS, made)
+        raise KeyboardInterrupt
+
+    arguments = Namespace(results=tmp_path / "file.jsonl", table=False, json=True)
+    with pytest.raises(SystemExit, match="130"):
+        results.carry_out(arguments, measurements(), lambda entries: [{"seed": e["settings"]["seed"]} for e in entries])
+    assert json.loads(capsys.readouterr().out) == {"rows": [{"seed": 1}]}
+
+
+def test_options_become_keywords_in_their_types(results):
+    assert results.parse_wishes(["size=small", "lr=1", "batch=8", "clip=inf"]) == {
+        "size": "small", "lr": 1.0, "batch": 8, "clip": math.inf,
+    }  # fmt: skip
+    for wrong in ("lr", "lr=high", "batch=1.5", "seed=1", "colour=red"):
+        with pytest.raises(SystemExit, match="--set"):
+            results.parse_wishes([wrong])
+
+
+def test_an_interrupted_training_ends_the_campaign_and_goes_on_later(results, text_file, tmp_path, monkeypatch):
+    options = {"steps": 4, "size": "tiny", "batch": 4, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32"}
+    run, train = tmp_path / "run", runs.Trainer.events
+
+    def stopped(trainer):
+        trainer.stop()
+        return train(trainer)
+
+    monkeypatch.setattr(runs.Trainer, "events", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        results.train(text_file, run, **options)
+    monkeypatch.setattr(runs.Trainer, "events", train)
+    assert results.train(text_file, run, **options).step == 4
+    assert results.recipe_of(run)["training"]["steps"] == 4
+
+
+def test_groups_share_all_but_the_seed(results):
+    entries = [{"settings": {**SETTINGS, "seed": seed, "split": split}} for seed in (1, 2) for split in ("a", "b")]
+    groups = list(results.grouped(entries, "seed"))
+    assert [(shared["split"], [entry["settings"]["seed"] for entry in group]) for shared, group in groups] == [
+        ("a", [1, 2]),
+        ("b", [1, 2]),
+    ]
+    assert results.over_seeds([1.0, 2.0], 1) == "1.5 (1.0-2.0)"
+
+
+@pytest.mark.parametrize("name", ["quality", "corpora", "peers", "ablation"])
+def test_every_campaign_prints_what_there_is(name, results, tmp_path, monkeypatch, capsys):
+    script = importlib.import_module(name)
+    monkeypatch.setattr("sys.argv", [name, "--table", "--results", str(tmp_path / "none.jsonl")])
+    script.main()
+    assert "holds nothing yet" in capsys.readouterr().out
+
+
+def test_a_peer_is_reached_where_the_curve_first_lies_below_it(results, tmp_path):
+    peers = importlib.import_module("peers")
+    settings = {**SETTINGS, "sha256": peers.NANOGPT_TEXT, "peer_hidden": 8, "adam_rates": [0.1, 0.2]}
+    ours = {"exact": 1.4, "crops_64": 1.5, "steps": 9, "curve": [[1, 2.0, 2.1], [2, 1.6, 1.8], [3, 1.5, 1.7]]}
+    theirs = {name: {"exact": loss, "steps": 5} for name, loss in (("sgd", 1.7), ("adam 0.1", 1.9), ("adam 0.2", 1.3))}
+    file = results.Results(tmp_path / "file.jsonl")
+    file.add({"text": "a.txt", "settings": settings, "figures": {"charlm": ours, **theirs}})
+    (row,) = peers.table(file.entries())
+    assert (row["best rates"], row["adam"], row["reaches_sgd"]) == ("0.2", "1.3000", "2.0")
+    assert (row["reaches_adam"], row["reaches_nanogpt"]) == ("0 of 1 do", "2.0")
