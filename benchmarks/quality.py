@@ -52,6 +52,7 @@ from results import (
 
 import charlm
 from charlm.config import parse_duration
+from charlm.adaptation import evaluate_dynamically
 from charlm.corpus import open_corpus
 
 WINDOWS = (256, 64)
@@ -65,8 +66,6 @@ def main() -> None:
     parser.add_argument("--dynamic", action="store_true", help="also dynamic evaluation")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the runs stay (default: nowhere)")
     arguments = parser.parse_args()
-    if arguments.dynamic and not hasattr(charlm.LanguageModel, "evaluate_dynamically"):
-        raise SystemExit("--dynamic: this charlm has no dynamic evaluation")
     carry_out(arguments, measurements(arguments), table)
 
 
@@ -133,7 +132,7 @@ def measure_run(text: Path, settings: dict[str, Any], run: Path, dynamic: bool) 
         **{f"crops_{window}": model.evaluate_ids(held_out, window).nats_per_char for window in WINDOWS},
     }
     if dynamic:
-        adapted = model.evaluate_dynamically(held_out)
+        adapted = evaluate_dynamically(model, held_out)
         figures |= {"dynamic": adapted.nats_per_char, "dynamic_standard_error": adapted.standard_error}
     return {"figures": figures, "recipe": recipe_of(run)}
 

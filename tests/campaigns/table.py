@@ -24,8 +24,8 @@ ROWS = (
     (
         "disk",
         "no space, I/O error and quota at every call of a save ({injected} times), and a real full disk",
-        "{previous_lost} earlier checkpoints lost, {left_half_made} left half-made, {ends_that_differ} runs that went on "
-        "end otherwise; after three failures in a row exit 74",
+        "{previous_lost} earlier checkpoints lost, {left_half_made} left half-made, {ends_that_differ} runs that went "
+        "on end otherwise; after three failures in a row exit 74",
     ),
     (
         "signals",
@@ -36,15 +36,15 @@ ROWS = (
     ),
     (
         "hostile_checkpoints",
-        "{mutations} mutations of every file of a checkpoint, each opened in three ways ({openings} openings)",
+        "{mutations} mutations of every file of a checkpoint, each opened by generate, info and resume",
         "{crashes} crashes, {hangs} hangs over 2 s, {code_run} times code run, at most {peak_megabytes_over_start} MB "
         "over the start; {bits_flipped} single flipped bits, {flips_unnoticed} unnoticed",
     ),
     (
         "hostile_text",
         "{inputs} hostile texts and options through train, eval, score and generate",
-        "{other_exceptions} exceptions that are not one line; a prompt of {prompt_mb} MB takes {peak_long_prompt_mb} MB, "
-        "a short one {peak_short_prompt_mb}",
+        "{other_exceptions} exceptions that are not one line; a prompt of {prompt_mb} MB takes {peak_long_prompt_mb} "
+        "MB, a short one {peak_short_prompt_mb}",
     ),
     (
         "divergence",
