@@ -51,8 +51,8 @@ from results import (
 )
 
 import charlm
-from charlm.config import parse_duration
 from charlm.adaptation import evaluate_dynamically
+from charlm.config import parse_duration
 from charlm.corpus import open_corpus
 
 WINDOWS = (256, 64)
