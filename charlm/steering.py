@@ -1,16 +1,21 @@
-"""The text that steers a training: a bounded part of the validation text, measured fast and often."""
+"""What is looked at while a model is trained: a bounded part of the validation text, measured fast and often, which
+steers the training, and a little text that the model writes."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from charlm import sampling
+from charlm.config import SamplingConfig
 from charlm.corpus import Corpus
 from charlm.engine import Engine
 from charlm.evaluation import Progress, evaluate_streams, silent
 from charlm.recipe import STEERING_IDS
 from charlm.scoring import evaluate_documents
-from charlm.tokenizer import DocumentTokenizer, Ids
+from charlm.tokenizer import SEPARATORS, DocumentTokenizer, Ids, Tokenizer
 
+SAMPLE_LENGTH, SAMPLE_DOCUMENTS = 120, 4
+"""Characters of a sample, all together, and documents among them."""
 _COST_PIECES, _COST_PIECE = 32, 512
 """Where ``precision_loss`` measures: so many pieces of so many ids, spread over the text; of documents as many ids."""
 
@@ -44,6 +49,16 @@ class Steering:
             return ids
         starts = np.linspace(0, len(ids) - _COST_PIECE, _COST_PIECES).astype(np.int64)
         return np.concatenate([ids[start : start + _COST_PIECE] for start in starts])
+
+
+def sample(engine: Engine, tokenizer: Tokenizer, seed: int) -> str:
+    """What a model writes: a little text, or the beginnings of a few documents."""
+    count = 1 if tokenizer.documents is None else SAMPLE_DOCUMENTS
+    sources = sampling.uniform_sources(seed, range(count))
+    stream = sampling.Stream(engine, tokenizer, (), SamplingConfig(temperature=0.8), sources)
+    ids_NB = np.concatenate([stream.draw(1) for _ in range(SAMPLE_LENGTH // count)])
+    texts = [tokenizer.decoder().feed(sampling.up_to_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
+    return SEPARATORS.get(tokenizer.documents or "", "").join(texts)
 
 
 def _first_ids(corpus: Corpus, split: str) -> Ids:

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 from charlm import checkpoint as ckpt
-from charlm import sampling
 from charlm.adaptation import ids_of_gradients, keep_gradients
 from charlm.averaging import Average
 from charlm.batches import IGNORED, Chunk, Cursor, make_batches
 from charlm.checkpoint import Checkpoint
-from charlm.config import ModelConfig, SamplingConfig, TrainingConfig
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus import Corpus
 from charlm.devices import autocast, keep_freed_memory, memory_bytes, memory_errors
 from charlm.engine import create_engine
@@ -36,15 +35,13 @@ from charlm.metrics import Metrics
 from charlm.model import CharLM, activation_penalty, cross_entropy, detach
 from charlm.optimizer import make_optimizer
 from charlm.schedule import Schedule
-from charlm.steering import Steering
-from charlm.tokenizer import SEPARATORS
+from charlm.steering import Steering, sample
 from charlm.training_state import Progress, restore, snapshot
 
 MAX_SKIPPED_IN_A_ROW = 20
 MAX_FAILED_SAVES = 3
 ROLLBACK_FACTOR = 0.3
 """What the rate is multiplied by when a training that diverged goes on from its last good checkpoint."""
-SAMPLE_LENGTH, SAMPLE_DOCUMENTS = 120, 4
 _LOG_EVERY = 50
 _RESET_KEY = 0x5E7
 
@@ -357,17 +354,9 @@ class Trainer:
             raise _Interrupted
 
     def _sample(self) -> str:
-        """What the weights write: a little text, or the beginnings of a few documents."""
-        tokenizer = self.corpus.tokenizer
-        count = 1 if tokenizer.documents is None else SAMPLE_DOCUMENTS
-        sources = sampling.uniform_sources(self.config.seed, [self.progress.step + number for number in range(count)])
-        engine = create_engine(
-            self.model.config, self.model.weights(), str(self.device), threads=torch.get_num_threads()
-        )
-        stream = sampling.Stream(engine, tokenizer, (), SamplingConfig(temperature=0.8), sources)
-        ids_NB = np.concatenate([stream.draw(1) for _ in range(SAMPLE_LENGTH // count)])
-        texts = [tokenizer.decoder().feed(sampling.up_to_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
-        return SEPARATORS.get(tokenizer.documents or "", "").join(texts)
+        weights, threads = self.model.weights(), torch.get_num_threads()
+        engine = create_engine(self.model.config, weights, str(self.device), threads=threads)
+        return sample(engine, self.corpus.tokenizer, self.config.seed ^ self.progress.step)
 
     # ------------------------------------------------------------------------------------------------ keeping
 
