@@ -192,6 +192,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, parts: Parts | None = None
         raise DataError(f"{where} and {ckpt.CONFIG} disagree on the step")
     trainer.progress.saved_step = checkpoint.step  # the file was written before this very save had succeeded
     trainer.schedule.restore(training.get("schedule"), where)
+    if not (0 < trainer.progress.rate_factor <= 1 and 0 < trainer.schedule.plateau.factor <= 1):
+        raise DataError(f"{where} multiplies the rate by what no training does; use an earlier step")
     restore_optimizer(trainer.optimizer, tensors, str(checkpoint.path / ckpt.STATE_TENSORS))
     _restore_carried_state(trainer, tensors, where)
     _compare_environment(training.get("environment"), _environment(trainer))

@@ -213,6 +213,22 @@ def test_an_interrupted_evaluation_is_made_again(make_trainer):
     assert digest(second) == digest(whole)
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda trainer: setattr(trainer.progress, "rate_factor", 1e308),
+        lambda trainer: setattr(trainer.progress, "rate_factor", 0.0),
+        lambda trainer: setattr(trainer.schedule.plateau, "factor", -1.0),
+    ],
+)
+def test_a_rate_that_no_training_has_is_refused(make_trainer, spoil):
+    trainer = make_trainer(steps=2)
+    spoil(trainer)
+    ckpt.save_step(trainer.run, 0, training_state.snapshot(trainer, finished=False))
+    with pytest.raises(DataError, match="multiplies the rate"):
+        resumed(trainer)
+
+
 def test_it_learns(make_trainer):
     model = {"layers": 1, "hidden": 64, "embedding": 64}
     trainer = make_trainer(steps=300, lr=2e-2, batch=16, bptt=40, eval_every=50, model=model)
