@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm import sampling
+from charlm import comparison, sampling
 from charlm.checkpoint import CONFIG, MODEL, TOKENIZER, Checkpoint, open_checkpoint, tensors_from_bytes
 from charlm.config import ModelConfig, SamplingConfig, from_dict
 from charlm.documents import Fingerprints, Piece, split_documents
 from charlm.engine import Engine, create_engine
+from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError
-from charlm.evaluation import Evaluation, evaluate, evaluate_crops, exact_losses
-from charlm.scoring import Scored, Surprise, evaluate_documents, ids_of, score_documents, surprises
+from charlm.evaluation import Evaluation, exact_losses
+from charlm.scoring import Scored, Surprise, ids_of, losses_of, score_documents, surprises, tally_of
 from charlm.tokenizer import Codes, DocumentTokenizer, Ids, Tokenizer, code_points, load_tokenizer
 
 _BLOCK = 1 << 20
@@ -68,6 +69,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
         self.config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path / CONFIG))
+        self.members: tuple[LanguageModel, ...] = (self,)
+        """The models whose probabilities are averaged: itself alone, but in an ensemble."""
         self._make_engine = functools.cache(make_engine)
 
     @classmethod
@@ -82,6 +85,30 @@ class LanguageModel:
             return create_engine(config, weights, device, wanted, threads, _precision_costs(checkpoint))
 
         return cls(make_engine, tokenizer, checkpoint)
+
+    @classmethod
+    def ensemble(cls, members: Sequence[LanguageModel]) -> LanguageModel:
+        """One model that gives the mean of the probabilities of ``members``; ``checkpoint`` is that of the first.
+
+        Raises ``DataError`` unless all have the same tokenizer, ``UsageError`` where there is none.
+        """
+        if not members:
+            raise UsageError("an ensemble needs a model; give one or more")
+        first = members[0]
+        for other in members[1:]:
+            if first.tokenizer.description() != other.tokenizer.description():
+                why = comparison.difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
+                raise DataError(
+                    f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {why}; name models that "
+                    "were trained on one text with the same --tokenizer and --documents"
+                )
+
+        def make_engine(purpose: str) -> Engine:
+            return Ensemble([member._make_engine(purpose) for member in members])
+
+        model = cls(make_engine, first.tokenizer, first.checkpoint)
+        model.members = tuple(members)
+        return model
 
     @property
     def engine(self) -> Engine:
@@ -204,13 +231,20 @@ class LanguageModel:
 
         Raises ``UsageError`` for a ``window`` over documents, which are read from their beginnings in any case.
         """
-        if isinstance(self.tokenizer, DocumentTokenizer):
-            if window is not None:
-                raise UsageError("documents are each read from a cold state anyway; leave out --protocol crops")
-            return evaluate_documents(self.engine, self.tokenizer, blocks, progress)
-        if window is None:
-            return evaluate(self.engine, self.tokenizer, blocks, progress)
-        return evaluate_crops(self.engine, self.tokenizer, blocks, window, progress)
+        tally = tally_of(self.tokenizer)
+        for ids, nats in losses_of(self.engine, self.tokenizer, blocks, window, progress):
+            tally.add(ids, nats)
+        return tally.result()
+
+    def evaluate_members(
+        self,
+        blocks: Iterable[Ids],
+        window: int | None = None,
+        progress: Callable[[int], None] = lambda predictions: None,
+    ) -> tuple[Evaluation, list[Evaluation]]:
+        """The same, and beside it the evaluation of each of ``members``, for which nothing is read twice."""
+        engines = [member.engine for member in self.members]
+        return comparison.evaluate_together(engines, self.tokenizer, blocks, window, progress)
 
     def score(self, text: str) -> NDArray[np.float64]:
         """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
