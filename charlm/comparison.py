@@ -13,19 +13,25 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
+from charlm.config import SamplingConfig
 from charlm.engine import Engine
 from charlm.engine.ensemble import mean_losses
 from charlm.errors import DataError
-from charlm.evaluation import Evaluation, Losses, Progress, Tally, Units, silent
+from charlm.evaluation import CHUNK, Evaluation, Losses, Progress, Tally, Units, silent
+from charlm.sampling import Stream, uniform_sources
 from charlm.scoring import DocumentTally, error_of, losses_of, tally_of
 from charlm.tokenizer import Ids, Tokenizer
 
 TELLING = 2.0
 """Standard errors from which on a difference is taken for one: by chance alone one in twenty is as large."""
+_TURNS, _TURN = 5, 0.1
+"""How often, and for how many seconds, each model writes where speed is measured."""
+_MOST_DRAWN = 1 << 16
 
 
 class Reading(NamedTuple):
@@ -44,7 +50,7 @@ class Comparison:
     standard_error: float | None
     """Of ``nats_per_char``, paired; None where the text is too short to tell."""
     seconds: tuple[float, float]
-    """What the reading of each took."""
+    """What each took to read it, the text at hand."""
 
     @property
     def nats_per_char(self) -> float:
@@ -113,15 +119,25 @@ def compare(first: Reading, second: Reading, progress: Progress = silent) -> Com
 
 
 class _Side:
-    """One model reading: units as they are completed, and the clock that ran meanwhile."""
+    """One model reading: units as they are completed, and the clock that ran while it computed."""
 
     def __init__(self, reading: Reading, progress: Progress) -> None:
         self.tally = tally_of(reading.tokenizer)
         self.seconds = 0.0
         self.waiting: Units = np.zeros((2, 0))
         """Read, but not yet by the other side."""
-        losses = losses_of(reading.engine, reading.tokenizer, reading.blocks, None, progress)
+        _warm_up(reading)
+        losses = losses_of(reading.engine, reading.tokenizer, self._unclocked(reading.blocks), None, progress)
         self._units = _units(self.tally, losses)
+
+    def _unclocked(self, blocks: Iterable[Ids]) -> Iterator[Ids]:
+        """The same; getting and encoding the text is not the model's affair."""
+        began = time.perf_counter()
+        for block in blocks:
+            self.seconds -= time.perf_counter() - began
+            yield block
+            began = time.perf_counter()
+        self.seconds -= time.perf_counter() - began
 
     def read(self) -> bool:
         """Let some more units wait; False where there are no more."""
@@ -136,6 +152,13 @@ class _Side:
         """The next ``count`` of those that wait."""
         taken, self.waiting = self.waiting[:, :count], self.waiting[:, count:]
         return taken
+
+
+def _warm_up(reading: Reading) -> None:
+    """Let what is prepared once be prepared before the clock runs."""
+    ids = np.full(CHUNK, reading.tokenizer.start_id)
+    for read in losses_of(reading.engine, reading.tokenizer, [ids]):
+        tally_of(reading.tokenizer).add(*read)
 
 
 def _units(tally: Tally | DocumentTally, losses: Losses) -> Iterator[Units]:
@@ -159,6 +182,27 @@ def _paired(sides: tuple[_Side, _Side]) -> Iterator[tuple[Units, Units]]:
         pass
     if other.waiting.shape[1]:
         raise DataError("one model was given more text than the other; name a text: charlm compare A B FILE")
+
+
+def writing_speeds(models: Sequence[tuple[Engine, Tokenizer]]) -> list[float]:
+    """Characters a second that each model writes in one stream: the median over turns that they take."""
+    streams = [
+        (Stream(engine, tokenizer, [], SamplingConfig(), uniform_sources(1, [0])), tokenizer)
+        for engine, tokenizer in models
+    ]
+    for stream in streams:
+        _pace(*stream)  # whatever is prepared once is prepared now
+    turns = [[_pace(*stream) for stream in streams] for _ in range(_TURNS)]
+    return [median(of_one) for of_one in zip(*turns, strict=True)]
+
+
+def _pace(stream: Stream, tokenizer: Tokenizer) -> float:
+    began, written, seconds = time.perf_counter(), 0, 0.0
+    while seconds < _TURN:
+        ids = stream.draw(_MOST_DRAWN)[:, 0]
+        written += int(tokenizer.starts_character[ids].sum())
+        seconds = time.perf_counter() - began
+    return written / seconds
 
 
 def evaluate_together(

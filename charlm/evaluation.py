@@ -218,18 +218,6 @@ class Tally:
         )
 
 
-def evaluate(engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], progress: Progress = silent) -> Evaluation:
-    """One exact pass over a text given as ``blocks`` of ids, the state carried from the first to the last.
-
-    ``progress`` is called with the number of ids predicted since its last call.
-    """
-    tally = Tally(tokenizer)
-    for ids, nats in exact_losses(engine, tokenizer, blocks):
-        tally.add(ids, nats)
-        progress(len(ids))
-    return tally.result()
-
-
 def exact_losses(engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids]) -> Losses:
     """Ids and their losses in nats, chunk by chunk, in one stream from the first id to the last."""
     state = engine.start(1)
@@ -291,24 +279,13 @@ def precision_costs(
     return costs
 
 
-def evaluate_crops(
-    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int, progress: Progress = silent
-) -> Evaluation:
-    """The mean over windows of ``window`` characters, each read from a cold state: what nanoGPT reports.
+def crop_losses(engine: Engine, blocks: Iterable[Ids], window: int) -> Losses:
+    """The same in windows of ``window`` characters, each read from a cold state, whose mean nanoGPT reports.
 
     Windows follow one another without a gap, where nanoGPT draws a few at random; the expectation is the same. Its
     protocol knows nothing before a window, so the first id of each is read, not predicted. Raises ``DataError`` where
     the text is shorter than a window.
     """
-    tally = Tally(tokenizer)
-    for ids, nats in crop_losses(engine, blocks, window):
-        tally.add(ids, nats)
-        progress(len(ids))
-    return tally.result()
-
-
-def crop_losses(engine: Engine, blocks: Iterable[Ids], window: int) -> Losses:
-    """Ids and their losses in nats, each window read from a cold state; errors as in ``evaluate_crops``."""
     batch = max(1, 16384 // window)
     left, read = np.zeros(0, np.int64), False
     for block in blocks:

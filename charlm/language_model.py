@@ -22,7 +22,7 @@ from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError
 from charlm.evaluation import Evaluation, exact_losses
-from charlm.scoring import Scored, Surprise, ids_of, losses_of, score_documents, surprises, tally_of
+from charlm.scoring import Scored, Surprise, evaluate, ids_of, score_documents, surprises
 from charlm.tokenizer import Codes, DocumentTokenizer, Ids, Tokenizer, code_points, load_tokenizer
 
 _BLOCK = 1 << 20
@@ -231,10 +231,7 @@ class LanguageModel:
 
         Raises ``UsageError`` for a ``window`` over documents, which are read from their beginnings in any case.
         """
-        tally = tally_of(self.tokenizer)
-        for ids, nats in losses_of(self.engine, self.tokenizer, blocks, window, progress):
-            tally.add(ids, nats)
-        return tally.result()
+        return evaluate(self.engine, self.tokenizer, blocks, window, progress)
 
     def evaluate_members(
         self,

@@ -72,24 +72,58 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate_documents(
-    engine: Engine, tokenizer: DocumentTokenizer, blocks: Iterable[Ids], progress: Progress = silent
+def evaluate(
+    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int | None = None, progress: Progress = silent
 ) -> Evaluation:
-    """Exact sums over documents, given as ``blocks`` of any size of their ids, each document with its end marker.
+    """Exact sums over a text given as ``blocks`` of ids of any size, or over cold windows; see ``losses_of``.
 
-    The standard error comes from the documents, which are independent of one another. Raises ``DataError`` where there
-    is no document.
+    Raises ``DataError`` where there is nothing to predict.
     """
-    tally = DocumentTally(tokenizer)
-    for ids, nats in document_losses(engine, tokenizer, blocks, progress):
+    tally = tally_of(tokenizer)
+    for ids, nats in losses_of(engine, tokenizer, blocks, window, progress):
         tally.add(ids, nats)
     return tally.result()
+
+
+def losses_of(
+    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int | None = None, progress: Progress = silent
+) -> Losses:
+    """Ids and their losses in nats as the tokenizer asks for: of documents, of a text that runs on, or of its windows.
+
+    ``progress`` is called with the number of ids read since its last call. Raises ``UsageError`` for a ``window`` over
+    documents, which are read from their beginnings in any case.
+    """
+    if isinstance(tokenizer, DocumentTokenizer):
+        if window is not None:
+            raise UsageError("documents are each read from a cold state anyway; leave out --protocol crops")
+        return document_losses(engine, tokenizer, blocks, progress)
+    pieces = exact_losses(engine, tokenizer, blocks) if window is None else crop_losses(engine, blocks, window)
+    return _counted(pieces, progress)
+
+
+def _counted(losses: Losses, progress: Progress) -> Losses:
+    for ids, nats in losses:
+        yield ids, nats
+        progress(len(ids))
+
+
+def tally_of(tokenizer: Tokenizer) -> Tally | DocumentTally:
+    """What adds up ``losses_of``."""
+    return DocumentTally(tokenizer) if isinstance(tokenizer, DocumentTokenizer) else Tally(tokenizer)
+
+
+def error_of(tokenizer: Tokenizer) -> BlockError | DocumentError:
+    """What tells the standard error of the units that ``tally_of`` returns."""
+    return DocumentError() if isinstance(tokenizer, DocumentTokenizer) else BlockError()
 
 
 def document_losses(
     engine: Engine, tokenizer: DocumentTokenizer, blocks: Iterable[Ids], progress: Progress = silent
 ) -> Losses:
-    """Ids and their losses in nats, in order. A document larger than memory is read chunk by chunk."""
+    """Ids and their losses in nats, in order, of documents given in ``blocks`` of any size, each with its end marker.
+
+    A document larger than memory is read chunk by chunk.
+    """
     held: Ids = np.zeros(0, np.int64)
     blocks = iter(blocks)
     for block in blocks:
@@ -125,7 +159,10 @@ def _to_the_end(begun: Ids, blocks: Iterator[Ids], end_id: int, rest: list[Ids])
 
 
 class DocumentTally:
-    """Adds up the losses of consecutive ids, document by document, in constant memory. See ``Tally``."""
+    """Adds up the losses of consecutive ids, document by document, in constant memory. See ``Tally``.
+
+    The standard error comes from the documents, which are independent of one another.
+    """
 
     def __init__(self, tokenizer: DocumentTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -188,41 +225,6 @@ class DocumentError:
         weights = np.array([1.0, -nats_per_char])
         squares = max(0.0, float(weights @ self._squares @ weights))
         return math.sqrt(squares * self._count / (self._count - 1)) / self._characters
-
-
-# ---------------------------------------------------------------------------------------------------- any text
-
-
-def losses_of(
-    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int | None = None, progress: Progress = silent
-) -> Losses:
-    """Ids and their losses in nats as the tokenizer asks for: of documents, of a text that runs on, or of its windows.
-
-    ``progress`` is called with the number of ids read since its last call. Raises ``UsageError`` for a ``window`` over
-    documents, which are read from their beginnings in any case.
-    """
-    if isinstance(tokenizer, DocumentTokenizer):
-        if window is not None:
-            raise UsageError("documents are each read from a cold state anyway; leave out --protocol crops")
-        return document_losses(engine, tokenizer, blocks, progress)
-    pieces = exact_losses(engine, tokenizer, blocks) if window is None else crop_losses(engine, blocks, window)
-    return _counted(pieces, progress)
-
-
-def _counted(losses: Losses, progress: Progress) -> Losses:
-    for ids, nats in losses:
-        yield ids, nats
-        progress(len(ids))
-
-
-def tally_of(tokenizer: Tokenizer) -> Tally | DocumentTally:
-    """What adds up ``losses_of``."""
-    return DocumentTally(tokenizer) if isinstance(tokenizer, DocumentTokenizer) else Tally(tokenizer)
-
-
-def error_of(tokenizer: Tokenizer) -> BlockError | DocumentError:
-    """What tells the standard error of the units that ``tally_of`` returns."""
-    return DocumentError() if isinstance(tokenizer, DocumentTokenizer) else BlockError()
 
 
 # ---------------------------------------------------------------------------------------------------- scores
