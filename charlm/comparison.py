@@ -29,7 +29,7 @@ from charlm.tokenizer import Ids, Tokenizer
 
 TELLING = 2.0
 """Standard errors from which on a difference is taken for one: by chance alone one in twenty is as large."""
-_TURNS, _TURN = 5, 0.1
+_TURNS, _TURN = 5, 0.05
 """How often, and for how many seconds, each model writes where speed is measured."""
 _MOST_DRAWN = 1 << 16
 

@@ -96,12 +96,7 @@ class LanguageModel:
             raise UsageError("an ensemble needs a model; give one or more")
         first = members[0]
         for other in members[1:]:
-            if first.tokenizer.description() != other.tokenizer.description():
-                why = comparison.difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
-                raise DataError(
-                    f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {why}; name models that "
-                    "were trained on one text with the same --tokenizer and --documents"
-                )
+            _refuse_unlike(first, other)
 
         def make_engine(purpose: str) -> Engine:
             return Ensemble([member._make_engine(purpose) for member in members])
@@ -288,6 +283,20 @@ class LanguageModel:
     def describe(self) -> dict[str, Any]:
         """What config.json says of the checkpoint, and what runs it here."""
         return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.writing_engine.name}
+
+
+def _refuse_unlike(first: LanguageModel, other: LanguageModel) -> None:
+    """Raise ``DataError`` unless both have the same tokenizer."""
+    if first.tokenizer.description() == other.tokenizer.description():
+        return
+    why = comparison.difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
+    documents = first.tokenizer.documents or other.tokenizer.documents
+    # The seed shuffles documents into the parts, and the vocabulary is that of the training part.
+    options = "--split, --tokenizer, --documents and --seed" if documents else "--split and --tokenizer"
+    raise DataError(
+        f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {why}; name models that were trained "
+        f"on one text with the same {options}"
+    )
 
 
 class _Text:

@@ -29,8 +29,8 @@ class _Cost(NamedTuple):
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A run or one of its steps.")],
-    b: Annotated[Path, typer.Argument(help="Another.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="A run or one of its steps.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
     text: Annotated[
         list[str] | None,
         typer.Argument(
