@@ -12,6 +12,7 @@ import pytest
 from test_cli import CHARLM, charlm, one_line
 
 import charlm as library
+from charlm import scoring
 from charlm.comparison import Reading, compare, writing_speeds
 from charlm.config import ModelConfig
 from charlm.engine import create_engine
@@ -71,7 +72,7 @@ def by_hand(values, size):
     return means.std(ddof=1) / math.sqrt(len(means))
 
 
-@pytest.mark.parametrize(("length", "block"), [(3_050, 100), (25_300, 1000)])
+@pytest.mark.parametrize(("length", "block"), [(3_050, 100), (1_000, 100), (25_300, 1000)])
 def test_the_difference_is_paired_by_block(length, block):
     text = TEXT[:length]
     found = compare(reading(0, text), reading(1, text))
@@ -123,6 +124,16 @@ def test_documents_are_paired_one_by_one():
     residuals = nats - ratio * characters
     expected = math.sqrt((residuals**2).sum() * len(lines) / (len(lines) - 1)) / characters.sum()
     assert found.standard_error == pytest.approx(expected, rel=1e-3)
+
+
+def test_documents_larger_than_memory_are_paired_too(monkeypatch):
+    documents = [TEXT[start : start + length].replace("\n", " ") for start, length in enumerate([900, 3, 40, 1500] * 3)]
+    whole = compare(document_reading(0, documents), document_reading(1, documents))
+    monkeypatch.setattr(scoring, "_POOL", 300)  # what is longer is read in several pieces, which the two cut apart
+    found = compare(document_reading(0, documents), document_reading(1, documents))
+    assert found.nats_per_char == pytest.approx(whole.nats_per_char, rel=1e-4)
+    assert found.standard_error == pytest.approx(whole.standard_error, rel=1e-3)
+    assert [evaluation.documents for evaluation in found.evaluations] == [12, 12]
 
 
 def test_little_waits_however_differently_they_spell():
