@@ -160,6 +160,15 @@ class Corpus:
         return content_digest(groups) != self.sha256
 
 
+def same_splits(first: Corpus, second: Corpus) -> bool:
+    """Whether two corpora are one text, cut alike; vocabularies may differ. Documents may have been shuffled apart."""
+    sizes = [[(size.characters, size.documents) for size in corpus.sizes.values()] for corpus in (first, second)]
+    documents = first.tokenizer.documents
+    if first.sha256 != second.sha256 or sizes[0] != sizes[1] or documents != second.tokenizer.documents:
+        return False
+    return documents is None or np.array_equal(first.fingerprints(), second.fingerprints())
+
+
 def sources_fingerprint(groups: Sequence[TextSource]) -> str:
     """A cheap sign that no file of the texts has changed."""
     return hashlib.sha256(

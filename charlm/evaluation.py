@@ -26,8 +26,13 @@ from charlm.tokenizer import Ids, Tokenizer
 CHUNK = 256
 _BLOCK = 100
 _LONG_BLOCK = 1000
+_FEW_LONG_BLOCKS = 20
 
 Progress = Callable[[int], None]
+Losses = Iterator[tuple[Ids, FloatArray]]
+"""Ids [N] that follow one another and what each cost in nats [N], piece by piece."""
+Units = NDArray[np.float64]
+"""[2, U] nats and characters of one unit after another: of characters (each one), or of documents."""
 
 
 def silent(predictions: int) -> None:
@@ -109,29 +114,80 @@ class Evaluation:
         }
 
 
+class _Moments:
+    """Mean and squared deviations of numbers that come in batches (Chan, Golub and LeVeque 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = self._squares = 0.0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Take values [N], N at least 1."""
+        mean, total = float(values.mean()), self.count + len(values)
+        apart = mean - self._mean
+        self._squares += float(((values - mean) ** 2).sum()) + apart**2 * self.count * len(values) / total
+        self._mean += apart * len(values) / total
+        self.count = total
+
+    def standard_error(self) -> float:
+        """Of the mean, were the numbers independent; there must be two."""
+        return math.sqrt(self._squares / (self.count - 1) / self.count)
+
+
+class BlockError:
+    """The standard error of a mean over characters, from the means of blocks of them, in constant memory."""
+
+    def __init__(self) -> None:
+        self._blocks = {size: _Moments() for size in (_BLOCK, _LONG_BLOCK)}
+        self._left = {size: np.zeros(0) for size in self._blocks}
+
+    def add(self, units: Units) -> None:
+        """Take the next characters, as ``Tally.add`` returns them."""
+        for size, moments in self._blocks.items():
+            values = np.concatenate([self._left[size], units[0]])
+            whole = len(values) // size * size
+            if whole:
+                moments.add(values[:whole].reshape(-1, size).mean(axis=1))
+            self._left[size] = values[whole:]
+
+    def standard_error(self, nats_per_char: float) -> float | None:
+        """In nats per character; None for fewer than five blocks. The mean itself does not matter to it."""
+        short, long = self._blocks.values()
+        chosen = long if long.count >= _FEW_LONG_BLOCKS else short
+        return chosen.standard_error() if chosen.count >= 5 else None
+
+
 class Tally:
     """Adds up the losses of consecutive ids, character by character, in constant memory."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._pending: tuple[Ids, NDArray[np.float64]] = (np.zeros(0, np.int64), np.zeros(0))
-        self._remainder = np.zeros(0)
-        self._block_sums: list[float] = []
+        self._error = BlockError()
         self._characters = self._predictions = self._bytes = self._unknown = 0
         self._nats = self._unknown_nats = 0.0
 
-    def add(self, ids: Ids, nats: NDArray[Any]) -> None:
-        """Take the losses [N] of the next N ids; a character that is not whole yet waits for its end."""
+    def add(self, ids: Ids, nats: NDArray[Any]) -> Units:
+        """Take the losses [N] of the next N ids and return those of the characters that they complete.
+
+        A character that is not whole yet waits for its end.
+        """
         ids = np.concatenate([self._pending[0], ids.astype(np.int64)])
         nats = np.concatenate([self._pending[1], nats.astype(np.float64)])
         starts = np.nonzero(self._tokenizer.starts_character[ids])[0]
         whole = int(starts[-1]) if len(starts) else 0
         self._pending = (ids[whole:], nats[whole:])
-        self._add_whole(ids[:whole], nats[:whole])
+        return self._add_whole(ids[:whole], nats[:whole])
 
-    def _add_whole(self, ids: Ids, nats: NDArray[np.float64]) -> None:
+    def finish(self) -> Units:
+        """Nothing more comes: count the character that waits, and return its loss."""
+        units = self._add_whole(*self._pending)
+        self._pending = (np.zeros(0, np.int64), np.zeros(0))
+        return units
+
+    def _add_whole(self, ids: Ids, nats: NDArray[np.float64]) -> Units:
         if not len(ids):
-            return
+            return np.zeros((2, 0))
         starts = self._tokenizer.starts_character[ids].copy()
         starts[0] = True  # a crop may begin inside a character; what is left of it counts as one
         unknown = self._tokenizer.unknown(ids)
@@ -142,20 +198,13 @@ class Tally:
         self._nats += float(nats.sum())
         self._unknown += int((unknown & starts).sum())
         self._unknown_nats += float(nats[unknown].sum())
-        in_blocks = np.concatenate([self._remainder, per_character])
-        whole = len(in_blocks) // _BLOCK * _BLOCK
-        self._block_sums.extend(in_blocks[:whole].reshape(-1, _BLOCK).sum(axis=1).tolist())
-        self._remainder = in_blocks[whole:]
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing was added."""
-        return self._characters == 0 and not len(self._pending[0])
+        units = np.stack([per_character, np.ones(len(per_character))])
+        self._error.add(units)
+        return units
 
     def result(self) -> Evaluation:
         """The sums so far. Raises ``DataError`` where nothing was added."""
-        self._add_whole(*self._pending)
-        self._pending = (np.zeros(0, np.int64), np.zeros(0))
+        self.finish()
         if not self._characters:
             raise DataError("there is no character to evaluate; give a longer text")
         return Evaluation(
@@ -165,34 +214,11 @@ class Tally:
             self._bytes,
             self._unknown,
             self._unknown_nats,
-            self._standard_error(),
+            self._error.standard_error(self._nats / self._characters),
         )
 
-    def _standard_error(self) -> float | None:
-        means = np.array(self._block_sums) / _BLOCK
-        if len(means) >= 20 * (_LONG_BLOCK // _BLOCK):
-            group = _LONG_BLOCK // _BLOCK
-            means = means[: len(means) // group * group].reshape(-1, group).mean(axis=1)
-        if len(means) < 5:
-            return None
-        return float(means.std(ddof=1) / math.sqrt(len(means)))
 
-
-def evaluate(engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], progress: Progress = silent) -> Evaluation:
-    """One exact pass over a text given as ``blocks`` of ids, the state carried from the first to the last.
-
-    ``progress`` is called with the number of ids predicted since its last call.
-    """
-    tally = Tally(tokenizer)
-    for ids, nats in exact_losses(engine, tokenizer, blocks):
-        tally.add(ids, nats)
-        progress(len(ids))
-    return tally.result()
-
-
-def exact_losses(
-    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids]
-) -> Iterator[tuple[Ids, NDArray[np.float32]]]:
+def exact_losses(engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids]) -> Losses:
     """Ids and their losses in nats, chunk by chunk, in one stream from the first id to the last."""
     state = engine.start(1)
     previous = np.array([tokenizer.start_id], np.int64)
@@ -253,32 +279,28 @@ def precision_costs(
     return costs
 
 
-def evaluate_crops(
-    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int, progress: Progress = silent
-) -> Evaluation:
-    """The mean over windows of ``window`` characters, each read from a cold state: what nanoGPT reports.
+def crop_losses(engine: Engine, blocks: Iterable[Ids], window: int) -> Losses:
+    """The same in windows of ``window`` characters, each read from a cold state, whose mean nanoGPT reports.
 
     Windows follow one another without a gap, where nanoGPT draws a few at random; the expectation is the same. Its
     protocol knows nothing before a window, so the first id of each is read, not predicted. Raises ``DataError`` where
     the text is shorter than a window.
     """
-    tally = Tally(tokenizer)
     batch = max(1, 16384 // window)
-    left = np.zeros(0, np.int64)
+    left, read = np.zeros(0, np.int64), False
     for block in blocks:
         left = np.concatenate([left, block.astype(np.int64)])
-        while (count := min(batch, (len(left) - 1) // window)) == batch:
-            _add_crops(engine, tally, left[: count * window + 1], window, progress)
-            left = left[count * window :]
+        while min(batch, (len(left) - 1) // window) == batch:
+            yield _crops(engine, left[: batch * window + 1], window)
+            left, read = left[batch * window :], True
     count = (len(left) - 1) // window
-    if count:
-        _add_crops(engine, tally, left[: count * window + 1], window, progress)
-    if tally.is_empty:
+    if count > 0:
+        yield _crops(engine, left[: count * window + 1], window)
+    elif not read:
         raise DataError(f"the text is shorter than one window of {window} characters; choose a smaller --window")
-    return tally.result()
 
 
-def _add_crops(engine: Engine, tally: Tally, ids: Ids, window: int, progress: Progress) -> None:
+def _crops(engine: Engine, ids: Ids, window: int) -> tuple[Ids, FloatArray]:
     inputs_BT, targets_BT = ids[:-1].reshape(-1, window), ids[1:].reshape(-1, window)
     state = engine.start(len(inputs_BT))
     pieces = []
@@ -286,5 +308,4 @@ def _add_crops(engine: Engine, tally: Tally, ids: Ids, window: int, progress: Pr
         span = slice(start, start + CHUNK)
         nats_TB, state = engine.losses(inputs_BT[:, span].T, targets_BT[:, span].T, state)
         pieces.append(nats_TB)
-    tally.add(ids[1:], np.concatenate(pieces).T.reshape(-1))
-    progress(len(ids) - 1)
+    return ids[1:], np.concatenate(pieces).T.reshape(-1)

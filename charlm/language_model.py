@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm import sampling
+from charlm import comparison, sampling
 from charlm.checkpoint import CONFIG, MODEL, TOKENIZER, Checkpoint, open_checkpoint, tensors_from_bytes
 from charlm.config import ModelConfig, SamplingConfig, from_dict
 from charlm.documents import Fingerprints, Piece, split_documents
 from charlm.engine import Engine, create_engine
+from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError
-from charlm.evaluation import Evaluation, evaluate, evaluate_crops, exact_losses
-from charlm.scoring import Scored, Surprise, evaluate_documents, ids_of, score_documents, surprises
+from charlm.evaluation import Evaluation, exact_losses
+from charlm.scoring import Scored, Surprise, evaluate, ids_of, score_documents, surprises
 from charlm.tokenizer import Codes, DocumentTokenizer, Ids, Tokenizer, code_points, load_tokenizer
 
 _BLOCK = 1 << 20
@@ -68,6 +69,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
         self.config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path / CONFIG))
+        self.members: tuple[LanguageModel, ...] = (self,)
+        """The models whose probabilities are averaged: itself alone, but in an ensemble."""
         self._make_engine = functools.cache(make_engine)
         self._choices: tuple[str, str, int | None] = ("auto", "auto", None)
 
@@ -94,6 +97,25 @@ class LanguageModel:
     def with_weights(self, weights: dict[str, NDArray[np.float32]]) -> LanguageModel:
         """The same model with other weights of the same names and shapes."""
         return self._made(self.checkpoint, (self.config, self.tokenizer, weights), self._choices)
+
+    @classmethod
+    def ensemble(cls, members: Sequence[LanguageModel]) -> LanguageModel:
+        """One model that gives the mean of the probabilities of ``members``; ``checkpoint`` is that of the first.
+
+        Raises ``DataError`` unless all have the same tokenizer, ``UsageError`` where there is none.
+        """
+        if not members:
+            raise UsageError("an ensemble needs a model; give one or more")
+        first = members[0]
+        for other in members[1:]:
+            _refuse_unlike(first, other)
+
+        def make_engine(purpose: str) -> Engine:
+            return Ensemble([member._make_engine(purpose) for member in members])
+
+        model = cls(make_engine, first.tokenizer, first.checkpoint)
+        model.members = tuple(members)
+        return model
 
     @property
     def engine(self) -> Engine:
@@ -216,13 +238,17 @@ class LanguageModel:
 
         Raises ``UsageError`` for a ``window`` over documents, which are read from their beginnings in any case.
         """
-        if isinstance(self.tokenizer, DocumentTokenizer):
-            if window is not None:
-                raise UsageError("documents are each read from a cold state anyway; leave out --protocol crops")
-            return evaluate_documents(self.engine, self.tokenizer, blocks, progress)
-        if window is None:
-            return evaluate(self.engine, self.tokenizer, blocks, progress)
-        return evaluate_crops(self.engine, self.tokenizer, blocks, window, progress)
+        return evaluate(self.engine, self.tokenizer, blocks, window, progress)
+
+    def evaluate_members(
+        self,
+        blocks: Iterable[Ids],
+        window: int | None = None,
+        progress: Callable[[int], None] = lambda predictions: None,
+    ) -> tuple[Evaluation, list[Evaluation]]:
+        """The same, and beside it the evaluation of each of ``members``, for which nothing is read twice."""
+        engines = [member.engine for member in self.members]
+        return comparison.evaluate_together(engines, self.tokenizer, blocks, window, progress)
 
     def score(self, text: str) -> NDArray[np.float64]:
         """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
@@ -269,6 +295,20 @@ class LanguageModel:
     def describe(self) -> dict[str, Any]:
         """What config.json says of the checkpoint, and what runs it here."""
         return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.writing_engine.name}
+
+
+def _refuse_unlike(first: LanguageModel, other: LanguageModel) -> None:
+    """Raise ``DataError`` unless both have the same tokenizer."""
+    if first.tokenizer.description() == other.tokenizer.description():
+        return
+    why = comparison.difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
+    documents = first.tokenizer.documents or other.tokenizer.documents
+    # The seed shuffles documents into the parts, and the vocabulary is that of the training part.
+    options = "--split, --tokenizer, --documents and --seed" if documents else "--split and --tokenizer"
+    raise DataError(
+        f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {why}; name models that were trained "
+        f"on one text with the same {options}"
+    )
 
 
 class _Text:

@@ -18,7 +18,19 @@ from numpy.typing import NDArray
 
 from charlm.documents import Piece, buckets, pad
 from charlm.engine import Engine, EngineState, FloatArray
-from charlm.evaluation import CHUNK, Evaluation, Progress, Tally, exact_losses, silent
+from charlm.errors import UsageError
+from charlm.evaluation import (
+    CHUNK,
+    BlockError,
+    Evaluation,
+    Losses,
+    Progress,
+    Tally,
+    Units,
+    crop_losses,
+    exact_losses,
+    silent,
+)
 from charlm.tokenizer import Codes, DocumentTokenizer, Ids, Tokenizer
 
 _PLACES = 1 << 14
@@ -60,31 +72,58 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate_documents(
-    engine: Engine, tokenizer: DocumentTokenizer, blocks: Iterable[Ids], progress: Progress = silent
+def evaluate(
+    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int | None = None, progress: Progress = silent
 ) -> Evaluation:
-    """Exact sums over documents, given as ``blocks`` of any size of their ids, each document with its end marker.
+    """Exact sums over a text given as ``blocks`` of ids of any size, or over cold windows; see ``losses_of``.
 
-    The standard error comes from the documents, which are independent of one another. Raises ``DataError`` where there
-    is no document.
+    Raises ``DataError`` where there is nothing to predict.
     """
-    tally, documents = Tally(tokenizer), _DocumentSums(tokenizer)
-    for ids, nats in document_losses(engine, tokenizer, blocks, progress):
+    tally = tally_of(tokenizer)
+    for ids, nats in losses_of(engine, tokenizer, blocks, window, progress):
         tally.add(ids, nats)
-        documents.add(ids, nats)
-    evaluation = tally.result()
-    return replace(
-        evaluation,
-        documents=documents.count,
-        end_nats=documents.end_nats,
-        standard_error=documents.standard_error(evaluation.nats_per_char),
-    )
+    return tally.result()
+
+
+def losses_of(
+    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int | None = None, progress: Progress = silent
+) -> Losses:
+    """Ids and their losses in nats as the tokenizer asks for: of documents, of a text that runs on, or of its windows.
+
+    ``progress`` is called with the number of ids read since its last call. Raises ``UsageError`` for a ``window`` over
+    documents, which are read from their beginnings in any case.
+    """
+    if isinstance(tokenizer, DocumentTokenizer):
+        if window is not None:
+            raise UsageError("documents are each read from a cold state anyway; leave out --protocol crops")
+        return document_losses(engine, tokenizer, blocks, progress)
+    pieces = exact_losses(engine, tokenizer, blocks) if window is None else crop_losses(engine, blocks, window)
+    return _counted(pieces, progress)
+
+
+def _counted(losses: Losses, progress: Progress) -> Losses:
+    for ids, nats in losses:
+        yield ids, nats
+        progress(len(ids))
+
+
+def tally_of(tokenizer: Tokenizer) -> Tally | DocumentTally:
+    """What adds up ``losses_of``."""
+    return DocumentTally(tokenizer) if isinstance(tokenizer, DocumentTokenizer) else Tally(tokenizer)
+
+
+def error_of(tokenizer: Tokenizer) -> BlockError | DocumentError:
+    """What tells the standard error of the units that ``tally_of`` returns."""
+    return DocumentError() if isinstance(tokenizer, DocumentTokenizer) else BlockError()
 
 
 def document_losses(
     engine: Engine, tokenizer: DocumentTokenizer, blocks: Iterable[Ids], progress: Progress = silent
-) -> Iterator[tuple[Ids, FloatArray]]:
-    """Ids and their losses in nats, in order. A document larger than memory is read chunk by chunk."""
+) -> Losses:
+    """Ids and their losses in nats, in order, of documents given in ``blocks`` of any size, each with its end marker.
+
+    A document larger than memory is read chunk by chunk.
+    """
     held: Ids = np.zeros(0, np.int64)
     blocks = iter(blocks)
     for block in blocks:
@@ -119,40 +158,73 @@ def _to_the_end(begun: Ids, blocks: Iterator[Ids], end_id: int, rest: list[Ids])
         yield block
 
 
-class _DocumentSums:
-    """Sums over documents from the losses of consecutive ids, in constant memory."""
+class DocumentTally:
+    """Adds up the losses of consecutive ids, document by document, in constant memory. See ``Tally``.
+
+    The standard error comes from the documents, which are independent of one another.
+    """
 
     def __init__(self, tokenizer: DocumentTokenizer) -> None:
         self._tokenizer = tokenizer
-        self.count = 0
-        self.end_nats = 0.0
+        self._tally, self._error = Tally(tokenizer), DocumentError()
         self._begun = np.zeros(2)  # nats and characters of the document that goes on
-        self._characters = 0.0
-        self._squares = np.zeros((2, 2))
+        self._count = 0
+        self._end_nats = 0.0
 
-    def add(self, ids: Ids, nats: FloatArray) -> None:
-        """Take the losses [N] of the next N ids."""
+    def add(self, ids: Ids, nats: NDArray[Any]) -> Units:
+        """Take the losses [N] of the next N ids and return the sums of the documents that they complete."""
+        self._tally.add(ids, nats)
         is_end = ids == self._tokenizer.end_id
         ends = np.append(0, np.flatnonzero(is_end) + 1)
         both = np.stack([nats.astype(np.float64), self._tokenizer.starts_character[ids].astype(np.float64)])
         cumulative = np.concatenate([np.zeros((2, 1)), both.cumsum(axis=1)], axis=1)
-        sums = np.diff(cumulative[:, ends], axis=1)
+        sums: Units = np.diff(cumulative[:, ends], axis=1)
         left = cumulative[:, -1] - cumulative[:, ends[-1]]
         if sums.size:
             sums[:, 0] += self._begun
         self._begun = left if sums.size else self._begun + left
-        self.count += sums.shape[1]
-        self.end_nats += float(nats[is_end].sum(dtype=np.float64))
-        self._characters += float(sums[1].sum())
-        self._squares += sums @ sums.T
+        self._count += sums.shape[1]
+        self._end_nats += float(nats[is_end].sum(dtype=np.float64))
+        self._error.add(sums)
+        return sums
+
+    def finish(self) -> Units:
+        """Nothing more comes. A document without an end marker is none."""
+        self._tally.finish()
+        return np.zeros((2, 0))
+
+    def result(self) -> Evaluation:
+        """The sums so far. Raises ``DataError`` where nothing was added."""
+        evaluation = self._tally.result()
+        return replace(
+            evaluation,
+            documents=self._count,
+            end_nats=self._end_nats,
+            standard_error=self._error.standard_error(evaluation.nats_per_char),
+        )
+
+
+class DocumentError:
+    """The standard error of all nats over all characters, from the sums of documents, in constant memory."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._characters = 0.0
+        self._squares = np.zeros((2, 2))
+
+    def add(self, units: Units) -> None:
+        """Take the next documents, as ``DocumentTally.add`` returns them."""
+        self._count += units.shape[1]
+        self._characters += float(units[1].sum())
+        self._squares += units @ units.T
 
     def standard_error(self, nats_per_char: float) -> float | None:
-        """Of all nats over all characters, a ratio of sums (Cochran 1977, 2.11); None for fewer than five documents."""
-        if self.count < 5:
+        """Of a ratio of sums, which is ``nats_per_char`` (Cochran 1977, 2.11); None for fewer than five documents."""
+        if self._count < 5:
             return None
         weights = np.array([1.0, -nats_per_char])
         squares = max(0.0, float(weights @ self._squares @ weights))
-        return math.sqrt(squares * self.count / (self.count - 1)) / self._characters
+        return math.sqrt(squares * self._count / (self._count - 1)) / self._characters
 
 
 # ---------------------------------------------------------------------------------------------------- scores

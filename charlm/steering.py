@@ -11,7 +11,7 @@ from charlm.corpus import Corpus
 from charlm.engine import Engine
 from charlm.evaluation import Progress, evaluate_streams, silent
 from charlm.recipe import STEERING_IDS
-from charlm.scoring import evaluate_documents
+from charlm.scoring import evaluate
 from charlm.tokenizer import SEPARATORS, DocumentTokenizer, Ids, Tokenizer
 
 SAMPLE_LENGTH, SAMPLE_DOCUMENTS = 120, 4
@@ -39,7 +39,7 @@ class Steering:
 
     def _measure(self, engine: Engine, ids: Ids, progress: Progress) -> float:
         if isinstance(self._tokenizer, DocumentTokenizer):
-            return evaluate_documents(engine, self._tokenizer, [ids], progress).nats_per_char
+            return evaluate(engine, self._tokenizer, [ids], progress=progress).nats_per_char
         return evaluate_streams(engine, self._tokenizer, ids, progress=progress).nats_per_char
 
     def _spread(self, ids: Ids) -> Ids:

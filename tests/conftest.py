@@ -138,3 +138,25 @@ def document_run(lines_file, tmp_path_factory) -> Path:
         eval_every=100, lr=1e-2, threads=1, device="cpu", precision="fp32",
     )  # fmt: skip
     return out
+
+
+def _rival(file, out, **options) -> Path:
+    import charlm
+
+    charlm.train(
+        file, out=out, hidden=20, layers=1, steps=60, bptt=32, batch=8, eval_every=30, lr=1e-2, threads=1,
+        device="cpu", precision="fp32", **options,
+    )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="session")
+def rival_run(text_file, tmp_path_factory) -> Path:
+    """A smaller model than ``trained_run``'s, on the same text."""
+    return _rival(text_file, tmp_path_factory.mktemp("runs") / "rival", seed=2)
+
+
+@pytest.fixture(scope="session")
+def rival_document_run(lines_file, tmp_path_factory) -> Path:
+    """A smaller model than ``document_run``'s, on the same lines in the same parts."""
+    return _rival(lines_file, tmp_path_factory.mktemp("runs") / "rival", documents="lines", split="80/10/10")

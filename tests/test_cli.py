@@ -48,7 +48,7 @@ sys.exit(sum(name in sys.modules for name in ("torch", "numpy", "sentencepiece")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert result.returncode == 0
-    for command in ("train", "generate", "eval", "info"):
+    for command in ("train", "generate", "eval", "compare", "score", "info"):
         assert command in result.stdout.decode()
         assert charlm(command, "-h").returncode == 0
 

@@ -7,8 +7,9 @@ import pytest
 from charlm.config import ModelConfig
 from charlm.engine import create_engine
 from charlm.errors import DataError
-from charlm.evaluation import Tally, evaluate, evaluate_crops, evaluate_streams
+from charlm.evaluation import Tally, evaluate_streams
 from charlm.model import CharLM
+from charlm.scoring import evaluate
 from charlm.tokenizer import CharTokenizer
 
 
@@ -83,7 +84,7 @@ def test_crops_are_cold_windows(setting):
     engine, tokenizer, text = setting
     ids = tokenizer.encode(text.replace("ï", "i"))
     window = 64
-    crops = evaluate_crops(engine, tokenizer, (ids[i : i + 100] for i in range(0, len(ids), 100)), window)
+    crops = evaluate(engine, tokenizer, (ids[i : i + 100] for i in range(0, len(ids), 100)), window)
     total = count = 0
     for start in range(0, len(ids) - window, window):
         crop = ids[start : start + window + 1, None]
@@ -98,7 +99,7 @@ def test_too_little_text(setting):
     with pytest.raises(DataError):
         evaluate(engine, tokenizer, [])
     with pytest.raises(DataError):
-        evaluate_crops(engine, tokenizer, [tokenizer.encode("short")], 64)
+        evaluate(engine, tokenizer, [tokenizer.encode("short")], 64)
     assert evaluate(engine, tokenizer, [tokenizer.encode("x")]).standard_error is None
 
 

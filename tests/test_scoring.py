@@ -13,7 +13,7 @@ from charlm.engine import create_engine
 from charlm.errors import DataError
 from charlm.evaluation import exact_losses
 from charlm.model import CharLM
-from charlm.scoring import document_texts, evaluate_documents, score_documents, side_by_side, surprises
+from charlm.scoring import document_texts, evaluate, score_documents, side_by_side, surprises
 from charlm.tokenizer import ByteTokenizer, CharTokenizer, DocumentTokenizer
 
 ALPHABET = "abcé \n"
@@ -72,7 +72,7 @@ def test_side_by_side_equals_one_at_a_time(texts):
 def test_evaluation_is_the_sum_of_documents_however_they_come(texts, size):
     ids = np.concatenate([with_end(text) for text in texts])
     blocks = [ids[start : start + size] for start in range(0, len(ids), size)]
-    found = evaluate_documents(ENGINE, TOKENIZER, blocks)
+    found = evaluate(ENGINE, TOKENIZER, blocks)
     losses = [alone(text).astype(np.float64) for text in texts]
     assert found.nats == pytest.approx(sum(nats.sum() for nats in losses), rel=1e-5)
     assert found.documents == len(texts)
@@ -92,13 +92,13 @@ def test_evaluation_is_the_sum_of_documents_however_they_come(texts, size):
 def test_a_document_larger_than_memory_is_read_chunk_by_chunk(monkeypatch):
     texts = ["abc", "", "cab" * 400, "b", "a" * 700, "c"]
     ids = np.concatenate([with_end(text) for text in texts])
-    whole = evaluate_documents(ENGINE, TOKENIZER, [ids])
+    whole = evaluate(ENGINE, TOKENIZER, [ids])
     monkeypatch.setattr(scoring, "_POOL", 300)
     largest = []
     genuine = scoring.side_by_side
     monkeypatch.setattr(scoring, "side_by_side", lambda *a: largest.append(len(a[2])) or genuine(*a))
     for size in (1, 50, 299, 2000):
-        found = evaluate_documents(ENGINE, TOKENIZER, [ids[i : i + size] for i in range(0, len(ids), size)])
+        found = evaluate(ENGINE, TOKENIZER, [ids[i : i + size] for i in range(0, len(ids), size)])
         assert found.nats == pytest.approx(whole.nats, rel=1e-5)
         assert (found.documents, found.characters) == (len(texts), whole.characters)
         assert found.end_nats == pytest.approx(whole.end_nats, rel=1e-5)
@@ -110,14 +110,14 @@ def test_an_evaluation_can_be_stopped_between_chunks():
     """Ctrl-C during a training asks for it; a whole text of documents may take longer than it may wait."""
     ids = np.concatenate([with_end("abc" * 100) for _ in range(400)])
     steps = []
-    evaluate_documents(ENGINE, TOKENIZER, [ids], steps.append)
+    evaluate(ENGINE, TOKENIZER, [ids], progress=steps.append)
     assert sum(steps) == len(ids)
     assert max(steps) <= scoring._PLACES < len(ids)
 
 
 def test_no_document_is_nothing_to_evaluate():
     with pytest.raises(DataError):
-        evaluate_documents(ENGINE, TOKENIZER, [])
+        evaluate(ENGINE, TOKENIZER, [])
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,9 +14,9 @@ from charlm.averaging import Average
 from charlm.batches import IGNORED, Cursor
 from charlm.engine.torch import TorchEngine
 from charlm.errors import DataError, DivergedError, InputOutputError, OutOfMemoryError
-from charlm.evaluation import evaluate
 from charlm.events import Evaluated, Finished, RolledBack, Saved, SaveFailed, Stepped
 from charlm.language_model import checkpoint_parts
+from charlm.scoring import evaluate
 from charlm.training import MAX_SKIPPED_IN_A_ROW, ROLLBACK_FACTOR, Trainer
 
 NO_DROPOUT = dict.fromkeys(DROPOUTS, 0.0)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.files import ids_of_files
-from charlm.cli.options import CheckpointOption, DeviceOption, EncodingOption, JsonOption, ThreadsOption
-from charlm.cli.output import bits, chosen_checkpoint, counting, say, write_json, write_text
-from charlm.errors import DataError, MissingInputError, UsageError
+from charlm.cli.options import CheckpointsOption, DeviceOption, EncodingOption, JsonOption, ThreadsOption
+from charlm.cli.output import bits, chosen_checkpoint, counting, write_json, write_text
+from charlm.cli.texts import measured_text
+from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.evaluation import Evaluation
     from charlm.language_model import LanguageModel
-    from charlm.tokenizer import Ids
 
 
 def evaluate(
@@ -25,7 +21,7 @@ def evaluate(
         list[str] | None,
         typer.Argument(metavar="FILE", help="Text files or folders; - reads stdin. [default: the run's test split]"),
     ] = None,
-    checkpoint: CheckpointOption = None,
+    checkpoint: CheckpointsOption = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Without FILE: train, valid or test of the run. [default: test]")
     ] = None,
@@ -49,77 +45,79 @@ def evaluate(
         raise UsageError("--window belongs to --protocol crops")
     if dynamic and (protocol != "exact" or precision != "fp32" or device not in ("auto", "cpu")):
         raise UsageError("--dynamic makes one exact pass in fp32 on the CPU; leave out the other options")
+    if dynamic and len(checkpoint or ()) > 1:
+        raise UsageError("--dynamic lets one model learn; name one --checkpoint")
     if text and split:
         raise UsageError("--split is for the run's own corpus; leave it out, or leave out FILE")
-    import tempfile
+    from charlm.language_model import LanguageModel, load
 
-    from charlm.language_model import load
-
-    model = load(chosen_checkpoint(checkpoint), device, precision, threads)
+    model = LanguageModel.ensemble(
+        [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
+    )
     crop = (window or 256) if protocol == "crops" else None
     if crop is not None and model.tokenizer.documents is not None:
         raise UsageError("this model reads each document from a cold state anyway; leave out --protocol crops")
-    with tempfile.TemporaryDirectory() if "-" in (text or ()) else nullcontext("") as folder:
-        if text:
-            name = ", ".join(text)
-            total, blocks = ids_of_files(model.tokenizer, text, encoding, Path(folder))
+    with (
+        measured_text(model.members, text or [], encoding, split, "charlm eval FILE") as measured,
+        counting("evaluating", measured.total) as progress,
+    ):
+        if dynamic:
+            from charlm.adaptation import evaluate_dynamically
+
+            evaluation = evaluate_dynamically(model, measured.blocks[0], progress)
+            members = [evaluation]
         else:
-            name, total, blocks = _from_run(model, split)
-        with counting("evaluating", total) as progress:
-            if dynamic:
-                from charlm.adaptation import evaluate_dynamically
-
-                evaluation = evaluate_dynamically(model, blocks, progress)
-            else:
-                evaluation = model.evaluate_ids(blocks, crop, progress)
-    _report(model, evaluation, name, _protocol(crop, dynamic, evaluation.documents > 0), json)
-
-
-def _from_run(model: LanguageModel, split: str | None) -> tuple[str, int | None, Iterator[Ids]]:
-    from charlm.corpus import SPLITS, corpus_beside
-
-    if split is not None and split not in SPLITS:
-        raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
-    path = model.checkpoint.path
-    corpus = corpus_beside(path)
-    if corpus is None:
-        raise MissingInputError(f"{path} has no corpus beside it; name a text: charlm eval FILE")
-    if corpus.tokenizer.description() != model.tokenizer.description():
-        raise DataError(f"{corpus.folder} is not the corpus {path} was trained on; name a text: charlm eval FILE")
-    if split is None:
-        split = "test" if corpus.sizes["test"].ids else "valid"
-        if split == "valid":
-            say("the run has no test split; this is the validation split, which steered the training")
-    if split == "train" and corpus.tokenizer.kind == "char":
-        say("the training ids hold the spellings in bytes that training adds; for the bare text name its file")
-    ids = corpus.ids(split)
-    if not len(ids):
-        raise MissingInputError(f"the {split} split of {path.parent} is empty; name a text: charlm eval FILE")
-    step = 1 << 18
-    blocks = (ids.read(start, min(start + step, len(ids))) for start in range(0, len(ids), step))
-    return f"{split} split of {corpus.name}", len(ids), blocks
+            evaluation, members = model.evaluate_members(measured.blocks[0], crop, progress)
+    text_and_protocol = measured.name, _protocol(crop, dynamic, evaluation.documents > 0)
+    _report(model, evaluation, members, text_and_protocol, json)
 
 
 def _protocol(crop: int | None, dynamic: bool, documents: bool) -> tuple[str, str]:
-    """How it was measured: for JSON, and in a sentence."""
+    """How it was measured: for JSON, and in words."""
     if crop is not None:
         return f"crops of {crop}", f"mean over windows of {crop} from a cold state"
-    short, long = (
-        ("each document exactly", "each document by itself, its end predicted too")
-        if documents
-        else ("exact", "one exact pass")
-    )
+    short, long = "exact", "one exact pass"
+    if documents:
+        short, long = "each document exactly", "each document by itself, its end predicted too"
     return (f"{short}, dynamic", f"{long}; learning from what was scored") if dynamic else (short, long)
 
 
-def _report(model: LanguageModel, evaluation: Evaluation, name: str, protocol: tuple[str, str], as_json: bool) -> None:
+def _report(
+    model: LanguageModel,
+    evaluation: Evaluation,
+    members: list[Evaluation],
+    text_and_protocol: tuple[str, tuple[str, str]],
+    as_json: bool,
+) -> None:
+    name, (protocol, in_words) = text_and_protocol
     if as_json:
-        where = {"checkpoint": str(model.checkpoint.path), "corpus": name, "protocol": protocol[0]}
-        write_json({**evaluation.as_dict(), **where, "engine": model.engine.name})
+        write_json({**evaluation.as_dict(), **_models(model, members), "corpus": name, "protocol": protocol})
         return
     rows = _rows(evaluation, model.tokenizer.kind)
-    header = f"{name}, {protocol[1]}\n{model.checkpoint.path}, {model.engine.name}\n"
-    write_text(header + "".join(f"  {label:<22}{value}\n" for label, value in rows))
+    paths = [f"{member.checkpoint.path}, {member.engine.name}\n" for member in model.members]
+    shown = "".join(f"  {label:<22}{value}\n" for label, value in rows)
+    write_text(f"{name}, {in_words}\n{''.join(paths)}{shown}{_member_rows(model, members)}")
+
+
+def _models(model: LanguageModel, members: list[Evaluation]) -> dict[str, Any]:
+    """Of one model where it is; of an ensemble its members and what each reaches alone."""
+    found = [
+        {"checkpoint": str(member.checkpoint.path), "engine": member.engine.name, "nats_per_char": own.nats_per_char}
+        for member, own in zip(model.members, members, strict=True)
+    ]
+    if len(found) == 1:
+        return {"checkpoint": found[0]["checkpoint"], "engine": found[0]["engine"]}
+    return {"members": found}
+
+
+def _member_rows(model: LanguageModel, members: list[Evaluation]) -> str:
+    if len(members) == 1:
+        return ""
+    rows = [
+        f"  {own.nats_per_char:<22.4f}{member.checkpoint.path}\n"
+        for member, own in zip(model.members, members, strict=True)
+    ]
+    return "that is of the mean of their probabilities; nats per character of each alone:\n" + "".join(rows)
 
 
 def _rows(evaluation: Evaluation, kind: str) -> list[tuple[str, Any]]:

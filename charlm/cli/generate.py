@@ -94,11 +94,13 @@ def generate(
 def _adapted(model: LanguageModel, path: Path) -> LanguageModel:
     """The model after it has read and learnt the text; the checkpoint stays what it is."""
     from charlm.adaptation import adapted
-    from charlm.cli.files import ids_of_files
+    from charlm.cli.texts import measured_text
 
-    total, blocks = ids_of_files(model.tokenizer, [str(path)])
-    with counting("reading", total) as progress:
-        return adapted(model, blocks, progress)
+    with (
+        measured_text([model], [str(path)], "utf-8", None, "charlm generate --adapt FILE") as read,
+        counting("reading", read.total) as progress,
+    ):
+        return adapted(model, read.blocks[0], progress)
 
 
 def _write_one(

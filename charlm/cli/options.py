@@ -11,6 +11,15 @@ CheckpointOption = Annotated[
     Path | None,
     typer.Option("--checkpoint", "-c", help="A run or one of its steps. [default: the newest run in ./checkpoints]"),
 ]
+CheckpointsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint",
+        "-c",
+        help="A run or one of its steps; given again, the mean of their probabilities. "
+        "[default: the newest run in ./checkpoints]",
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option("--device", envvar="CHARLM_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.", show_envvar=True)
 ]

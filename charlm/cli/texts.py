@@ -1,0 +1,110 @@
+"""The text that models are measured on: files that a person names, or a split of the runs' own corpus."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import starmap
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from charlm.cli.output import say
+from charlm.errors import DataError, MissingInputError, UsageError
+
+if TYPE_CHECKING:
+    from charlm.corpus import Corpus, IdFile
+    from charlm.language_model import LanguageModel
+    from charlm.text import TextSource
+    from charlm.tokenizer import Ids, Tokenizer
+
+_STEP = 1 << 18
+
+
+class Measured(NamedTuple):
+    """A text to measure on."""
+
+    name: str
+    total: int | None
+    """About how many ids it has; None where that is not known."""
+    blocks: list[Iterator[Ids]]
+    """For each model its own ids, in blocks."""
+
+
+@contextmanager
+def measured_text(
+    models: Sequence[LanguageModel], files: Sequence[str], encoding: str, split: str | None, again: str
+) -> Iterator[Measured]:
+    """The text of ``files``, or without any the ``split`` of the corpus that all ``models`` were trained on.
+
+    Stdin is copied to a file meanwhile. ``again`` is the command that would name a text, for those who must.
+    """
+    with tempfile.TemporaryDirectory() if "-" in files else nullcontext("") as folder:
+        if files:
+            yield _from_files([model.tokenizer for model in models], files, encoding, Path(folder))
+        else:
+            yield _from_runs(models, split, again)
+
+
+def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding: str, folder: Path) -> Measured:
+    from charlm.text import open_source
+
+    kind = tokenizers[0].kind
+    source = open_source(names, encoding, folder / "stdin", any_file=kind == "byte")
+    plain = [path for path in source.paths if path.suffix != ".gz"]
+    total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
+    return Measured(", ".join(names), total, [_encoded(source, tokenizer) for tokenizer in tokenizers])
+
+
+def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
+    from charlm.documents import split_documents
+    from charlm.tokenizer import DocumentTokenizer
+
+    if isinstance(tokenizer, DocumentTokenizer):
+        return starmap(tokenizer.encode_documents, split_documents(source.files(tokenizer.kind), tokenizer.documents))
+    return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
+
+
+def _from_runs(models: Sequence[LanguageModel], split: str | None, again: str) -> Measured:
+    from charlm.corpus import SPLITS, same_splits
+
+    if split is not None and split not in SPLITS:
+        raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
+    corpora = [_corpus_of(model, again) for model in models]
+    for corpus in corpora[1:]:
+        if not same_splits(corpora[0], corpus):
+            raise UsageError(
+                f"{corpora[0].folder} and {corpus.folder} are not one text in the same parts, so one model may have "
+                f"learnt what the other is tested on; name a text: {again}"
+            )
+    corpus = corpora[0]
+    split = split or _held_out(corpus)
+    if split == "train" and corpus.tokenizer.kind == "char":
+        say("the training ids hold the spellings in bytes that training adds; for the bare text name its file")
+    files = [corpus.ids(split) for corpus in corpora]
+    if not len(files[0]):
+        raise MissingInputError(f"the {split} split of {corpus.folder.parent} is empty; name a text: {again}")
+    return Measured(f"{split} split of {corpus.name}", len(files[0]), [_blocks(ids) for ids in files])
+
+
+def _corpus_of(model: LanguageModel, again: str) -> Corpus:
+    from charlm.corpus import corpus_beside
+
+    path = model.checkpoint.path
+    corpus = corpus_beside(path)
+    if corpus is None:
+        raise MissingInputError(f"{path} has no corpus beside it; name a text: {again}")
+    if corpus.tokenizer.description() != model.tokenizer.description():
+        raise DataError(f"{corpus.folder} is not the corpus {path} was trained on; name a text: {again}")
+    return corpus
+
+
+def _held_out(corpus: Corpus) -> str:
+    if corpus.sizes["test"].ids:
+        return "test"
+    say("the run has no test split; this is the validation split, which steered the training")
+    return "valid"
+
+
+def _blocks(ids: IdFile) -> Iterator[Ids]:
+    return (ids.read(start, min(start + _STEP, len(ids))) for start in range(0, len(ids), _STEP))
