@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-COMMANDS = ("train", "generate", "eval", "score", "info")
+COMMANDS = ("train", "generate", "eval", "score", "info", "export")
 BEGIN, END = "<!-- generated: make readme -->\n", "<!-- end -->\n"
 # A reader has ten minutes, a test has not: budgets are cut short, everything else runs as it stands.
 SHORTER = [
