@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-import string
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,4 +143,8 @@ def _command(tokenizer: Mapping[str, Any], model: ModelConfig, training: Trainin
 def _escaped(text: Any) -> str:
     """Text from elsewhere as plain words of Markdown: no mark-up, no line end, nothing invisible."""
     shown = "".join(c if c.isprintable() else "\ufffd" for c in str(text)[:200])
-    return "".join(f"\\{c}" if c in string.punctuation and c != "-" else c for c in shown)
+    return _MARK_UP.sub(r"\\\g<0>", shown)
+
+
+_MARK_UP = re.compile(r"[!-*,/:-@\[-`{-~]|(?<![0-9])\.")
+"""ASCII punctuation but for hyphens, plus signs and the points of numbers; a point of a name could make a link."""

@@ -20,12 +20,15 @@ from charlm.config import dump_json
 from charlm.corpus import corpus_beside
 from charlm.disk import sync_made, write_folder
 from charlm.engine import create_engine
-from charlm.errors import CannotCreateError, CharlmError, InputOutputError
+from charlm.errors import CannotCreateError, CharlmError, InputOutputError, UsageError
 from charlm.language_model import Parts, checkpoint_parts
 from charlm.steering import Steering
 from charlm.weights import weights_to_bytes
 
 logger = logging.getLogger("charlm")
+
+FORMS = ("f16", "int8")
+"""How an export may store its weights."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def export(run: str | Path, out: str | Path, weights: str = "f16") -> Exported:
     ``InputOutputError`` where the disk refuses, ``UsageError`` for other ``weights``, and as ``charlm.load``.
     """
     run, out = Path(run), Path(out)
+    if weights not in FORMS:
+        raise UsageError(f"--weights must be one of {', '.join(FORMS)}, not {weights!r:.40}")
     _refuse_taken(out)
     checkpoint = ckpt.open_checkpoint(run)
     parts = checkpoint_parts(checkpoint)

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.checkpoint import tensors_from_bytes, tensors_to_bytes
-from charlm.errors import DataError, UsageError
+from charlm.errors import DataError
 
 FloatArray = NDArray[np.float32]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FORMS = ("f32", "f16", "int8")
 """What config.json may say under "weights"; where it says nothing, each tensor is F32 or F16."""
-EXPORT_FORMS = ("f16", "int8")
 SCALE = ".scale"
 _MOST = 127
 _LEAST_ROW = np.float32(1e-12)
@@ -35,10 +34,8 @@ _MOST_SCALE = np.finfo(np.float32).max / _MOST
 def weights_to_bytes(weights: Mapping[str, FloatArray], form: str) -> bytes:
     """The bytes of a safetensors file with ``weights`` in one of ``FORMS``.
 
-    Raises ``DataError`` for weights that float16 cannot hold and ``UsageError`` for another form.
+    Raises ``DataError`` for weights that float16 cannot hold.
     """
-    if form not in FORMS:
-        raise UsageError(f"--weights must be one of {', '.join(EXPORT_FORMS)}, not {form!r:.40}")
     if form == "int8":
         return tensors_to_bytes(_quantised(weights))
     if form == "f16" and any(np.abs(array).max(initial=0) > np.finfo(np.float16).max for array in weights.values()):
