@@ -215,13 +215,14 @@ class FailingSystem:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
 def test_an_export_is_whole_or_absent(trained_run, tmp_path, code):
     fail_at, failed = 1, True
+    refused = CannotCreateError if code == errno.EACCES else InputOutputError
     while failed:
         with pytest.MonkeyPatch.context() as patch:
             system = FailingSystem(patch, fail_at, code)
             try:
                 export(trained_run, tmp_path / "a" / "b")
                 failed = False
-            except CannotCreateError if code == errno.EACCES else InputOutputError:
+            except refused:
                 failed = True
         if failed and (tmp_path / "a" / "b").exists():
             charlm.load(tmp_path / "a" / "b", device="cpu")  # only its folder's sync had failed
