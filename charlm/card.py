@@ -99,7 +99,7 @@ def _rows(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfi
         ("model", f"{model.layers} x {model.hidden}{narrowed}, the decoder tied to the embedding"),
         ("parameters", f"{model.parameter_count():,}"),
         ("vocabulary", f"{model.vocabulary_size:,} ids ({_escaped(tokenizer['kind'])} tokenizer)"),
-        ("weights", _escaped(config.get("weights", "f32"))),
+        ("weights", _escaped(config.get("weights") or "f32")),
         ("corpus", _escaped(corpus["name"])),
         ("SHA-256 of the digests of its files", _escaped(corpus["sha256"])),
         ("characters", ", ".join(f"{int(size['characters']):,} {word}" for word, size in sizes if size)),

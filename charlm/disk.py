@@ -35,7 +35,7 @@ def write_folder(final: Path, files: Mapping[str, bytes], replace: bool = True) 
         unfinished.rename(final)
         _sync_folder(final.parent)
         remove(aside)
-    except OSError:
+    except BaseException:  # Ctrl-C, too, leaves nothing behind
         with contextlib.suppress(OSError):
             remove(unfinished)
         raise

@@ -62,7 +62,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         *_document_rows(facts),
         ("tokenizer", f"{facts['tokenizer']['kind']}, {model['vocabulary_size']} ids"),
         ("model", f"{model['layers']} x {model['hidden']}{narrowed}, {facts['parameters']:,} parameters"),
-        ("weights", facts.get("weights", "f32")),
+        ("weights", facts.get("weights") or "f32"),
         ("tying", f"saves {facts['saved_by_tying']:,} parameters"),
         ("dropout", dropouts),
         (
