@@ -68,10 +68,12 @@ def options_of(said):
     return {name[2:].replace("-", "_"): value for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
-@pytest.mark.parametrize("options", [{}, {"documents": "lines", "split": "80/10/10"}, {"clip": float("inf")}])
+@pytest.mark.parametrize(
+    "options", [{"save_every": "45s"}, {"documents": "lines", "split": "80/10/10"}, {"clip": float("inf")}]
+)
 def test_the_command_repeats_the_run(text_file, lines_file, tmp_path, options):
     text = lines_file if "documents" in options else text_file
-    first = brief(text, tmp_path / "first", 7, dropout_input=0.0, ar=0.5, save_every="3", **options)
+    first = brief(text, tmp_path / "first", 7, dropout_input=0.0, ar=0.5, **{"save_every": "3", **options})
     from charlm.cli.app import app  # the command line, so that its types are what counts
 
     said = options_of(text_of(first.run))

@@ -16,6 +16,7 @@ import charlm
 from charlm import checkpoint as ckpt
 from charlm import runs
 from charlm.card import BEGIN, CARD
+from charlm.corpus import corpus_beside
 from charlm.engine.native import NativeEngine
 from charlm.errors import CannotCreateError, DataError, InputOutputError, MissingInputError, UsageError
 from charlm.export import FORMS, export
@@ -253,6 +254,7 @@ def test_it_is_not_resumed_but_learnt_on_from(exports, text_file, tmp_path, monk
 def test_a_text_folder_named_corpus_beside_it_is_nothing_to_it(exports, trained_run, tmp_path):
     copy = Path(shutil.copytree(exports["f16"].path, tmp_path / "small"))
     (tmp_path / "corpus").mkdir()
+    assert corpus_beside(copy) is None
     assert export(copy, tmp_path / "again").nats_after is None
 
 
