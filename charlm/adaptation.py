@@ -32,6 +32,7 @@ from charlm.evaluation import Evaluation, Progress, Tally, silent
 from charlm.language_model import LanguageModel, checkpoint_parts
 from charlm.model import CharLM, State, cross_entropy, detach
 from charlm.tokenizer import Ids, Tokenizer
+from charlm.weights import weights_from_bytes
 
 SEGMENT = 32
 RATE, DECAY = 1e-3, 1e-3
@@ -171,7 +172,7 @@ def gradient_rms(checkpoint: Checkpoint) -> Rms:
     kept = ckpt.open_checkpoint(checkpoint.path, names=[ckpt.CONFIG, ckpt.GRADIENTS]).files.get(ckpt.GRADIENTS)
     if kept is not None:
         shapes = checkpoint_parts(checkpoint)[0].parameter_shapes()
-        return ckpt.tensors_from_bytes(kept, str(checkpoint.path / ckpt.GRADIENTS), shapes)
+        return weights_from_bytes(kept, str(checkpoint.path / ckpt.GRADIENTS), shapes)
     corpus = corpus_beside(checkpoint.path)
     if corpus is None:
         raise DataError(

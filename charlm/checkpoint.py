@@ -1,23 +1,20 @@
 """Checkpoints: directories that are whole or absent.
 
-A run is a folder of steps, ``run/step-N/``. A step is written into a temporary folder, file by file with fsync, its
-manifest of sizes and SHA-256 digests last; then it is renamed into place and the run's folder synced. Only after
-that is it reported as saved. Whoever reads a file checks it against the manifest first. No pickle: tensors are
-safetensors, everything else strict JSON, so opening a stranger's checkpoint runs no code.
+A run is a folder of steps, ``run/step-N/``. A step is written aside, its manifest of sizes and SHA-256 digests last,
+synced, and renamed into place (``disk.write_folder``). Only after that is it reported as saved. Whoever reads a file
+checks it against the manifest first. No pickle: tensors are safetensors, everything else strict JSON, so opening a
+stranger's checkpoint runs no code.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
 import math
 import os
 import re
-import shutil
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.config import MAX_JSON_BYTES, dump_json, parse_json
+from charlm.disk import ASIDE, UNFINISHED, open_own, read_at_most, remove, write_folder
 from charlm.errors import CannotCreateError, CharlmError, DataError, InputOutputError, MissingInputError
 
 logger = logging.getLogger("charlm")
@@ -45,8 +43,7 @@ _OPTIONAL = (TOKENIZER, GRADIENTS)
 # What makes a step be passed over. Ctrl-C while one is read is a CharlmError, too, but says nothing about the step.
 _UNUSABLE = (DataError, InputOutputError, MissingInputError)
 _STEP_NAME = re.compile(r"step-([0-9]{1,15})")
-# A step that is being replaced by a newer version of itself stands aside under this name for a moment.
-_ASIDE, _UNFINISHED, _DELETED = ".aside-", ".unfinished-", ".deleted-"
+_DELETED = ".deleted-"
 
 
 @dataclass(frozen=True)
@@ -83,23 +80,9 @@ def save_step(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
     new is left behind and what was saved before still stands.
     """
     final = run / f"step-{step}"
-    unfinished = run / f"{_UNFINISHED}{final.name}"
     try:
-        _remove(unfinished)
-        unfinished.mkdir()
-        for name, data in {**files, MANIFEST: _manifest(files)}.items():
-            _write_synced(unfinished / name, data)
-        _sync_folder(unfinished)
-        aside = run / f"{_ASIDE}{final.name}"
-        if final.exists():
-            _remove(aside)
-            final.rename(aside)
-        unfinished.rename(final)
-        _sync_folder(run)
-        _remove(aside)
+        write_folder(final, with_manifest(files))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            _remove(unfinished)
         raise InputOutputError(
             f"{final} could not be saved ({error.strerror or error}); make room or mend the disk, "
             "then go on with charlm train --resume"
@@ -107,54 +90,14 @@ def save_step(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
     return final
 
 
-def _manifest(files: Mapping[str, bytes]) -> bytes:
+def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """``files`` and, last, the manifest of their sizes and digests."""
     entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-    return dump_json({"format": FORMAT, "files": entries, "sha256": _entries_digest(entries)})
+    return {**files, MANIFEST: dump_json({"format": FORMAT, "files": entries, "sha256": _entries_digest(entries)})}
 
 
 def _entries_digest(entries: Any) -> str:
     return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Replace the file ``path`` by ``data``, whole or not at all."""
-    unfinished = path.with_name(f"{_UNFINISHED}{path.name}")
-    unfinished.unlink(missing_ok=True)
-    _write_synced(unfinished, data)
-    unfinished.replace(path)
-    _sync_folder(path.parent)
-
-
-def sync_made(folders: Iterable[Path]) -> None:
-    """Let folders that were just made survive a power cut: what they hold, and their names in their parents."""
-    for folder in folders:
-        _sync_folder(folder)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows has no handle on a folder; its renames are journalled
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    """Delete a folder, or whatever else has its name; what a link points to stays."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def keep_only(run: Path, steps: Iterable[int]) -> None:
@@ -168,26 +111,26 @@ def keep_only(run: Path, steps: Iterable[int]) -> None:
         if step not in keep:
             doomed = path.with_name(f"{_DELETED}{path.name}")
             with contextlib.suppress(OSError):
-                _remove(doomed)
+                remove(doomed)
                 path.rename(doomed)
-                _remove(doomed)
+                remove(doomed)
 
 
 def is_unfinished(path: Path) -> bool:
     """Whether a save that was killed has left ``path``."""
-    return path.name.startswith(_UNFINISHED)
+    return path.name.startswith(UNFINISHED)
 
 
 def clean(run: Path) -> None:
     """Remove what a killed process left unfinished. Call it only while holding the run's lock."""
     for path in list(run.iterdir()):
-        if path.name.startswith((_UNFINISHED, _DELETED)):
+        if path.name.startswith((UNFINISHED, _DELETED)):
             with contextlib.suppress(OSError):
-                _remove(path)
-        elif path.name.startswith(_ASIDE):
-            original = path.with_name(path.name.removeprefix(_ASIDE))
+                remove(path)
+        elif path.name.startswith(ASIDE):
+            original = path.with_name(path.name.removeprefix(ASIDE))
             with contextlib.suppress(OSError):
-                _remove(path) if original.exists() else path.rename(original)
+                remove(path) if original.exists() else path.rename(original)
 
 
 @contextlib.contextmanager
@@ -208,11 +151,6 @@ def lock_run(run: Path) -> Iterator[None]:
                 f"{run} is being trained by another process; wait for it, stop it, or choose another --out"
             ) from None
         yield
-
-
-def open_own(path: str, flags: int) -> int:
-    """Open without following a link out of the run, and without waiting for the other end of a pipe."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def _lock(handle: int) -> None:
@@ -287,10 +225,20 @@ def _steps(run: Path) -> list[tuple[int, Path]]:
     except OSError as error:
         raise MissingInputError(f"{run} cannot be read ({error.strerror}); check its permissions") from None
     for entry in entries:  # ".aside-" sorts before "step-", so a finished step takes precedence over its older version
-        match = _STEP_NAME.fullmatch(entry.name.removeprefix(_ASIDE))
+        match = _STEP_NAME.fullmatch(entry.name.removeprefix(ASIDE))
         if match:
             found[int(match[1])] = entry
     return sorted(found.items())
+
+
+def is_step(path: Path) -> bool:
+    """Whether ``path`` has the name of a step."""
+    return _STEP_NAME.fullmatch(path.name) is not None
+
+
+def has_training_state(path: Path) -> bool:
+    """Whether the step or export ``path`` was saved with what a training needs to go on."""
+    return STATE in _read_manifest(path)
 
 
 def step_numbers(run: Path) -> list[int]:
@@ -336,14 +284,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return entries
 
 
-def read_at_most(where: Path, size: int) -> bytes:
-    """The first ``size`` bytes of a file. Raises ``OSError``, also for a pipe or a device, which might never end."""
-    with open(where, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return file.read(size) or b""  # None where reading would have to wait
-
-
 def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     where = path / name
     entry = entries.get(name)
@@ -362,12 +302,16 @@ def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     return data
 
 
-def newest_run(folder: Path) -> Path:
-    """The run in ``folder`` whose last step is the newest. Raises ``MissingInputError`` if there is none."""
+def newest_run(folder: Path, to_resume: bool = False) -> Path:
+    """The run in ``folder`` whose last step is the newest. Raises ``MissingInputError`` if there is none.
+
+    An exported model counts as one, unless it is ``to_resume``.
+    """
     times = {}
     if folder.is_dir():
         for run in folder.iterdir():
-            stamps = [step / MANIFEST for _, step in (_steps(run) if run.is_dir() else [])] + [run / MANIFEST]
+            homes = [step for _, step in (_steps(run) if run.is_dir() else [])] + [run] * (not to_resume)
+            stamps = [home / MANIFEST for home in homes]
             times[run] = max((stamp.stat().st_mtime for stamp in stamps if stamp.exists()), default=-math.inf)
     newest = max(times, key=lambda run: times[run], default=None)
     if newest is None or times[newest] == -math.inf:
@@ -385,10 +329,8 @@ def tensors_to_bytes(tensors: Mapping[str, NDArray[Any]]) -> bytes:
     return save({name: np.asarray(array, order="C") for name, array in tensors.items()})
 
 
-def tensors_from_bytes(
-    data: bytes, where: str, shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> dict[str, NDArray[Any]]:
-    """Finite arrays of a safetensors file. With ``shapes``: exactly those, F32 or F16. Raises ``DataError``."""
+def tensors_from_bytes(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """Finite arrays of a safetensors file. Raises ``DataError``."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -402,11 +344,4 @@ def tensors_from_bytes(
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise DataError(f"{where}: {name!r:.80} has numbers that are not finite; use an earlier step")
-    if shapes is None:
-        return tensors
-    if {name: tensor.shape for name, tensor in tensors.items()} != dict(shapes):
-        raise DataError(f"{where} does not hold the weights that its config.json describes")
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (np.float32, np.float16):
-            raise DataError(f"{where}: {name} is {tensor.dtype}, not float32 or float16")
-    return {name: tensor.astype(np.float32, copy=False) for name, tensor in tensors.items()}
+    return tensors

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.checkpoint import read_at_most
 from charlm.config import MAX_JSON_BYTES, parse_json
+from charlm.disk import read_at_most
 from charlm.errors import DataError, InputOutputError, MissingInputError, UsageError
 from charlm.text import TextSource, open_source
 from charlm.tokenizer import Ids, Tokenizer, id_dtype, load_tokenizer
@@ -209,7 +209,9 @@ def _file_digest(path: Path) -> str:
 
 def corpus_beside(checkpoint: Path) -> Corpus | None:
     """The corpus of the run that ``checkpoint``, a run or a step, belongs to; None where there is none."""
-    folder = next((home / "corpus" for home in (checkpoint, checkpoint.parent) if (home / "corpus").is_dir()), None)
+    folder = next(
+        (home / "corpus" for home in (checkpoint, checkpoint.parent) if (home / "corpus/corpus.json").is_file()), None
+    )
     return None if folder is None else open_corpus(folder)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm import comparison, sampling
-from charlm.checkpoint import CONFIG, MODEL, TOKENIZER, Checkpoint, open_checkpoint, tensors_from_bytes
+from charlm.checkpoint import CONFIG, MODEL, TOKENIZER, Checkpoint, open_checkpoint
 from charlm.config import ModelConfig, SamplingConfig, from_dict
 from charlm.documents import Fingerprints, Piece, split_documents
 from charlm.engine import Engine, create_engine
@@ -24,6 +24,7 @@ from charlm.errors import DataError, UsageError
 from charlm.evaluation import Evaluation, exact_losses
 from charlm.scoring import Scored, Surprise, evaluate, ids_of, score_documents, surprises
 from charlm.tokenizer import Codes, DocumentTokenizer, Ids, Tokenizer, code_points, load_tokenizer
+from charlm.weights import weights_from_bytes
 
 _BLOCK = 1 << 20
 _SAMPLES_AT_ONCE = 256
@@ -49,8 +50,8 @@ def checkpoint_parts(checkpoint: Checkpoint) -> Parts:
     tokenizer = load_tokenizer(checkpoint.config.get("tokenizer"), checkpoint.files.get(TOKENIZER))
     if tokenizer.vocabulary_size != config.vocabulary_size:
         raise DataError(f"{where} and the tokenizer disagree on the size of the vocabulary; use another step")
-    shapes = config.parameter_shapes()
-    weights = tensors_from_bytes(checkpoint.files[MODEL], str(checkpoint.path / MODEL), shapes)
+    data, form = checkpoint.files[MODEL], checkpoint.config.get("weights")
+    weights = weights_from_bytes(data, str(checkpoint.path / MODEL), config.parameter_shapes(), form)
     return config, tokenizer, weights
 
 

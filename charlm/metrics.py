@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from charlm import checkpoint as ckpt
+from charlm.disk import open_own, write_synced
 
 logger = logging.getLogger("charlm")
 
@@ -28,7 +28,7 @@ class Metrics:
         entry = {"kind": kind, "step": step, "seconds": round(seconds, 3), **values}
         finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
         try:
-            with open(self._path, "a", encoding="utf-8", opener=ckpt.open_own) as file:
+            with open(self._path, "a", encoding="utf-8", opener=open_own) as file:
                 file.write(json.dumps(finite) + "\n")
         except OSError as error:
             _warn(error)
@@ -40,7 +40,7 @@ class Metrics:
         try:
             lines = self._path.read_text("utf-8", "replace").splitlines()
             kept = [line + "\n" for line in lines if _happened(line, step, evaluated_step)]
-            ckpt.write_synced(self._path, "".join(kept).encode())
+            write_synced(self._path, "".join(kept).encode())
         except OSError as error:
             _warn(error)
 

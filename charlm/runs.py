@@ -24,6 +24,7 @@ from charlm import checkpoint as ckpt
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
 from charlm.corpus import Corpus, SplitSize, open_corpus, parse_split
 from charlm.devices import choose_device, choose_precision
+from charlm.disk import sync_made
 from charlm.documents import check_form
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from charlm.events import Event, Finished
@@ -176,7 +177,7 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
             shutil.rmtree(run / "corpus", ignore_errors=True)  # of a beginning that was killed
             ckpt.clean(run)
             corpus = _prepare(run, source, texts, _document_choices(texts, request), where.progress)
-            ckpt.sync_made([corpus.folder, *made])
+            sync_made([corpus.folder, *made])
             recipe = resolve(
                 request,
                 corpus.sizes["train"],
@@ -338,7 +339,7 @@ def _matching_rows(old: Tokenizer, new: Tokenizer) -> NDArray[np.int64]:
 def resumed_run(run: Path | None, request: Request, device: str | None = None) -> Iterator[Prepared]:
     """Open a run (the newest one without a name) at its latest checkpoint and hold it, locked, ready to go on."""
     _refuse_new_wishes(request)
-    run, named_step = _run_of(ckpt.newest_run(ckpt.RUNS) if run is None else run)
+    run, named_step = _run_of(ckpt.newest_run(ckpt.RUNS, to_resume=True) if run is None else run)
     with ckpt.lock_run(run):
         ckpt.clean(run)
         checkpoint = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
@@ -366,6 +367,11 @@ def _run_of(path: Path) -> tuple[Path, int | None]:
         if not ckpt.step_numbers(path):
             raise MissingInputError(f"{path} has no checkpoint to go on from; train again: charlm train FILE")
         return path, None
+    if not ckpt.has_training_state(path):
+        raise DataError(
+            f"{path} is an exported model and has no training state; resume its run, or learn from its weights with "
+            f"charlm train FILE --init-from {path}"
+        )
     return path.parent, ckpt.open_checkpoint(path, names=[ckpt.CONFIG]).step
 
 

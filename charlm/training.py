@@ -20,6 +20,7 @@ from charlm import checkpoint as ckpt
 from charlm.adaptation import ids_of_gradients, keep_gradients
 from charlm.averaging import Average
 from charlm.batches import IGNORED, Chunk, Cursor, make_batches
+from charlm.card import update_card
 from charlm.checkpoint import Checkpoint
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus import Corpus
@@ -367,7 +368,8 @@ class Trainer:
             raise _Diverged("the weights are no finite numbers any more")
         step = self.progress.step
         try:
-            path = ckpt.save_step(self.run, step, snapshot(self, finished))
+            files = snapshot(self, finished)
+            path = ckpt.save_step(self.run, step, files)
         except InputOutputError as error:
             self._failed_saves += 1
             if must or self._failed_saves >= MAX_FAILED_SAVES:
@@ -381,6 +383,7 @@ class Trainer:
         self.progress.saved_step = step
         self._best_on_disk = self.progress.best, self.progress.best_step
         ckpt.keep_only(self.run, {step, self.progress.best_step or step})
+        update_card(self.run, files[ckpt.CONFIG], self._best_on_disk)
         yield Saved(step, path)
 
     def _keep_gradients(self) -> Iterator[Event]:

@@ -27,6 +27,7 @@ from charlm.errors import DataError
 from charlm.language_model import Parts, checkpoint_parts
 from charlm.lstm import recurrence_name
 from charlm.optimizer import optimizer_arrays, restore_optimizer
+from charlm.weights import weights_to_bytes
 
 if TYPE_CHECKING:
     from charlm.training import Trainer
@@ -116,7 +117,7 @@ def snapshot(trainer: Trainer, finished: bool) -> dict[str, bytes]:
         weights = trainer.model.weights()
     files = {
         ckpt.CONFIG: dump_json(_description(trainer)),
-        ckpt.MODEL: ckpt.tensors_to_bytes(weights),
+        ckpt.MODEL: weights_to_bytes(weights, "f32"),
         ckpt.STATE_TENSORS: ckpt.tensors_to_bytes(tensors),
         ckpt.STATE: dump_json(training),
     }
@@ -129,8 +130,10 @@ def _description(trainer: Trainer) -> dict[str, Any]:
     return {
         "format": ckpt.FORMAT,
         "charlm": charlm.__version__,
+        "torch": str(torch.__version__),
         "step": progress.step,
         "model": to_dict(trainer.model.config),
+        "weights": "f32",
         "training": to_dict(trainer.config),
         "tokenizer": corpus.tokenizer.description(),
         "corpus": {

@@ -225,15 +225,10 @@ def test_the_newest_run_is_found(tmp_path):
 def test_tensors_survive_and_wrong_ones_are_refused():
     tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
     data = ckpt.tensors_to_bytes(tensors)
-    shapes = {"a": (2, 3), "b": (2,)}
-    again = ckpt.tensors_from_bytes(data, "here", shapes)
+    again = ckpt.tensors_from_bytes(data, "here")
     assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
-    for wrong in ({"a": (2, 3)}, {"a": (3, 2), "b": (2,)}, {**shapes, "c": (1,)}):
-        with pytest.raises(DataError, match="config"):
-            ckpt.tensors_from_bytes(data, "here", wrong)
-    for bad in (np.array([np.nan], np.float32), np.array([1], np.int64), np.array([1.0])):
-        with pytest.raises(DataError):
-            ckpt.tensors_from_bytes(ckpt.tensors_to_bytes({"a": bad}), "here", {"a": (1,)})
+    with pytest.raises(DataError, match="finite"):
+        ckpt.tensors_from_bytes(ckpt.tensors_to_bytes({"a": np.array([np.nan], np.float32)}), "here")
     for junk in (b"", b"x" * 100, data[:-3], (2**40).to_bytes(8, "little") + b"{}"):
         with pytest.raises(DataError, match="no safetensors"):
             ckpt.tensors_from_bytes(junk, "here")

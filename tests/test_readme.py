@@ -13,7 +13,7 @@ from campaigns import table
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-COMMANDS = ("train", "generate", "eval", "compare", "score", "info")
+COMMANDS = ("train", "generate", "eval", "compare", "score", "info", "export")
 BEGIN, CAMPAIGNS, END = "<!-- generated: make readme -->\n", "<!-- generated: campaigns -->\n", "<!-- end -->\n"
 # A reader has ten minutes, a test has not: budgets are cut short, everything else runs as it stands.
 SHORTER = [

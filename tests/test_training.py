@@ -18,6 +18,7 @@ from charlm.events import Evaluated, Finished, RolledBack, Saved, SaveFailed, St
 from charlm.language_model import checkpoint_parts
 from charlm.scoring import evaluate
 from charlm.training import MAX_SKIPPED_IN_A_ROW, ROLLBACK_FACTOR, Trainer
+from charlm.weights import weights_from_bytes
 
 NO_DROPOUT = dict.fromkeys(DROPOUTS, 0.0)
 STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
@@ -320,7 +321,7 @@ def test_it_gives_up_when_nothing_is_finite_and_saves_good_weights(make_trainer,
         train(trainer)
     assert error.value.exit_code == 70
     data = ckpt.open_checkpoint(trainer.run, "latest").files[ckpt.MODEL]
-    ckpt.tensors_from_bytes(data, "model", trainer.model.config.parameter_shapes())
+    weights_from_bytes(data, "model", trainer.model.config.parameter_shapes())
 
 
 def test_a_divergence_goes_back_once_and_on_at_a_lower_rate(make_trainer, monkeypatch):
@@ -351,7 +352,7 @@ def test_the_second_divergence_ends_it(make_trainer, monkeypatch):
     assert next(backs) == 1
     for step in ckpt.step_numbers(trainer.run):
         opened = ckpt.open_checkpoint(trainer.run / f"step-{step}")
-        ckpt.tensors_from_bytes(opened.files[ckpt.MODEL], "model", trainer.model.config.parameter_shapes())
+        weights_from_bytes(opened.files[ckpt.MODEL], "model", trainer.model.config.parameter_shapes())
 
 
 def test_a_rollback_survives_an_interruption(make_trainer, monkeypatch):
@@ -484,7 +485,7 @@ def test_weights_that_are_no_numbers_are_never_saved(make_trainer):
     with pytest.raises(DivergedError, match="last good one"):
         list(events)
     opened = ckpt.open_checkpoint(trainer.run, "latest")
-    ckpt.tensors_from_bytes(opened.files[ckpt.MODEL], "model", trainer.model.config.parameter_shapes())
+    weights_from_bytes(opened.files[ckpt.MODEL], "model", trainer.model.config.parameter_shapes())
 
 
 def test_metrics_that_cannot_be_written_do_not_stop_it(make_trainer, caplog):

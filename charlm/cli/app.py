@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import compare, evaluate, generate, info, score, train
+from charlm.cli import compare, evaluate, export, generate, info, score, train
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
 
@@ -32,6 +32,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("score")(score.score)
 app.command("info")(info.info)
+app.command("export")(export.export)
 
 _options = {"debug": False}
 

@@ -18,7 +18,7 @@ def info(
     json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint is: its corpus, recipe, size, best loss, and what runs it here."""
-    from charlm.checkpoint import step_numbers
+    from charlm.checkpoint import is_step, step_numbers
     from charlm.config import TrainingConfig, from_dict
     from charlm.language_model import load
 
@@ -26,7 +26,8 @@ def info(
     facts = model.describe()
     facts["parameters"] = model.config.parameter_count()
     facts["saved_by_tying"] = model.config.saved_by_tying()
-    facts["steps_kept"] = step_numbers(model.checkpoint.path.parent)
+    path = model.checkpoint.path
+    facts["steps_kept"] = step_numbers(path.parent) if is_step(path) else []
     if json:
         write_json(facts)
     else:
@@ -61,6 +62,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         *_document_rows(facts),
         ("tokenizer", f"{facts['tokenizer']['kind']}, {model['vocabulary_size']} ids"),
         ("model", f"{model['layers']} x {model['hidden']}{narrowed}, {facts['parameters']:,} parameters"),
+        ("weights", facts.get("weights") or "f32"),
         ("tying", f"saves {facts['saved_by_tying']:,} parameters"),
         ("dropout", dropouts),
         (

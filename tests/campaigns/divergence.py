@@ -19,6 +19,7 @@ from charlm.events import RolledBack, Saved, Stepped
 from charlm.preparation import prepare
 from charlm.text import open_source
 from charlm.training import MAX_SKIPPED_IN_A_ROW, Trainer
+from charlm.weights import weights_from_bytes
 
 STEPS, POISONED = 200, 50
 
@@ -138,6 +139,6 @@ def _check(trainer: Trainer, event, figures: dict[str, int]) -> None:
 def _finite(path: Path, trainer: Trainer) -> None:
     """Raises unless every weight of a checkpoint, and what its optimizer remembers, is a finite number."""
     opened = ckpt.open_checkpoint(path, names=ckpt.ALL_FILES)
-    ckpt.tensors_from_bytes(opened.files[ckpt.MODEL], str(path), trainer.model.config.parameter_shapes())
+    weights_from_bytes(opened.files[ckpt.MODEL], str(path), trainer.model.config.parameter_shapes())
     for name, array in ckpt.tensors_from_bytes(opened.files[ckpt.STATE_TENSORS], str(path)).items():
         assert torch.isfinite(torch.from_numpy(array.copy()).float()).all(), (path, name)
