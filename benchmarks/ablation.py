@@ -60,10 +60,11 @@ from charlm.config import ModelConfig, parse_duration
 from charlm.corpus import Corpus, open_corpus, parse_split
 from charlm.devices import choose_device, choose_precision
 from charlm.engine.torch import TorchEngine
-from charlm.evaluation import Evaluation, evaluate
+from charlm.evaluation import Evaluation
 from charlm.model import EMBEDDING_STD, CharLM
 from charlm.preparation import prepare
 from charlm.recipe import Recipe, Request, resolve
+from charlm.scoring import evaluate
 from charlm.text import open_source
 
 DEFAULT = "default"

@@ -63,10 +63,11 @@ from charlm.config import parse_duration
 from charlm.corpus import Corpus, open_corpus, parse_split
 from charlm.devices import choose_precision
 from charlm.engine import create_engine
-from charlm.evaluation import evaluate, evaluate_crops, evaluate_streams
+from charlm.evaluation import evaluate_streams
 from charlm.events import Event, Finished, Stepped
 from charlm.preparation import prepare
 from charlm.recipe import Request, resolve
+from charlm.scoring import evaluate
 from charlm.text import open_source
 from charlm.training import Trainer
 
@@ -219,7 +220,7 @@ class Peer:
         engine, tokenizer, held_out = PlainEngine(self.best_model), self.corpus.tokenizer, [held_out_ids(self.corpus)]
         return {
             "exact": evaluate(engine, tokenizer, held_out).nats_per_char,
-            "crops_64": evaluate_crops(engine, tokenizer, held_out, WINDOW).nats_per_char,
+            "crops_64": evaluate(engine, tokenizer, held_out, WINDOW).nats_per_char,
             "steps": self.steps,
             "epochs": self.epochs,
             "rate": self.optimizer.param_groups[0]["lr"],
@@ -305,7 +306,7 @@ class Charlm:
             weights = self.trainer.model.weights()
         engine = create_engine(self.trainer.model.config, weights, "cpu", "fp32", torch.get_num_threads())
         streams = evaluate_streams(engine, tokenizer, self.held_out).nats_per_char
-        crops = evaluate_crops(engine, tokenizer, [self.held_out], WINDOW).nats_per_char
+        crops = evaluate(engine, tokenizer, [self.held_out], WINDOW).nats_per_char
         self.curve.append((round(self.clock.seconds, 2), round(streams, 5), round(crops, 5)))
 
     def finish(self) -> dict[str, Any]:

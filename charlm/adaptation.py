@@ -35,13 +35,13 @@ from charlm.tokenizer import Ids, Tokenizer
 from charlm.weights import weights_from_bytes
 
 SEGMENT = 32
-RATE, DECAY = 1e-3, 1e-3
+RATE, DECAY = 6e-4, 3e-3
 """Found on other texts than those the README reports (there under "Why these defaults")."""
-_EPSILON = 1e-2
+_EPSILON = 0.1
 """Of the mean rms: what the training hardly ever moved shall not run away here."""
 _MOST = 10.0
 """How many times its rms a gradient may count: a text unlike the training's has some that are far beyond."""
-_GATHERED, _WARM_UP = 400, 128
+_GATHERED, _WARM_UP = 200, 64
 """Segments of the training text from which the rms is taken, and ids read before each."""
 
 Rms = Mapping[str, FloatArray]

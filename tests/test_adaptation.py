@@ -147,7 +147,7 @@ def test_a_step_by_hand(trained_run):
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             theta = weight.detach().numpy()
             pull = np.minimum(DECAY * rms[name] / mean, 1.0) * (start[name] - theta)
-            step = np.clip(gradient.numpy() / (rms[name] + 0.01 * mean), -10, 10)
+            step = np.clip(gradient.numpy() / (rms[name] + 0.1 * mean), -10, 10)
             moved[name] = theta - RATE * step + pull
         by_hand.load_weights(moved)
     for name, array in model.weights().items():

@@ -22,7 +22,7 @@ def test_killed_at_any_moment_it_ends_the_same():
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["ends_that_differ"] == figures["acknowledged_lost"] == 0
-    assert figures["kills_at_calls"] == 10
+    assert figures["kills_at_calls"] == 12
     assert figures["dropped_parts_noticed"] == 7
 
 
