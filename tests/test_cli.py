@@ -213,6 +213,35 @@ def test_generate_refuses_values_without_meaning(trained_run, options):
     assert (result.returncode, options[0] in one_line(result)) == (2, True)
 
 
+def test_dynamic_evaluation_learns_and_says_so(trained_run, tmp_path):
+    (tmp_path / "new.txt").write_text("mad dogs hate moths; " * 60)
+    plain, dynamic = (
+        json.loads(charlm("eval", tmp_path / "new.txt", "-c", trained_run, "--json", *option).stdout)
+        for option in ([], ["--dynamic"])
+    )
+    assert dynamic["nats_per_char"] < 0.9 * plain["nats_per_char"]
+    assert (plain["protocol"], dynamic["protocol"]) == ("exact", "exact, dynamic")
+    assert dynamic["characters"] == plain["characters"]
+
+
+@pytest.mark.parametrize(
+    "options", [["--protocol", "crops"], ["--precision", "int8"], ["--device", "cuda"], ["-c", "another"]]
+)
+def test_dynamic_evaluation_refuses_what_it_cannot_do(trained_run, options):
+    result = charlm("eval", "-c", trained_run, "--dynamic", *options)
+    assert (result.returncode, "--dynamic" in one_line(result)) == (2, True)
+
+
+def test_it_writes_like_a_text_that_it_has_read(trained_run, tmp_path):
+    (tmp_path / "new.txt").write_text("mad dogs hate moths; " * 120)
+    written = charlm(
+        "generate", "-c", trained_run, "--adapt", tmp_path / "new.txt", "-p", "mad ", "-n", 200, "--seed", 1
+    )
+    assert b"moths" in written.stdout
+    missing = charlm("generate", "-c", trained_run, "--adapt", tmp_path / "missing.txt")
+    assert (missing.returncode, "missing.txt" in one_line(missing)) == (66, True)
+
+
 def test_length_zero_repeats_the_prompt(trained_run):
     assert charlm("generate", "-c", trained_run, "-p", "the", "-n", 0).stdout == b"the\n"
 

@@ -49,8 +49,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     sizes = ", ".join(f"{name} {size['characters']:,}" for name, size in corpus["splits"].items())
     loss = facts["validation"]
     dropouts = ", ".join(
-        f"{name.removeprefix('dropout_').replace('_', ' ')} {model[name]:g}"
-        for name in ("dropout_input", "dropout_hidden", "dropout_output", "weight_drop")
+        f"{name.removeprefix('dropout_').replace('_', ' ')} {model.get(name, 0.0):g}"
+        for name in ("dropout_embedding", "dropout_input", "dropout_hidden", "dropout_output", "weight_drop")
     )
     narrowed = f", embedding {model['embedding']}" if model["embedding"] != model["hidden"] else ""
     return [
@@ -68,7 +68,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "recipe",
             f"{training['optimizer']}, rate {training['lr']:g}, {training['schedule']}, clip {training['clip']}, "
-            f"{_batch(facts)}, seed {training['seed']}",
+            f"average {training.get('average', 'none')}, {_batch(facts)}, seed {training['seed']}",
         ),
         (
             "trained",

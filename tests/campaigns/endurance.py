@@ -64,7 +64,7 @@ def _look_at(pid: int, run: Path) -> tuple[int, int, int]:
             target = str(link.readlink())
         except FileNotFoundError:
             continue
-        # What is being written or removed at this moment, a checkpoint or metrics.jsonl, is closed again at once.
-        hidden = any(mark in target for mark in (".unfinished-", ".deleted-", ".aside-"))
-        open_files += not hidden and not target.endswith("metrics.jsonl") and target != str(run)
+        # What is being written or removed at this moment is closed again at once.
+        passing = (".unfinished-", ".deleted-", ".aside-", "metrics.jsonl", "README.md")
+        open_files += not any(mark in target for mark in passing) and target != str(run)
     return resident, open_files, len(list(run.glob("step-*")))
