@@ -49,22 +49,24 @@ def _watch(text: Path, run: Path, seconds: float, save_every: str, sample_every:
         while process.poll() is None:
             time.sleep(sample_every)
             if run.exists() and list(run.glob("step-*")) and process.poll() is None:
-                samples.append(_look_at(process.pid, run))
+                sample = _look_at(process.pid, run)
+                samples += [sample] if sample is not None else []
     assert process.returncode == 0, process.returncode
     assert len(samples) >= 8, "too short to tell"
     return samples
 
 
-def _look_at(pid: int, run: Path) -> tuple[int, int, int]:
-    """Resident bytes, open files that stay open, and kept steps."""
+def _look_at(pid: int, run: Path) -> tuple[int, int, int] | None:
+    """Resident bytes, open files that stay open, and kept steps; None once the run has been let go of at the end."""
     resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    open_files = 0
+    open_files, holds_run = 0, False
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
             target = str(link.readlink())
         except FileNotFoundError:
             continue
         # What is being written or removed at this moment is closed again at once.
+        holds_run |= target == str(run / ".lock")
         passing = (".unfinished-", ".deleted-", ".aside-", "metrics.jsonl", "README.md")
         open_files += not any(mark in target for mark in passing) and target != str(run)
-    return resident, open_files, len(list(run.glob("step-*")))
+    return (resident, open_files, len(list(run.glob("step-*")))) if holds_run else None
