@@ -32,7 +32,7 @@ from charlm.training import MAX_FAILED_SAVES, Trainer
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 STEPS, SAVE_EVERY, EVAL_EVERY = 14, 4, 6
-TMPFS_BYTES = 8_000_000
+TMPFS_BYTES = 16_000_000
 
 
 def campaign(every: int = 1, mount: bool = True) -> dict[str, int | str]:
