@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from campaigns.surroundings import let_children_heed_signals
 
 from charlm import native
 from charlm.config import ModelConfig, TrainingConfig
@@ -18,6 +19,7 @@ from charlm.text import open_source
 from charlm.training import Trainer
 
 torch.set_num_threads(1)
+let_children_heed_signals()
 
 
 @contextmanager

@@ -310,14 +310,18 @@ def test_a_run_in_use(text_file, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_save_and_say_how_to_go_on(text_file, tmp_path, number, code):
     command = [*CHARLM, "train", str(text_file), "--steps", "1000000", "--out", str(tmp_path / "run"), *QUICK]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    said = b""
-    while b"first loss" not in said:
-        said = process.stderr.readline()
-        assert process.poll() is None, said
-    time.sleep(0.2)
-    process.send_signal(number)
-    _, rest = process.communicate(timeout=30)
+    pipes = {"stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+    with subprocess.Popen(command, **pipes) as process:
+        try:
+            said = b""
+            while b"first loss" not in said:
+                said = process.stderr.readline()
+                assert process.poll() is None, said
+            time.sleep(0.2)
+            process.send_signal(number)
+            _, rest = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode == code
     assert b"charlm train --resume --out" in rest.splitlines()[-1]
     assert b"Traceback" not in rest

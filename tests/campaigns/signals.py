@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import charlm
+from campaigns.surroundings import let_children_heed_signals
 from charlm import checkpoint as ckpt
 from charlm import runs
 
@@ -40,6 +41,7 @@ QUICK = [
 
 def campaign(moments: int = 50, megabytes: int = 24, others: bool = True, seed: int = 0) -> dict[str, Any]:
     """``moments`` trainings stopped once, then some stopped twice; with ``others`` the other commands as well."""
+    let_children_heed_signals()
     figures: Counter[str] = Counter(dict.fromkeys(["before_main", "nothing_trained", "saved", "resumed"], 0))
     times: dict[str, list[float]] = {"train": [], "twice": [], "others": []}
     with tempfile.TemporaryDirectory() as name:
@@ -105,7 +107,11 @@ def _started(command: Sequence[str], folder: Path, **streams: Any) -> Iterator[t
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "TMPDIR": str(_temporary(folder))}
     with open(said, "wb") as stderr:
         process = subprocess.Popen(
-            command, stderr=stderr, env=variables, cwd=folder, **{"stdin": subprocess.DEVNULL, **streams}
+            command,
+            stderr=stderr,
+            env=variables,
+            cwd=folder,
+            **{"stdin": subprocess.DEVNULL, **streams},
         )
         try:
             yield process, said

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,13 @@ IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where campaigns write: what fails, and when, they decide by themselves, so there is no disk to wait for."""
 HALF_MADE = (".unfinished", ".aside", ".deleted")
 WORDS = ("the", "cat", "sat", "on", "a", "mat")
+
+
+def let_children_heed_signals() -> None:
+    """What is ignored here (under nohup, behind &) a child would ignore, too; what is heeded here it finds unheeded."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def salad(draw: random.Random, count: int, words: Sequence[str] = WORDS) -> str:
