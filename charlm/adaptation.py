@@ -36,7 +36,7 @@ from charlm.weights import weights_from_bytes
 
 SEGMENT = 32
 RATE, DECAY = 6e-4, 3e-3
-"""Found on other texts than those the README reports (there under "Why these defaults")."""
+"""Found on War and Peace, not on the Shakespeare that is reported (README, "Why these defaults")."""
 _EPSILON = 0.1
 """Of the mean rms: what the training hardly ever moved shall not run away here."""
 _MOST = 10.0
