@@ -8,8 +8,6 @@ validation loss stopped improving (NT-ASGD, Merity et al. 2018).
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,24 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from charlm.config import TrainingConfig, from_dict
+from charlm.config import TrainingConfig
 from charlm.errors import DataError
 from charlm.model import CharLM
-from charlm.schedule import PLATEAU_PATIENCE, PLATEAU_THRESHOLD
+from charlm.schedule import Plateau
 
 _PREFIX = "last."
 _WARM_UP = 10
 """An exponential average of t steps looks back on t / 10 of them at most: the first weights are soon forgotten."""
-
-
-@dataclasses.dataclass
-class _Memory:
-    """What an average knows besides the weights."""
-
-    steps: int = 0
-    best: float = math.inf
-    bad_evaluations: int = 0
-    begun: bool = False
 
 
 class Average:
@@ -44,42 +32,42 @@ class Average:
         self._model = model
         self._kind = config.average
         self._decay = config.average_decay
-        self._memory = _Memory(begun=self._kind == "ema")
+        self._steps = 0
+        self._plateau = Plateau()
         self._mean: list[torch.Tensor] = []
 
     @property
     def steps(self) -> int:
         """How many steps are in it; 0 where there is no average."""
-        return self._memory.steps
+        return self._steps
 
     def observe(self, loss: float) -> None:
         """Take note of a validation loss: "triggered" begins when it has not improved for some evaluations in a row."""
-        memory = self._memory
-        if self._kind != "triggered" or memory.begun:
-            return
-        if loss < memory.best * (1.0 - PLATEAU_THRESHOLD):
-            memory.best, memory.bad_evaluations = loss, 0
-            return
-        memory.bad_evaluations += 1
-        memory.begun = memory.bad_evaluations > PLATEAU_PATIENCE
+        if self._kind == "triggered":
+            self._plateau.observe(loss)
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._kind == "ema" or (self._kind == "triggered" and self._plateau.reductions > 0)
 
     def update(self) -> None:
         """Take the model's weights after one more step into the average."""
-        memory = self._memory
-        if not memory.begun:
+        if not self._has_begun:
             return
         weights = self._weights()
         if not self._mean:
             self._mean = [torch.empty_like(weight) for weight in weights]
-        memory.steps += 1
-        if memory.steps == 1:
+        self._steps += 1
+        if self._steps == 1:
             torch._foreach_copy_(self._mean, weights)
         else:
-            torch._foreach_lerp_(self._mean, weights, self._share(memory.steps))
+            torch._foreach_lerp_(self._mean, weights, self._share())
 
-    def _share(self, steps: int) -> float:
+    def _share(self) -> float:
         """How much the newest weights are of the average."""
-        return 1.0 / steps if self._kind == "triggered" else max(1.0 - self._decay, _WARM_UP / (_WARM_UP + steps))
+        if self._kind == "triggered":
+            return 1.0 / self._steps
+        return max(1.0 - self._decay, _WARM_UP / (_WARM_UP + self._steps))
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -103,8 +91,7 @@ class Average:
 
     def state(self) -> dict[str, Any]:
         """All else that changes, as JSON values."""
-        values = dataclasses.asdict(self._memory)
-        return {**values, "best": "inf" if math.isinf(self._memory.best) else self._memory.best}
+        return {"steps": self._steps, "plateau": self._plateau.state()}
 
     def restore(
         self, weights: Mapping[str, NDArray[Any]], tensors: Mapping[str, NDArray[Any]], state: Any, where: str
@@ -114,14 +101,23 @@ class Average:
         Raises ``DataError`` where they do not belong together.
         """
         # Checkpoints from before there were averages have no state of one.
-        memory = _Memory(begun=self._kind == "ema") if state is None else from_dict(_Memory, state, where)
-        if memory.steps < 0 or (memory.steps and self._kind == "none"):
+        steps, plateau = (0, Plateau()) if state is None else _parsed(state, where)
+        if steps and self._kind == "none":
             raise DataError(f"{where} has an average that its training does not make")
-        self._memory, self._mean = memory, []
+        self._steps, self._plateau, self._mean = steps, plateau, []
         self._model.load_weights(weights)
-        if memory.steps:
+        if steps:
             self._mean = [weight.clone() for weight in self._weights()]
             self._model.load_weights(_last_weights(weights, tensors, where))
+
+
+def _parsed(state: Any, where: str) -> tuple[int, Plateau]:
+    if not isinstance(state, dict) or set(state) != {"steps", "plateau"}:
+        raise DataError(f"{where} has no average's steps and plateau")
+    steps = state["steps"]
+    if type(steps) is not int or not 0 <= steps < 2**63:
+        raise DataError(f"{where} has an average of {steps!r:.40} steps, which is no number of them")
+    return steps, Plateau.restored(state["plateau"], where)
 
 
 def _last_weights(

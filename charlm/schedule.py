@@ -47,6 +47,15 @@ class Plateau:
             self.bad_evaluations = 0
             self.reductions += 1
 
+    def state(self) -> dict[str, Any]:
+        """All that changes, as JSON values."""
+        return {**dataclasses.asdict(self), "best": "inf" if math.isinf(self.best) else self.best}
+
+    @classmethod
+    def restored(cls, state: Any, where: str) -> Plateau:
+        """What ``state()`` was taken of. Raises ``DataError``."""
+        return from_dict(cls, state, where)
+
 
 @dataclass
 class Schedule:
@@ -78,12 +87,11 @@ class Schedule:
 
     def state(self) -> dict[str, Any]:
         """All that changes, as JSON values."""
-        values = dataclasses.asdict(self.plateau)
-        return {**values, "best": "inf" if math.isinf(self.plateau.best) else self.plateau.best}
+        return self.plateau.state()
 
     def restore(self, state: Any, where: str) -> None:
         """Go on from ``state()``. Raises ``DataError``."""
-        self.plateau = from_dict(Plateau, state, where)
+        self.plateau = Plateau.restored(state, where)
 
 
 def _cooldown(progress: float | None) -> float:

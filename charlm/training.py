@@ -389,8 +389,9 @@ class Trainer:
     def _keep_gradients(self) -> Iterator[Event]:
         """Put beside the best weights what dynamic evaluation needs; without it, that must read the corpus again."""
         try:
-            keep_gradients(self.run, self.corpus, lambda: self._stop)
-        except InputOutputError as error:
+            with memory_errors(self._memory_advice):
+                keep_gradients(self.run, self.corpus, lambda: self._stop)
+        except (InputOutputError, OutOfMemoryError) as error:
             yield SaveFailed(self.progress.step, str(error))
 
     def _weights_are_finite(self) -> bool:

@@ -3,6 +3,8 @@
 import os
 import random
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +41,25 @@ def _set_variables(variables):
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+_CHARLM_AND_ITS_PEAK = """
+import sys
+from charlm.cli.app import main
+try:
+    main()
+except SystemExit:
+    pass
+status = open("/proc/self/status").read()
+print(next(l.split()[1] for l in status.splitlines() if l.startswith("VmHWM")), file=sys.stderr)
+"""
+
+
+def peak_kilobytes(*arguments, stdin=None):
+    """The most resident memory that a command of charlm's takes."""
+    command = [sys.executable, "-c", _CHARLM_AND_ITS_PEAK, *arguments]
+    result = subprocess.run(command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    return int(result.stderr.split()[-1])
 
 
 def library(instruction_set=""):

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from conftest import peak_kilobytes
 from test_cli import CHARLM, QUICK, charlm, one_line
 
 import charlm as library
@@ -146,26 +147,12 @@ def test_lines_are_scored_as_they_come(document_run):
 
 def test_millions_of_characters_from_stdin_stay_out_of_memory(document_run, tmp_path):
     """Four times the lines must not cost more memory."""
-    code = """
-import resource, sys
-from charlm.cli.app import main
-try:
-    main()
-except SystemExit:
-    pass
-status = open("/proc/self/status").read()
-print(next(l.split()[1] for l in status.splitlines() if l.startswith("VmHWM")), file=sys.stderr)
-"""
     peaks = []
     for repeats in (100_000, 400_000):
         (tmp_path / "lines.txt").write_bytes(b"the cat sat on\n" * repeats)
         # A file, because how much of a pipe comes in one read, and so what a batch takes, is chance.
         with open(tmp_path / "lines.txt", "rb") as stdin:
-            result = subprocess.run(
-                [CHARLM[0], "-c", code, "score", "-c", str(document_run)], stdin=stdin,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True,
-            )  # fmt: skip
-        peaks.append(int(result.stderr.split()[-1]))
+            peaks.append(peak_kilobytes("score", "-c", str(document_run), stdin=stdin))
     # Kilobytes; 300,000 more lines that were kept would be twice as many.
     assert peaks[1] < peaks[0] + 25_000, peaks
 

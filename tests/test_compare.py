@@ -3,12 +3,12 @@ import math
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import peak_kilobytes
 from test_cli import CHARLM, charlm, one_line
 
 import charlm as library
@@ -271,22 +271,10 @@ def test_interrupted_it_ends_at_once(trained_run, text_file, tmp_path):
 
 
 def test_a_longer_text_takes_no_more_memory(text_file, tmp_path):
-    code = """
-import sys
-from charlm.cli.app import main
-try:
-    main()
-except SystemExit:
-    pass
-status = open("/proc/self/status").read()
-print(next(l.split()[1] for l in status.splitlines() if l.startswith("VmHWM")), file=sys.stderr)
-"""
     peaks = []
     for repeats in (120, 240):  # 2.4 and 4.8 MB: of the 1 MB blocks of a file two live at once, in either
         path = tmp_path / f"{repeats}.txt"
         path.write_text(text_file.read_text("utf-8") * repeats, "utf-8")
         run = str(Path(__file__).parent / "golden" / "format1-text")
-        command = [sys.executable, "-c", code, "compare", run, run, str(path), "--threads", "1"]
-        result = subprocess.run(command, capture_output=True, check=True)
-        peaks.append(int(result.stderr.split()[-1]))
+        peaks.append(peak_kilobytes("compare", run, run, str(path), "--threads", "1"))
     assert peaks[1] < peaks[0] + 10_000, peaks  # kilobytes; the losses of 2.4 MB more would be 19,000 for each model

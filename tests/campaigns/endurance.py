@@ -44,13 +44,15 @@ def _watch(text: Path, run: Path, seconds: float, save_every: str, sample_every:
         "--threads", "1", "--schedule", "constant", "--time", f"{seconds:.0f}s", "--save-every", save_every,
         "--eval-every", "200", "--quiet",
     ]  # fmt: skip
-    samples = []
+    samples: list[tuple[int, int, int]] = []
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             time.sleep(sample_every)
             if run.exists() and list(run.glob("step-*")) and process.poll() is None:
                 sample = _look_at(process.pid, run)
                 samples += [sample] if sample is not None else []
+                if sample is not None and len(samples) % 12 == 1:
+                    print(f"{len(samples):4} samples: {sample[0] / 1e6:.1f} MB", file=sys.stderr, flush=True)
     assert process.returncode == 0, process.returncode
     assert len(samples) >= 8, "too short to tell"
     return samples

@@ -1,0 +1,227 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from trainers import digest, resumed, train
+
+from charlm import checkpoint as ckpt
+from charlm import training_state
+from charlm.averaging import Average
+from charlm.errors import DataError
+from charlm.events import Evaluated, Stepped
+from charlm.training import Trainer
+
+STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
+
+
+def shorter_epochs(make_trainer, name, **options):
+    """A trainer whose epochs are few steps long, so that a tiny run crosses their borders."""
+    return make_trainer(name, steps=STEPS, batch=50, bptt=30, **options)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "adamw"])
+def test_interrupted_at_every_step_it_ends_the_same(make_trainer, optimizer):
+    options = {"optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 5e-3}
+    if optimizer == "adamw":
+        options["average"] = "none"
+    whole = shorter_epochs(make_trainer, "whole", **options)
+    assert whole.batches.chunks_per_epoch < STEPS - 5
+    events = train(whole)
+    for cut in range(1, STEPS):
+        first = shorter_epochs(make_trainer, f"cut{cut}", **options)
+        assert train(first, cut)[-1].reason == "interrupted"
+        second = resumed(first)
+        rest = train(second)
+        assert digest(second) == digest(whole), f"interrupted after step {cut}"
+        assert rest[-1].best_nats_per_char == events[-1].best_nats_per_char
+        if optimizer != "adam" and cut > 3:
+            break
+
+
+def by_documents(make_trainer, name, corpus):
+    """A trainer whose epochs are of several batches, some of them cut into chunks."""
+    return make_trainer(name, of=corpus, steps=STEPS, batch=40, bptt=25, state_reset=0.0)
+
+
+def test_documents_interrupted_at_every_step_end_the_same(make_trainer, document_corpus):
+    whole = by_documents(make_trainer, "whole", document_corpus)
+    events, kept = [], []
+    for event in whole.events():
+        events.append(event)
+        if isinstance(event, Stepped):
+            kept.append(whole.batches.rows(whole.progress.cursor))
+    assert min(kept) == 0 < max(kept)  # some saves fall between documents, some within
+    assert whole.batches.epochs(whole.progress.cursor) > 1
+    for cut in range(1, STEPS):
+        first = by_documents(make_trainer, f"cut{cut}", document_corpus)
+        train(first, cut)
+        second = resumed(first)
+        rest = train(second)
+        assert digest(second) == digest(whole), f"interrupted after step {cut}"
+        assert rest[-1].best_nats_per_char == events[-1].best_nats_per_char
+
+
+def test_the_state_within_documents_cannot_be_left_out(make_trainer, document_corpus):
+    whole = by_documents(make_trainer, "whole", document_corpus)
+    kept = []
+    for event in whole.events():
+        if isinstance(event, Stepped):
+            kept.append(whole.batches.rows(whole.progress.cursor))
+    within = next(step for step, rows in enumerate(kept, start=1) if rows)
+    first = by_documents(make_trainer, "first", document_corpus)
+    train(first, within)
+    second = resumed(first)
+    second.state = second.model.initial_state(kept[within - 1])
+    train(second)
+    assert digest(second) != digest(whole)
+
+
+def test_interrupted_again_and_again_it_ends_the_same(make_trainer):
+    whole = shorter_epochs(make_trainer, "whole")
+    train(whole)
+    trainer = shorter_epochs(make_trainer, "often")
+    train(trainer, 1)
+    for step in range(2, STEPS):
+        trainer = resumed(trainer)
+        train(trainer, step)
+    trainer = resumed(trainer)
+    train(trainer)
+    assert digest(trainer) == digest(whole)
+    logs = [[json.loads(line) for line in (t.run / "metrics.jsonl").read_text().splitlines()] for t in (whole, trainer)]
+    for log in logs:
+        for entry in log:
+            del entry["seconds"]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("lost", ["state", "generator", "optimizer", "cursor", "schedule", "average", "last"])
+def test_nothing_of_the_state_can_be_left_out(make_trainer, lost):
+    """The proof that the law above can fail: each part, left out, changes the end."""
+    whole = shorter_epochs(make_trainer, "whole", schedule="plateau")
+    train(whole)
+    first = shorter_epochs(make_trainer, "first", schedule="plateau")
+    train(first, 17)
+    second = resumed(first)
+    if lost == "state":
+        second.state = second.model.initial_state(second.config.batch)
+    elif lost == "generator":
+        second.generator.manual_seed(second.config.seed)
+    elif lost == "optimizer":
+        second.optimizer.state.clear()
+    elif lost == "cursor":
+        second.progress.step -= 1
+    elif lost == "schedule":
+        second.schedule.plateau.factor = 0.3
+    elif lost == "average":
+        second.average = Average(second.model, second.config)
+    elif lost == "last":
+        with second.average.applied():
+            averaged = second.model.weights()
+        second.model.load_weights(averaged)
+    train(second)
+    assert digest(second) != digest(whole)
+
+
+def test_a_triggered_average_begun_and_not_yet_begun_goes_on_the_same(make_trainer):
+    # At so low a rate nothing improves enough to count.
+    options = {"average": "triggered", "schedule": "constant", "lr": 1e-6, "eval_every": 3}
+    whole = shorter_epochs(make_trainer, "whole", **options)
+    train(whole)
+    begun = STEPS - whole.average.steps
+    assert 4 < begun < STEPS - 4
+    for cut in range(1, STEPS, 3):
+        first = shorter_epochs(make_trainer, f"cut{cut}", **options)
+        train(first, cut)
+        assert (first.average.steps > 0) == (cut > begun)
+        second = resumed(first)
+        train(second)
+        assert digest(second) == digest(whole), f"interrupted after step {cut}"
+
+
+def test_an_interrupted_evaluation_is_made_again(make_trainer):
+    whole = make_trainer("whole", steps=15)
+    reference = [e for e in train(whole) if isinstance(e, Evaluated)]
+    first = make_trainer("first", steps=15)
+    validation_loss = first._validation_loss
+
+    def interrupted():
+        first.stop()
+        return validation_loss()
+
+    first._validation_loss = interrupted
+    events = train(first)
+    assert events[-1].reason == "interrupted"
+    assert not [e for e in events if isinstance(e, Evaluated)]
+    second = resumed(first)
+    evaluations = [e for e in train(second) if isinstance(e, Evaluated)]
+    assert [e.valid_nats_per_char for e in evaluations] == [e.valid_nats_per_char for e in reference]
+    assert digest(second) == digest(whole)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda trainer: setattr(trainer.progress, "rate_factor", 1e308),
+        lambda trainer: setattr(trainer.progress, "rate_factor", 0.0),
+        lambda trainer: setattr(trainer.schedule.plateau, "factor", -1.0),
+    ],
+)
+def test_a_rate_that_no_training_has_is_refused(make_trainer, spoil):
+    trainer = make_trainer(steps=2)
+    spoil(trainer)
+    ckpt.save_step(trainer.run, 0, training_state.snapshot(trainer, finished=False))
+    with pytest.raises(DataError, match="multiplies the rate"):
+        resumed(trainer)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "dtype", "all"])
+def test_a_damaged_optimizer_memory_is_refused(make_trainer, damage):
+    trainer = make_trainer(steps=3)
+    train(trainer)
+    files = dict(ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES).files)
+    tensors = ckpt.tensors_from_bytes(files[ckpt.STATE_TENSORS], "state")
+    name = "optimizer.0.exp_avg"
+    if damage == "missing":
+        del tensors[name]
+    elif damage == "shape":
+        tensors[name] = tensors[name][:1]
+    elif damage == "dtype":
+        tensors[name] = tensors[name].astype(np.int32)
+    else:
+        tensors = {n: t for n, t in tensors.items() if not n.startswith("optimizer.1.")}
+    ckpt.save_step(trainer.run, 3, {**files, ckpt.STATE_TENSORS: ckpt.tensors_to_bytes(tensors)})
+    with pytest.raises(DataError, match="optimizer"):
+        resumed(trainer)
+
+
+def test_a_resumed_clock_goes_on(make_trainer):
+    trainer = make_trainer(seconds=100.0, schedule="constant")
+    trainer.progress.seconds = 50.0
+    train(trainer, 2)
+    before = trainer.budget_progress()
+    assert before > 0.4
+    assert resumed(trainer).budget_progress() == pytest.approx(before, abs=0.02)
+
+
+def test_a_checkpoint_of_another_corpus_is_refused(make_trainer, corpus, monkeypatch):
+    trainer = make_trainer(steps=2)
+    train(trainer)
+    other = make_trainer("other", steps=2, model={"hidden": 32})
+    checkpoint = ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES)
+    with pytest.raises(DataError, match="belong together"):
+        training_state.restore(other, checkpoint)
+
+
+def test_resuming_elsewhere_is_said(make_trainer, caplog):
+    trainer = make_trainer(steps=2)
+    train(trainer)
+    torch.set_num_threads(2)
+    try:
+        checkpoint = ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES)
+        from dataclasses import replace
+
+        Trainer.resume(trainer.run, trainer.corpus, checkpoint, replace(trainer.config, threads=2))
+    finally:
+        torch.set_num_threads(1)
+    assert "threads was 1, is 2" in caplog.text
