@@ -172,7 +172,7 @@ class TrainingConfig:
 
 
 _DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 AVERAGES = ("ema", "triggered", "none")
 SCHEDULES = ("plateau", "cosine", "constant")
 

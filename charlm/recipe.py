@@ -1,7 +1,8 @@
-"""What a run is trained with where a person has not said it: sizes, dropouts, rate, batch, from corpus and device.
+"""What a run is trained with where a person has not said it: from the corpus, the device and the budget.
 
-``Request`` is what was said, ``resolve`` makes it whole. Rate, dropouts and schedule were measured on two CPU cores,
-the rest is judgement (README, "Why these defaults").
+``Request`` is what was said, ``resolve`` makes it whole. How often the budget lets a training read its text decides how
+it is kept from learning it by heart. Rate, dropouts, weight decay and schedule were measured on two CPU cores, the rest
+is judgement (README, "Why these defaults").
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from charlm.budget import Budget
 from charlm.config import ModelConfig, TrainingConfig, parse_duration
 from charlm.corpus import SplitSize
 from charlm.errors import UsageError
@@ -23,8 +25,13 @@ SIZES = {
 }
 """Name -> layers, hidden, embedding."""
 
-LEARNING_RATES = {"adam": 1e-2, "adamw": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
-"""For layers of up to 512; wider ones learn at a rate that is lower in proportion."""
+LEARNING_RATES = {"adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
+"""For layers of up to 512 and few steps; wider ones, and longer trainings, learn at a lower rate."""
+_STEPS_AT_FULL_RATE, _RATE_EXPONENT, _LEAST_RATE = 2000, 0.6, 0.2
+_DECAY_PER_PASS, _LEAST_DECAY, _MOST_DECAY = 0.04, 0.02, 0.3
+_PASSES_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
+_DROPOUT_PER_DOUBLING, _MOST_DROPOUT = 0.1, 0.5
+_IDS_FOR_TWO_LAYERS = 10_000_000
 STEERING_IDS = 1 << 17
 """At most so many ids of the validation text steer a training; ``charlm eval`` takes all of it."""
 
@@ -100,25 +107,46 @@ def resolve(
         option = "--state-reset" if request.state_reset else "--bptt-jitter"
         raise UsageError(f"every document begins from a fresh state and at its own border; leave out {option}")
     reasons: list[str] = []
-    kind = device.partition(":")[0]
-    model_values: dict[str, Any] = {
-        **_shape(request, train.characters, architecture, kind, reasons),
-        **_dropouts(request, train.characters, reasons),
-    }
-    model = ModelConfig(vocabulary_size, **model_values)
-    fixed: dict[str, Any] = {"device": device, "precision": precision}
+    chunks = _chunks(request, train.ids, device)
+    budget = _budget(request, train.ids, math.prod(chunks.values()), device, precision)
+    shape = _shape(request, train.characters, vocabulary_size, architecture, budget, reasons)
+    plain = ModelConfig(vocabulary_size, **shape)
+    against = _against_learning_by_heart(request, plain, budget, reasons)
+    dropouts = {name: against.pop(name) for name in _DROPOUT_WISHES}
+    fixed: dict[str, Any] = {**chunks, **against, "device": device, "precision": precision}
     if train.documents:
         fixed["state_reset"] = 0.0
-    training = _training(request, train.ids, valid.ids, model.hidden, kind, fixed)
-    return Recipe(model, training, reasons)
+    training = _training(request, valid.ids, fixed)
+    return Recipe(ModelConfig(vocabulary_size, **shape, **dropouts), training, reasons)
 
 
 def _said(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(request, name) for name in names if getattr(request, name) is not None}
 
 
+def _chunks(request: Request, ids: int, device: str) -> dict[str, int]:
+    """32 streams on a CPU, 128 on a GPU; fewer where the text is so short that an epoch would be a few chunks."""
+    bptt = TrainingConfig.bptt if request.bptt is None else request.bptt
+    batch = max(1, min(32 if device == "cpu" else 128, ids // (8 * max(1, bptt))))
+    return {"batch": batch if request.batch is None else request.batch, "bptt": bptt}
+
+
+def _budget(request: Request, train_ids: int, ids_per_step: int, device: str, precision: str) -> Budget:
+    seconds = None if request.time is None else parse_duration(request.time)
+    kind = device.partition(":")[0]
+    return Budget(train_ids, ids_per_step, request.steps, request.epochs, seconds, kind, precision, request.threads)
+
+
+# -------------------------------------------------------------------------------------------------------- size
+
+
 def _shape(
-    request: Request, characters: int, architecture: ModelConfig | None, device: str, reasons: list[str]
+    request: Request,
+    characters: int,
+    vocabulary_size: int,
+    architecture: ModelConfig | None,
+    budget: Budget,
+    reasons: list[str],
 ) -> dict[str, int]:
     said = _said(request, _SHAPE_WISHES)
     if architecture is not None:
@@ -126,50 +154,90 @@ def _shape(
             raise UsageError("--init-from brings its own --size, --layers, --hidden and --embedding; leave them out")
         reasons.append("its size is that of the model it starts from")
         return {name: getattr(architecture, name) for name in _SHAPE_WISHES}
-    size = request.size or _automatic_size(characters, device)
+    size = request.size or _automatic_size(characters, vocabulary_size, budget)
     if size not in SIZES:
         raise UsageError(f"--size must be one of {', '.join(SIZES)}, not {size!r}")
     if not said and not request.size:
-        reasons.append(f"--size {size} for {characters:,} characters on {device}")
-    shape = dict(zip(_SHAPE_WISHES, SIZES[size], strict=True))
+        reasons.append(f"--size {size} for {characters:,} characters on {budget.device}")
+    shape = _shape_of(size)
     if "hidden" in said:
         shape["embedding"] = said["hidden"]
     return {**shape, **said}
 
 
-def _dropouts(request: Request, characters: int, reasons: list[str]) -> dict[str, float]:
-    said = _said(request, _DROPOUT_WISHES)
-    # A text that is read many times in a training is learnt by heart without them; of a long one hardly a line is.
-    chosen = {"dropout_input": 0.1, "dropout_output": 0.4} if characters < 5_000_000 else {}
-    for name, rate in chosen.items():
-        if name not in said:
-            reasons.append(f"--{name.replace('_', '-')} {rate:g}")
-    return {**chosen, **said}
+def _shape_of(size: str) -> dict[str, int]:
+    return dict(zip(_SHAPE_WISHES, SIZES[size], strict=True))
 
 
-def _automatic_size(characters: int, device: str) -> str:
+def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> str:
     if characters < 20_000:
         return "tiny"
     if characters < 300_000:
         return "small"
-    if characters < 20_000_000 and device == "cpu":
-        return "medium"
-    return "large" if device == "cpu" or characters < 20_000_000 else "huge"
+    if budget.device != "cpu":
+        return "large" if characters < 20_000_000 else "huge"
+    # Two layers learn more from a text, but need the time to read much of it.
+    large = ModelConfig(vocabulary_size, **_shape_of("large"))
+    return "large" if budget.ids(large) >= _IDS_FOR_TWO_LAYERS else "medium"
 
 
-def _training(
-    request: Request, train_ids: int, valid_ids: int, hidden: int, device: str, fixed: dict[str, Any]
-) -> TrainingConfig:
-    said = _said(request, _TRAINING_WISHES)
-    optimizer = said.get("optimizer", "adam")
-    batch = said.get("batch", _automatic_batch(train_ids, said.get("bptt", TrainingConfig.bptt), device))
-    ids_per_step = batch * said.get("bptt", TrainingConfig.bptt)
+# ------------------------------------------------------------------------------ against learning by heart
+
+
+def _against_learning_by_heart(
+    request: Request, model: ModelConfig, budget: Budget, reasons: list[str]
+) -> dict[str, Any]:
+    """Learning rate by the number of steps; weight decay and dropouts by how often the text is read."""
+    passes, steps = budget.passes(model), budget.steps_of(model)
+    optimizer = request.optimizer or "adamw"
+    dropout = _dropout(passes, steps)
     chosen = {
-        "lr": LEARNING_RATES.get(optimizer, LEARNING_RATES["adam"]) * min(1.0, 512 / hidden),
+        "lr": _rate(optimizer, model.hidden, steps),
+        "weight_decay": _weight_decay(passes) if optimizer == "adamw" else 0.0,
+        **({"dropout_hidden": dropout} if model.layers > 1 else {}),
+        "dropout_output": dropout,
+    }
+    wished = _said(request, ("lr", "weight_decay", *_DROPOUT_WISHES))
+    options = [f"--{name.replace('_', '-')} {value:g}" for name, value in chosen.items() if name not in wished]
+    if options:
+        reasons.append(f"{' '.join(options)} for about {_about(steps)} steps and {_about(passes)} passes over the text")
+    return {**dict.fromkeys(_DROPOUT_WISHES, 0.0), **chosen, **wished}
+
+
+def _rate(optimizer: str, hidden: int, steps: float) -> float:
+    rate = LEARNING_RATES.get(optimizer, LEARNING_RATES["adamw"]) * min(1.0, 512 / hidden)
+    lowered = (_STEPS_AT_FULL_RATE / max(_STEPS_AT_FULL_RATE, steps)) ** _RATE_EXPONENT
+    return _rounded(rate * max(lowered, _LEAST_RATE))
+
+
+def _weight_decay(passes: float) -> float:
+    return _rounded(min(max(_DECAY_PER_PASS * passes, _LEAST_DECAY), _MOST_DECAY))
+
+
+def _dropout(passes: float, steps: float) -> float:
+    doublings = math.log2(max(1.0, min(passes / _PASSES_WITHOUT_DROPOUT, steps / _STEPS_WITHOUT_DROPOUT)))
+    return min(round(20 * _DROPOUT_PER_DOUBLING * doublings) / 20, _MOST_DROPOUT)
+
+
+def _about(count: float) -> str:
+    return f"{count:.2g}" if count < 10 else f"{float(f'{count:.1e}'):,.0f}"
+
+
+def _rounded(value: float) -> float:
+    """To one digit, or two where the first is a 1: what can be said is enough, and guesses of a budget differ less."""
+    return float(f"{value:.{0 if value >= 2 * 10 ** math.floor(math.log10(value)) else 1}e}")
+
+
+# ----------------------------------------------------------------------------------------------------- training
+
+
+def _training(request: Request, valid_ids: int, fixed: dict[str, Any]) -> TrainingConfig:
+    said = _said(request, _TRAINING_WISHES)
+    ids_per_step = max(1, fixed["batch"] * fixed["bptt"])
+    chosen = {
+        "optimizer": "adamw",
         "average": "ema",
-        "weight_decay": 0.01 if optimizer == "adamw" else 0.0,
-        "batch": batch,
-        "eval_every": _automatic_eval_every(min(valid_ids, STEERING_IDS), max(1, ids_per_step), device),
+        "eval_every": _automatic_eval_every(min(valid_ids, STEERING_IDS), ids_per_step, fixed["device"]),
         "warmup": TrainingConfig.warmup if request.steps is None else min(TrainingConfig.warmup, request.steps // 5),
         "seconds": None if request.time is None else parse_duration(request.time),
         **save_every_fields(request.save_every),
@@ -178,14 +246,9 @@ def _training(
     return TrainingConfig(**{**chosen, **said})
 
 
-def _automatic_batch(ids: int, bptt: int, device: str) -> int:
-    """32 streams on a CPU, 128 on a GPU; fewer where the text is so short that an epoch would be a few chunks."""
-    return max(1, min(32 if device == "cpu" else 128, ids // (8 * max(1, bptt))))
-
-
 def _automatic_eval_every(steered_by: int, ids_per_step: int, device: str) -> int:
     """Steps between evaluations: about a twentieth of the time if reading a text costs a third of learning it."""
-    at_least = 100 if device == "cpu" else 500
+    at_least = 100 if device.startswith("cpu") else 500
     return max(at_least, math.ceil(6 * steered_by / ids_per_step))
 
 

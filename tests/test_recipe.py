@@ -4,7 +4,7 @@ import pytest
 
 from charlm.config import ModelConfig
 from charlm.corpus import SplitSize
-from charlm.recipe import SIZES, Request, resolve
+from charlm.recipe import LEARNING_RATES, SIZES, Request, resolve
 
 
 def sizes(characters):
@@ -19,8 +19,63 @@ def test_automatic_choices_grow_with_the_text():
     counts = [chosen(10**power).model.parameter_count() for power in range(3, 9)]
     assert counts == sorted(counts)
     assert chosen(10**6, "cuda").model.parameter_count() >= chosen(10**6).model.parameter_count()
-    assert chosen(10**5).model.dropout_output > chosen(10**8).model.dropout_output
     assert chosen(1000).training.batch < 32
+
+
+def regularisation(recipe):
+    return recipe.training.weight_decay, recipe.model.dropout_output
+
+
+def test_the_longer_a_training_the_lower_its_rate_and_the_more_it_is_kept_from_learning_by_heart():
+    budgets = [chosen(10**6, time=time, size="medium") for time in ("30s", "2m", "10m", "1h", "100h")]
+    rates = [recipe.training.lr for recipe in budgets]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == LEARNING_RATES["adamw"] > rates[-1] > 0
+    decays, dropouts = zip(*map(regularisation, budgets), strict=True)
+    assert list(decays) == sorted(decays)
+    assert list(dropouts) == sorted(dropouts)
+    assert decays[0] < decays[-1] < 1
+    assert 0 == dropouts[0] < dropouts[-1] < 1
+
+
+def test_what_a_text_is_read_often_enough_for_depends_on_its_length():
+    assert regularisation(chosen(10**8, time="10m")) < regularisation(chosen(10**6, time="10m"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 1000), ("epochs", 5)])
+def test_passes_are_passes_however_they_are_said(name, value):
+    """1,000 steps of 32 x 128 are 4.096 passes over a million characters, and so on."""
+    budget = chosen(10**6, **{name: value})
+    passes = value * 4096 / 10**6 if name == "steps" else value
+    assert budget.training.weight_decay == pytest.approx(0.04 * passes, rel=0.05)
+
+
+def test_two_layers_need_time_and_have_dropout_between_them():
+    assert [chosen(10**6, time=time).model.layers for time in ("2m", "60m")] == [1, 2]
+    deep = chosen(10**6, time="60m").model
+    assert deep.dropout_hidden == deep.dropout_output > 0
+    assert chosen(10**6, time="60m", layers=1).model.dropout_hidden == 0
+
+
+def test_fewer_threads_read_less():
+    assert chosen(10**6, time="5m", threads=1).training.weight_decay <= chosen(10**6, time="5m").training.weight_decay
+
+
+def test_weight_decay_is_adamws_alone():
+    assert chosen(10**6).training.optimizer == "adamw"
+    assert [chosen(10**6, optimizer=name).training.weight_decay for name in ("adam", "sgd", "rmsprop")] == [0, 0, 0]
+
+
+def test_it_says_what_it_chose_and_nothing_that_was_said():
+    said = chosen(10**6, time="2m", dropout_output=0.3, size="medium").reasons
+    (reason,) = said
+    assert "--lr 0.01" in reason
+    assert "--weight-decay" in reason
+    assert "passes over the text" in reason
+    assert "dropout" not in reason
+    silent = chosen(10**6, time="2m", dropout_output=0.3, size="medium", lr=0.1, weight_decay=0.1)
+    assert silent.reasons == []
+    assert (silent.model.dropout_output, silent.training.lr, silent.training.weight_decay) == (0.3, 0.1, 0.1)
 
 
 def test_every_choice_can_be_overridden():

@@ -58,19 +58,21 @@ def train(
         float | None, typer.Option(help="Dropout of whole characters from the embedding. [default: 0]")
     ] = None,
     dropout_input: Annotated[
-        float | None, typer.Option(help="Locked dropout on the embeddings. [default: by corpus]")
+        float | None, typer.Option(help="Locked dropout on the embeddings. [default: by corpus and budget]")
     ] = None,
     dropout_hidden: Annotated[float | None, typer.Option(help="Locked dropout between layers. [default: 0]")] = None,
     dropout_output: Annotated[
-        float | None, typer.Option(help="Locked dropout before the decoder. [default: by corpus]")
+        float | None, typer.Option(help="Locked dropout before the decoder. [default: by corpus and budget]")
     ] = None,
     weight_drop: Annotated[
         float | None, typer.Option(help="DropConnect on the hidden-to-hidden weights. [default: 0]")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adam, adamw, sgd or rmsprop. [default: adam]")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate. [default: by optimizer]")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, adam, sgd or rmsprop. [default: adamw]")] = None,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Learning rate. [default: by optimizer, corpus and budget]")
+    ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Weight decay on matrices. [default: 0; adamw 0.01]")
+        float | None, typer.Option(help="Weight decay on matrices. [default: adamw by corpus and budget, else 0]")
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm. [default: 1; inf: off]")] = None,
     schedule: Annotated[str | None, typer.Option(help="plateau, cosine or constant. [default: plateau]")] = None,
