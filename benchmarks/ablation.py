@@ -1,6 +1,6 @@
 """What each choice of charlm's recipe is worth: trainings that lack one of them beside trainings that have all.
 
-    python benchmarks/ablation.py tinyshakespeare.txt zh_poetry.txt --time 60s --seeds 1 2 3
+    python benchmarks/ablation.py tinyshakespeare.txt zh_poetry.txt --time 60s --seeds 1 2 3 --set threads=1
     python benchmarks/ablation.py tinyshakespeare.txt --only untied "no averaging"
     python benchmarks/ablation.py --table
 
@@ -9,6 +9,8 @@ seed comes, so that a stopped campaign has whole rounds, and each seed begins wi
 an exact pass over the held-out part with the best checkpoint. A variant that changes nothing for a text (a dropout that
 is off there anyway) is left out. A finished training is a line in results/ablation.jsonl (see results.py). Its steps
 tell what a variant costs or saves: the time is given, and a machine that others use gives some less of it than others.
+With threads=1 two texts can be tried side by side, each with a --results of its own. For another chunk length charlm
+chooses another rate, because it makes more or fewer steps.
 
 charlm has no untied decoder, since sharing the embedding's weight is what it is built on; "untied" gives its model one
 here, for the training and for the exact pass: begun with numbers of its own, drawn as the embedding's are, or as
@@ -76,10 +78,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "untied": {"untied": "embedding"},
     "untied, as nn.Linear": {"untied": "linear"},
-    "no embedding dropout": {"dropout_embedding": 0.0},
+    "no weight decay": {"weight_decay": 0.0},
+    "no dropout": {"dropout_hidden": 0.0, "dropout_output": 0.0},
     "embedding dropout 0.1": {"dropout_embedding": 0.1},
-    "no input dropout": {"dropout_input": 0.0},
-    "no output dropout": {"dropout_output": 0.0},
+    "input dropout 0.1": {"dropout_input": 0.1},
+    "output dropout 0.2": {"dropout_output": 0.2},
     "weight-drop 0.2": {"weight_drop": 0.2},
     "no averaging": {"average": "none"},
     "no clipping": {"clip": math.inf},
@@ -164,7 +167,7 @@ def recipe(corpus: Corpus, settings: dict[str, Any], changes: dict[str, Any]) ->
     device = choose_device("auto")
     request = Request(time=f"{settings['seconds']}s", **wishes_of(settings["options"], changes))
     sizes, vocabulary_size = corpus.sizes, corpus.tokenizer.vocabulary_size
-    precision = choose_precision("fp32", device)
+    precision = choose_precision("auto", device)
     return resolve(request, sizes["train"], sizes["valid"], vocabulary_size, device=str(device), precision=precision)
 
 

@@ -8,8 +8,8 @@ and a decoder tied to the embedding; ``charlm`` is CharLM, run as Trainer runs i
 losses of every character must agree), read the same ids, and have the same threads and the same memory allocator.
 
 The ids are those of TEXT (UTF-8); without it, drawn from 66 of 322, as many as tinyshakespeare has. With --dropout all
-apply the locked dropouts that ``charlm train`` chooses for such a text, 0.1 on what the first layer reads and 0.4 on
-what the last one says, and the table of charlm's first layer has a row for each pair of a stream and a character.
+apply locked dropout, 0.1 on what the first layer reads and 0.4 on what the last one says, and the table of charlm's
+first layer has a row for each pair of a stream and a character.
 
     ms                  milliseconds of a step, the median over the rounds
     chars_per_s         characters of a step (batch x chunk) by its time
@@ -145,7 +145,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("text", nargs="?", type=Path, help="a text to learn; without it, ids by chance")
     parser.add_argument("--rounds", type=int, default=9, help="turns of every contender (default 9)")
-    parser.add_argument("--dropout", action="store_true", help="with the dropouts of charlm train")
+    parser.add_argument("--dropout", action="store_true", help="with locked dropout on input and output")
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=list(SHAPES), help="shapes (default: all)")
     parser.add_argument("--threads", type=int, help="threads (default: torch's own choice)")
     arguments = parser.parse_args()
