@@ -12,9 +12,9 @@ from charlm.config import ModelConfig
 
 PASSES_WITHOUT_END = 30.0
 """Over the text, of a training that goes on until nothing improves."""
-_CPU_PRODUCTS = {"bf16": 4.5e10, "fp32": 2.2e10}
+_CPU_PRODUCTS = {"bf16": 6e10, "fp32": 3e10}
 """Weights that a thread of the native engine multiplies by in a second, the work for their gradients included."""
-_CPU_SECONDS = 6.5e-6
+_CPU_SECONDS = 6e-6
 """What an id costs a thread besides."""
 _GPU_PRODUCTS = 4e12
 """A guess."""

@@ -30,7 +30,7 @@ LEARNING_RATES = {"adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 _STEPS_AT_FULL_RATE, _RATE_EXPONENT, _LEAST_RATE = 2000, 0.6, 0.2
 _DECAY_PER_PASS, _LEAST_DECAY, _MOST_DECAY = 0.04, 0.02, 0.3
 _PASSES_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
-_DROPOUT_PER_DOUBLING, _MOST_DROPOUT = 0.1, 0.5
+_DROPOUT_PER_DOUBLING, _MOST_DROPOUT = 0.12, 0.5
 _IDS_FOR_TWO_LAYERS = 10_000_000
 STEERING_IDS = 1 << 17
 """At most so many ids of the validation text steer a training; ``charlm eval`` takes all of it."""
