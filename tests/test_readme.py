@@ -5,6 +5,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,7 @@ def make_texts(folder, text):
     (folder / "chapters").mkdir()
     (folder / "chapters" / "1.txt").write_text(text[:3000], encoding="utf-8")
     (folder / "program.exe").write_bytes(bytes(range(256)) * 30)
+    shutil.copytree(ROOT / "checkpoints" / "shakespeare", folder / "checkpoints" / "shakespeare")
 
 
 def test_the_commands_run(tmp_path, text):
