@@ -111,7 +111,8 @@ def strewn(text_file, text, out, monkeypatch, foreign_rate, rare_count):
     monkeypatch.setattr("charlm.preparation.FOREIGN_RATE", foreign_rate)
     monkeypatch.setattr("charlm.preparation.RARE_COUNT", rare_count)
     shape = {"hidden": 48, "layers": 1, "batch": 8, "bptt": 32, "lr": 1e-2, "threads": 1, "device": "cpu"}
-    run = charlm.train(text_file, out=out, steps=400, eval_every=200, precision="fp32", **shape).run
+    way = {"optimizer": "adam", "dropout_input": 0.1, "dropout_output": 0.4}
+    run = charlm.train(text_file, out=out, steps=400, eval_every=200, precision="fp32", **shape, **way).run
     clean = text[:3000].replace("ï", "i")
     mixed = "".join(c + ("ж" if i % 50 == 25 else "") for i, c in enumerate(clean))
     evaluation = charlm.load(run, device="cpu").evaluate(mixed)

@@ -52,8 +52,21 @@ def short_kind(home: Path) -> Kind:
 
 
 def noise_kind(home: Path) -> Kind:
-    """A text from which nothing can be learnt, so that the rate is lowered soon."""
+    """A text from which nothing can be learnt, so that the rate is lowered soon (weight decay would still learn that)."""
     path = home / "noise.txt"
     path.write_text("".join(random.Random(1).choices("abcdefghij", k=5000)))
-    steps = ("--lr", "0.1", "--steps", "60", "--eval-every", "2", "--save-every", "3", "--precision", "fp32")
+    steps = (
+        "--optimizer",
+        "adam",
+        "--lr",
+        "0.1",
+        "--steps",
+        "60",
+        "--eval-every",
+        "2",
+        "--save-every",
+        "3",
+        "--precision",
+        "fp32",
+    )
     return Kind(path, (*_MODEL, *_STREAMS, *steps), "auto")
