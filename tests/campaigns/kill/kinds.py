@@ -52,7 +52,7 @@ def short_kind(home: Path) -> Kind:
 
 
 def noise_kind(home: Path) -> Kind:
-    """A text from which nothing can be learnt, so that the rate is lowered soon (weight decay would still learn that)."""
+    """A text from which nothing can be learnt, so that the rate is lowered soon (weight decay would learn that)."""
     path = home / "noise.txt"
     path.write_text("".join(random.Random(1).choices("abcdefghij", k=5000)))
     steps = (
