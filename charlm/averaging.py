@@ -113,7 +113,7 @@ class Average:
 
 def _parsed(state: Any, where: str) -> tuple[int, Plateau]:
     if not isinstance(state, dict) or set(state) != {"steps", "plateau"}:
-        raise DataError(f"{where} has no average's steps and plateau")
+        raise DataError(f"{where} has no average's steps and plateau; use another step")
     steps = state["steps"]
     if type(steps) is not int or not 0 <= steps < 2**63:
         raise DataError(f"{where} has an average of {steps!r:.40} steps, which is no number of them")

@@ -107,8 +107,9 @@ def resolve(
         option = "--state-reset" if request.state_reset else "--bptt-jitter"
         raise UsageError(f"every document begins from a fresh state and at its own border; leave out {option}")
     reasons: list[str] = []
-    chunks = _chunks(request, train.ids, device)
-    budget = _budget(request, train.ids, math.prod(chunks.values()), device, precision)
+    kind = device.partition(":")[0]
+    chunks = _chunks(request, train.ids, kind)
+    budget = _budget(request, train.ids, math.prod(chunks.values()), kind, precision)
     shape = _shape(request, train.characters, vocabulary_size, architecture, budget, reasons)
     plain = ModelConfig(vocabulary_size, **shape)
     against = _against_learning_by_heart(request, plain, budget, reasons)
@@ -116,7 +117,7 @@ def resolve(
     fixed: dict[str, Any] = {**chunks, **against, "device": device, "precision": precision}
     if train.documents:
         fixed["state_reset"] = 0.0
-    training = _training(request, valid.ids, fixed)
+    training = _training(request, valid.ids, kind, fixed)
     return Recipe(ModelConfig(vocabulary_size, **shape, **dropouts), training, reasons)
 
 
@@ -133,8 +134,7 @@ def _chunks(request: Request, ids: int, device: str) -> dict[str, int]:
 
 def _budget(request: Request, train_ids: int, ids_per_step: int, device: str, precision: str) -> Budget:
     seconds = None if request.time is None else parse_duration(request.time)
-    kind = device.partition(":")[0]
-    return Budget(train_ids, ids_per_step, request.steps, request.epochs, seconds, kind, precision, request.threads)
+    return Budget(train_ids, ids_per_step, request.steps, request.epochs, seconds, device, precision, request.threads)
 
 
 # -------------------------------------------------------------------------------------------------------- size
@@ -231,13 +231,13 @@ def _rounded(value: float) -> float:
 # ----------------------------------------------------------------------------------------------------- training
 
 
-def _training(request: Request, valid_ids: int, fixed: dict[str, Any]) -> TrainingConfig:
+def _training(request: Request, valid_ids: int, device: str, fixed: dict[str, Any]) -> TrainingConfig:
     said = _said(request, _TRAINING_WISHES)
     ids_per_step = max(1, fixed["batch"] * fixed["bptt"])
     chosen = {
         "optimizer": "adamw",
         "average": "ema",
-        "eval_every": _automatic_eval_every(min(valid_ids, STEERING_IDS), ids_per_step, fixed["device"]),
+        "eval_every": _automatic_eval_every(min(valid_ids, STEERING_IDS), ids_per_step, device),
         "warmup": TrainingConfig.warmup if request.steps is None else min(TrainingConfig.warmup, request.steps // 5),
         "seconds": None if request.time is None else parse_duration(request.time),
         **save_every_fields(request.save_every),
@@ -248,7 +248,7 @@ def _training(request: Request, valid_ids: int, fixed: dict[str, Any]) -> Traini
 
 def _automatic_eval_every(steered_by: int, ids_per_step: int, device: str) -> int:
     """Steps between evaluations: about a twentieth of the time if reading a text costs a third of learning it."""
-    at_least = 100 if device.startswith("cpu") else 500
+    at_least = 100 if device == "cpu" else 500
     return max(at_least, math.ceil(6 * steered_by / ids_per_step))
 
 

@@ -7,6 +7,12 @@ from charlm.corpus import SplitSize
 from charlm.recipe import LEARNING_RATES, SIZES, Request, resolve
 
 
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    """What a time budget is worth depends on the machine."""
+    monkeypatch.setattr("charlm.budget.os.cpu_count", lambda: 2)
+
+
 def sizes(characters):
     return SplitSize(characters, characters, characters)
 
@@ -58,7 +64,12 @@ def test_two_layers_need_time_and_have_dropout_between_them():
 
 
 def test_fewer_threads_read_less():
-    assert chosen(10**6, time="5m", threads=1).training.weight_decay <= chosen(10**6, time="5m").training.weight_decay
+    decays = [chosen(10**6, time="1m", threads=threads).training.weight_decay for threads in (1, 2, 99, None)]
+    assert decays[0] < decays[1] == decays[2] == decays[3]
+
+
+def test_a_numbered_device_is_its_kind():
+    assert chosen(10**6, "cpu:0").training.batch == chosen(10**6, "cpu").training.batch
 
 
 def test_weight_decay_is_adamws_alone():

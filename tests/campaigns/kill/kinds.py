@@ -56,17 +56,7 @@ def noise_kind(home: Path) -> Kind:
     path = home / "noise.txt"
     path.write_text("".join(random.Random(1).choices("abcdefghij", k=5000)))
     steps = (
-        "--optimizer",
-        "adam",
-        "--lr",
-        "0.1",
-        "--steps",
-        "60",
-        "--eval-every",
-        "2",
-        "--save-every",
-        "3",
-        "--precision",
-        "fp32",
-    )
+        "--optimizer", "adam", "--lr", "0.1", "--steps", "60", "--eval-every", "2", "--save-every", "3",
+        "--precision", "fp32",
+    )  # fmt: skip
     return Kind(path, (*_MODEL, *_STREAMS, *steps), "auto")
