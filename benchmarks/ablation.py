@@ -45,6 +45,7 @@ from results import (
     campaign_parser,
     carry_out,
     duration,
+    engine,
     grouped,
     in_words,
     over_seeds,
@@ -57,7 +58,7 @@ from torch import nn
 
 import charlm
 from charlm import checkpoint as ckpt
-from charlm import training
+from charlm import native, training
 from charlm.config import ModelConfig, parse_duration
 from charlm.corpus import Corpus, open_corpus, parse_split
 from charlm.devices import choose_device, choose_precision
@@ -140,6 +141,7 @@ def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
             "split": arguments.split,
             "seconds": parse_duration(arguments.time),
             "options": wishes,
+            "engine": engine(),
         }
         names = differing(text, shared, arguments.only)
         for seed in arguments.seeds:
@@ -167,8 +169,15 @@ def recipe(corpus: Corpus, settings: dict[str, Any], changes: dict[str, Any]) ->
     device = choose_device("auto")
     request = Request(time=f"{settings['seconds']}s", **wishes_of(settings["options"], changes))
     sizes, vocabulary_size = corpus.sizes, corpus.tokenizer.vocabulary_size
-    precision = choose_precision("auto", device)
-    return resolve(request, sizes["train"], sizes["valid"], vocabulary_size, device=str(device), precision=precision)
+    return resolve(
+        request,
+        sizes["train"],
+        sizes["valid"],
+        vocabulary_size,
+        device=str(device),
+        precision=choose_precision("auto", device),
+        instruction_set=native.instruction_set(),
+    )
 
 
 def wishes_of(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -242,6 +251,7 @@ def table(entries: Sequence[Entry]) -> list[Row]:
                     "split": shared["split"],
                     "time": duration(shared["seconds"]),
                     "options": in_words(shared["options"]),
+                    "engine": shared["engine"],
                     "seeds": len(group),
                     "exact": over_seeds([_exact(entry) for entry in group]),
                     "over_default": "-" if variant["variant"] == DEFAULT else _signed(worse),

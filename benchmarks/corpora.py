@@ -41,6 +41,7 @@ from results import (
     campaign_parser,
     carry_out,
     duration,
+    engine,
     grouped,
     in_words,
     over_seeds,
@@ -90,7 +91,7 @@ def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
             yield Measurement(text, settings, partial(measure_coder, text, arguments.split, partial(ppmd, order)))
     for text, common in shared.items():
         for seed in arguments.seeds:
-            training = {"seconds": parse_duration(arguments.time), "seed": seed, "options": wishes}
+            training = {"seconds": parse_duration(arguments.time), "seed": seed, "options": wishes, "engine": engine()}
             settings = {**common, "coder": "charlm", **training}
             yield Measurement(text, settings, partial(measure_charlm, text, settings))
 
@@ -189,6 +190,7 @@ def _row(shared: dict[str, Any], trained: Sequence[Entry], coders: Sequence[Entr
         "characters": entry["figures"]["characters"],
         "time": duration(shared["seconds"]) if trained else "-",
         "options": in_words(shared.get("options", {})),
+        "engine": shared.get("engine", "-"),
         "charlm_bits": over_seeds([entry["figures"]["bits"] for entry in trained]),
         "PPMd": "-" if ppm is None else f"{ppm[0]:.4f} (order {ppm[1]})",
         **{name: f"{simple[name]:.4f}" if name in simple else "-" for name in CODERS},

@@ -46,6 +46,7 @@ from results import (
     campaign_parser,
     carry_out,
     duration,
+    engine,
     grouped,
     in_words,
     over_seeds,
@@ -56,6 +57,7 @@ from results import (
 
 import charlm
 from charlm import checkpoint as ckpt
+from charlm import native
 from charlm.config import parse_duration
 from charlm.corpus import Corpus, open_corpus, parse_split
 from charlm.devices import choose_precision
@@ -106,7 +108,6 @@ class Charlm:
     """charlm's own training, measured on its way."""
 
     def __init__(self, run: Path, corpus: Corpus, settings: dict[str, Any], rounds: int) -> None:
-        precision = choose_precision("auto", torch.device("cpu"))
         request = Request(
             time=f"{settings['seconds']}s",
             seed=settings["seed"],
@@ -114,7 +115,15 @@ class Charlm:
             **settings["options"],
         )
         sizes, vocabulary_size = corpus.sizes, corpus.tokenizer.vocabulary_size
-        recipe = resolve(request, sizes["train"], sizes["valid"], vocabulary_size, device="cpu", precision=precision)
+        recipe = resolve(
+            request,
+            sizes["train"],
+            sizes["valid"],
+            vocabulary_size,
+            device="cpu",
+            precision=choose_precision("auto", torch.device("cpu")),
+            instruction_set=native.instruction_set(),
+        )
         self.run, self.corpus, self.clock = run, corpus, Clock()
         self.trainer = TimedTrainer(run, corpus, recipe.model, recipe.training)
         self.trainer.clock = self.clock
@@ -195,6 +204,7 @@ def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
                 "seconds": parse_duration(arguments.time),
                 "seed": seed,
                 "options": wishes,
+                "engine": engine(),
                 "peer_hidden": arguments.peer_hidden,
                 "adam_rates": arguments.adam_rates,
             }
@@ -253,6 +263,7 @@ def _row(shared: dict[str, Any], entries: Sequence[Entry]) -> Row:
         "split": shared["split"],
         "time": duration(shared["seconds"]),
         "options": in_words(shared["options"]),
+        "engine": shared["engine"],
         "peer": f"{LAYERS} x {shared['peer_hidden']}",
         "seeds": len(entries),
         "charlm": over_seeds([values["charlm"]["exact"] for values in figures]),

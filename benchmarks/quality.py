@@ -40,6 +40,7 @@ from results import (
     campaign_parser,
     carry_out,
     duration,
+    engine,
     grouped,
     in_words,
     key,
@@ -81,6 +82,7 @@ def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
                     "seconds": parse_duration(length),
                     "seed": seed,
                     "options": wishes,
+                    "engine": engine(),
                 }
                 yield Measurement(
                     text,
@@ -154,6 +156,7 @@ def _row(shared: dict[str, Any], entries: Sequence[Entry]) -> Row:
         "split": shared["split"],
         "time": duration(shared["seconds"]),
         "options": in_words(shared["options"]),
+        "engine": shared["engine"],
         "seeds": len(entries),
         "steps": round(mean(column("steps"))),
         "exact": over_seeds(column("exact")),

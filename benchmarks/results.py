@@ -2,9 +2,11 @@
 
 Every finished measurement is one line, a JSON object, at the end of ``benchmarks/results/NAME.jsonl``; a line is there
 whole or not at all. What a file holds already is not measured again: the key is ``settings``, all that defines the
-measurement. Where a key stands twice, the later line counts.
+measurement, with what computes among it, since what a time is worth depends on that. Where a key stands twice, the
+later line counts.
 
-    text, settings      what was measured: the text's name; its sha256, the split, seconds of training, seed, options
+    text, settings      what was measured: the text's name; its sha256, the split, seconds of training, seed, options,
+                        charlm's engine
     figures             what came out
     recipe              the model and the training that charlm chose, as its config.json has them; null where it did not
     wall_seconds        what the measurement took, evaluations included; after a stop, since then
@@ -216,14 +218,18 @@ def machine() -> dict[str, Any]:
     first = dict(line.partition(":")[::2] for line in told.partition("\n\n")[0].splitlines())
     facts = {name.strip(): value.strip() for name, value in first.items()}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
-    library = native.find()
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
         "features": [feature for feature in FEATURES if feature in flags],
-        "engine": "torch" if library is None else f"native {library.instruction_set}",
+        "engine": engine(),
         "threads": torch.get_num_threads(),
     }
+
+
+def engine() -> str:
+    """What charlm computes with on this processor: "native avx2", "torch"."""
+    return "torch" if native.find() is None else f"native {native.instruction_set()}"
 
 
 def commit() -> str | None:

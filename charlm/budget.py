@@ -5,15 +5,18 @@ The guess is rough, but it is the same for each training on a machine, so that t
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from charlm.config import ModelConfig
+from charlm.cores import cores
 
 PASSES_WITHOUT_END = 30.0
 """Over the text, of a training that goes on until nothing improves."""
-_CPU_PRODUCTS = {"bf16": 6e10, "fp32": 3e10}
-"""Weights that a thread of the native engine multiplies by in a second, the work for their gradients included."""
+_CPU_PRODUCTS = {("avx512_bf16", "bf16"): 6e10, ("avx512_bf16", "fp32"): 3e10, ("avx512", "fp32"): 3e10}
+"""Weights that a thread multiplies by in a second, the work for their gradients included: by instruction set and
+precision."""
+_OTHER_CPU_PRODUCTS = 1e10
+"""The same of AVX2."""
 _CPU_SECONDS = 6e-6
 """What an id costs a thread besides."""
 _GPU_PRODUCTS = 4e12
@@ -21,17 +24,37 @@ _GPU_PRODUCTS = 4e12
 
 
 @dataclass(frozen=True)
+class Machine:
+    """What a training runs on; ``device`` is cpu, cuda or mps, ``instruction_set`` the native engine's or ""."""
+
+    device: str
+    precision: str
+    instruction_set: str
+    threads: int | None
+
+    def ids_per_second(self, model: ModelConfig) -> float:
+        """How many ids it can learn from in a second."""
+        widths = model.layer_widths()
+        # What the first layer reads is looked up.
+        layers = sum(4 * width * width for _, width in widths) + sum(4 * w * width_in for width_in, w in widths[1:])
+        products = layers + model.vocabulary_size * model.embedding
+        if self.device != "cpu":
+            return _GPU_PRODUCTS / products
+        threads = cores() if self.threads is None else max(1, min(self.threads, cores()))
+        products_per_second = _CPU_PRODUCTS.get((self.instruction_set, self.precision), _OTHER_CPU_PRODUCTS)
+        return threads / (products / products_per_second + _CPU_SECONDS)
+
+
+@dataclass(frozen=True)
 class Budget:
-    """At most one of ``steps``, ``epochs`` and ``seconds`` is given; ``device`` is the kind: cpu, cuda or mps."""
+    """How long a training may be: at most one of ``steps``, ``epochs`` and ``seconds`` is given."""
 
     train_ids: int
     ids_per_step: int
     steps: int | None
     epochs: int | None
     seconds: float | None
-    device: str
-    precision: str
-    threads: int | None
+    machine: Machine
 
     def ids(self, model: ModelConfig) -> float:
         """How many ids ``model`` will read."""
@@ -40,7 +63,7 @@ class Budget:
         if self.epochs is not None:
             return self.epochs * self.train_ids
         if self.seconds is not None:
-            return self.seconds * self._ids_per_second(model)
+            return self.seconds * self.machine.ids_per_second(model)
         return PASSES_WITHOUT_END * self.train_ids
 
     def passes(self, model: ModelConfig) -> float:
@@ -50,14 +73,3 @@ class Budget:
     def steps_of(self, model: ModelConfig) -> float:
         """How many steps ``model`` will make."""
         return self.ids(model) / max(1, self.ids_per_step)
-
-    def _ids_per_second(self, model: ModelConfig) -> float:
-        widths = model.layer_widths()
-        # What the first layer reads is looked up.
-        layers = sum(4 * width * width for _, width in widths) + sum(4 * w * width_in for width_in, w in widths[1:])
-        products = layers + model.vocabulary_size * model.embedding
-        if self.device != "cpu":
-            return _GPU_PRODUCTS / products
-        cores = os.cpu_count() or 1
-        threads = cores if self.threads is None else max(1, min(self.threads, cores))
-        return threads / (products / _CPU_PRODUCTS[self.precision] + _CPU_SECONDS)

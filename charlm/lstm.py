@@ -32,8 +32,27 @@ LayerState = tuple[Tensor, Tensor]
 def fused_recurrence(
     x_TBI: Tensor, state: LayerState, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, LayerState]:
-    """Outputs [T, B, H] and the state after the last step, by torch's kernel for the device."""
-    return _torch_lstm(x_TBI, state, (weight_ih, weight_hh, bias, torch.zeros_like(bias)))
+    """Outputs [T, B, H] and the state after the last step, by torch's kernel for the device.
+
+    In float32, whatever autocast says, on a CPU for which torch has no bfloat16 kernel (oneDNN's needs AVX-512).
+    """
+    weights = (weight_ih, weight_hh, bias, torch.zeros_like(bias))
+    if x_TBI.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or torch_has_bfloat16():
+        return _torch_lstm(x_TBI, state, weights)
+    with torch.autocast("cpu", enabled=False):
+        return _torch_lstm(x_TBI.float(), state, weights)
+
+
+@functools.cache
+def torch_has_bfloat16() -> bool:
+    """Whether torch's LSTM can compute under autocast to bfloat16 on this CPU."""
+    x_TBI, h_BH, weight_GH, bias_G = (torch.zeros(shape) for shape in ((1, 1, 8), (1, 8), (32, 8), (32,)))
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            _torch_lstm(x_TBI, (h_BH, h_BH), (weight_GH, weight_GH, bias_G, bias_G))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _torch_lstm(

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from charlm.budget import Budget
+from charlm.budget import Budget, Machine
 from charlm.config import ModelConfig, TrainingConfig, parse_duration
 from charlm.corpus import SplitSize
 from charlm.errors import UsageError
@@ -97,9 +97,12 @@ def resolve(
     *,
     device: str,
     precision: str,
+    instruction_set: str,
     architecture: ModelConfig | None = None,
 ) -> Recipe:
     """Decide what ``request`` leaves open. ``architecture`` fixes the network's shape (training on from a checkpoint).
+
+    ``instruction_set`` is the native engine's, "" without it: how fast a CPU is, and so what a time is worth.
 
     Raises ``UsageError`` for wishes that contradict one another.
     """
@@ -109,7 +112,8 @@ def resolve(
     reasons: list[str] = []
     kind = device.partition(":")[0]
     chunks = _chunks(request, train.ids, kind)
-    budget = _budget(request, train.ids, math.prod(chunks.values()), kind, precision)
+    machine = Machine(kind, precision, instruction_set, request.threads)
+    budget = _budget(request, train.ids, math.prod(chunks.values()), machine)
     shape = _shape(request, train.characters, vocabulary_size, architecture, budget, reasons)
     plain = ModelConfig(vocabulary_size, **shape)
     against = _against_learning_by_heart(request, plain, budget, reasons)
@@ -132,9 +136,9 @@ def _chunks(request: Request, ids: int, device: str) -> dict[str, int]:
     return {"batch": batch if request.batch is None else request.batch, "bptt": bptt}
 
 
-def _budget(request: Request, train_ids: int, ids_per_step: int, device: str, precision: str) -> Budget:
+def _budget(request: Request, train_ids: int, ids_per_step: int, machine: Machine) -> Budget:
     seconds = None if request.time is None else parse_duration(request.time)
-    return Budget(train_ids, ids_per_step, request.steps, request.epochs, seconds, device, precision, request.threads)
+    return Budget(train_ids, ids_per_step, request.steps, request.epochs, seconds, machine)
 
 
 # -------------------------------------------------------------------------------------------------------- size
@@ -158,7 +162,7 @@ def _shape(
     if size not in SIZES:
         raise UsageError(f"--size must be one of {', '.join(SIZES)}, not {size!r}")
     if not said and not request.size:
-        reasons.append(f"--size {size} for {characters:,} characters on {budget.device}")
+        reasons.append(f"--size {size} for {characters:,} characters on {budget.machine.device}")
     shape = _shape_of(size)
     if "hidden" in said:
         shape["embedding"] = said["hidden"]
@@ -174,7 +178,7 @@ def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> st
         return "tiny"
     if characters < 300_000:
         return "small"
-    if budget.device != "cpu":
+    if budget.machine.device != "cpu":
         return "large" if characters < 20_000_000 else "huge"
     # Two layers learn more from a text, but need the time to read much of it.
     large = ModelConfig(vocabulary_size, **_shape_of("large"))

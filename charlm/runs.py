@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm import checkpoint as ckpt
+from charlm import native
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
 from charlm.corpus import Corpus, SplitSize, open_corpus, parse_split
 from charlm.devices import choose_device, choose_precision
@@ -185,6 +186,7 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
                 corpus.tokenizer.vocabulary_size,
                 device=str(device),
                 precision=precision,
+                instruction_set=native.instruction_set(),
                 architecture=architecture,
             )
             trainer = Trainer(run, corpus, recipe.model, recipe.training)
@@ -215,7 +217,7 @@ def _check_early(
     if texts.valid is not None and texts.split is not None:
         raise UsageError("with --valid all of the corpus is training text; leave out --split")
     large = SplitSize(10**9, 10**9, 10**9, 0 if texts.documents is None else 10**6)
-    resolve(request, large, large, 300, device=device, precision="fp32", architecture=architecture)
+    resolve(request, large, large, 300, device=device, precision="fp32", instruction_set="", architecture=architecture)
 
 
 def _open(texts: Texts, names: Sequence[str], spool: Path | None = None) -> TextSource:

@@ -8,7 +8,6 @@ checkpoint, and is put back by ``Trainer.resume``, so that a resumed run ends wi
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from charlm.batches import IGNORED, Chunk, Cursor, make_batches
 from charlm.card import update_card
 from charlm.checkpoint import Checkpoint
 from charlm.config import ModelConfig, TrainingConfig
+from charlm.cores import cores
 from charlm.corpus import Corpus
 from charlm.devices import autocast, keep_freed_memory, memory_bytes, memory_errors
 from charlm.engine import create_engine
@@ -67,9 +67,8 @@ class Trainer:
         refuse_too_large(model_config, config, ids, available)
         self._memory_advice = need_and_advice(model_config, config, ids, available)
         keep_freed_memory()
-        if config.threads is not None:
-            # A run from a larger machine may ask for threads that would only wait for one another here.
-            torch.set_num_threads(min(config.threads, os.cpu_count() or 1))
+        # A run from a larger machine may ask for threads that would only wait for one another here.
+        torch.set_num_threads(min(config.threads or torch.get_num_threads(), cores()))
         with memory_errors(self._memory_advice):
             self.model = CharLM(model_config, config.seed).to(self.device)
             self.optimizer = make_optimizer(self.model, config)

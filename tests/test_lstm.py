@@ -4,8 +4,8 @@ from conftest import INSTRUCTION_SETS, environment, needs_native
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm import native
-from charlm.lstm import cell, fused_recurrence, native_recurrence, plain_recurrence
+from charlm import lstm, native
+from charlm.lstm import cell, fused_recurrence, native_recurrence, plain_recurrence, torch_has_bfloat16
 
 
 @settings(max_examples=40, deadline=None)
@@ -119,11 +119,20 @@ def test_in_bfloat16_it_is_no_worse_than_autocast(instruction_set):
     inputs, weigh, _ = draw_inputs(40, 12, 96, 96, 1)
     exact = gradients(plain_recurrence, inputs, weigh, torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
-        torchs = gradients(fused_recurrence, inputs, weigh, torch.float32)
+        torchs = gradients(fused_recurrence if torch_has_bfloat16() else plain_recurrence, inputs, weigh, torch.float32)
         with environment(CHARLM_ISA=instruction_set):
             found = gradients(native_recurrence, inputs, weigh, torch.float32)
     assert sum(errors(found, exact)) < sum(errors(torchs, exact))
     assert max(errors(found, exact)) < 2e-2
+
+
+def test_where_torch_has_no_bfloat16_lstm_it_computes_in_float32(monkeypatch):
+    inputs, weigh, _ = draw_inputs(6, 3, 16, 16, 1)
+    exact = gradients(plain_recurrence, inputs, weigh, torch.float64)
+    monkeypatch.setattr(lstm, "torch_has_bfloat16", lambda: False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(fused_recurrence, inputs, weigh, torch.float32)
+    assert max(errors(found, exact)) < 1e-5
 
 
 @needs_native

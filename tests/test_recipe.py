@@ -10,15 +10,16 @@ from charlm.recipe import LEARNING_RATES, SIZES, Request, resolve
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch):
     """What a time budget is worth depends on the machine."""
-    monkeypatch.setattr("charlm.budget.os.cpu_count", lambda: 2)
+    monkeypatch.setattr("charlm.budget.cores", lambda: 2)
 
 
 def sizes(characters):
     return SplitSize(characters, characters, characters)
 
 
-def chosen(characters, device="cpu", **wishes):
-    return resolve(Request(**wishes), sizes(characters), sizes(characters // 20), 300, device=device, precision="fp32")
+def chosen(characters, device="cpu", precision="fp32", instruction_set="avx512_bf16", **wishes):
+    machine = {"device": device, "precision": precision, "instruction_set": instruction_set}
+    return resolve(Request(**wishes), sizes(characters), sizes(characters // 20), 300, **machine)
 
 
 def test_automatic_choices_grow_with_the_text():
@@ -66,6 +67,15 @@ def test_two_layers_need_time_and_have_dropout_between_them():
 def test_fewer_threads_read_less():
     decays = [chosen(10**6, time="1m", threads=threads).training.weight_decay for threads in (1, 2, 99, None)]
     assert decays[0] < decays[1] == decays[2] == decays[3]
+
+
+def test_a_slower_processor_reads_less_in_the_same_time():
+    def decay(instruction_set, precision="fp32", **budget):
+        return chosen(10**6, precision=precision, instruction_set=instruction_set, **budget).training.weight_decay
+
+    assert decay("avx2", time="2m") < decay("avx512", time="2m") < decay("avx512_bf16", "bf16", time="2m")
+    assert decay("", time="2m") <= decay("avx2", time="2m")
+    assert decay("avx2", steps=900) == decay("avx512_bf16", "bf16", steps=900)
 
 
 def test_a_numbered_device_is_its_kind():

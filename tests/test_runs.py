@@ -10,6 +10,7 @@ import torch
 import charlm
 from charlm import checkpoint as ckpt
 from charlm import runs
+from charlm.cores import cores
 from charlm.corpus import Corpus
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from charlm.events import Evaluated, Finished, Stepped
@@ -205,7 +206,7 @@ def test_a_described_corpus_is_the_one_that_was_learnt(text_file, tmp_path, monk
 def test_threads_of_a_larger_machine_are_not_started(text_file, tmp_path, caplog):
     try:
         brief(text_file, tmp_path / "run", 3, threads=1024)
-        assert torch.get_num_threads() == os.cpu_count()
+        assert torch.get_num_threads() == cores()
         assert runs.resume(tmp_path / "run", steps=4).step == 4
     finally:
         torch.set_num_threads(1)

@@ -114,7 +114,7 @@ def train(
     said = dict(locals())
     sources = {name: said[name] for name in _TEXT_OPTIONS}
     _check_sources(bool(corpus), demo, resume)
-    from charlm.cli.train_view import preparing, run_training
+    from charlm.cli.train_view import Preparing, run_training
     from charlm.recipe import Request
     from charlm.runs import Texts, Where, new_run, resumed_run
     from charlm.signals import StopSignals
@@ -126,7 +126,7 @@ def train(
             run = resumed_run(out, request, None if device == "auto" else device)
         else:
             texts = Texts(**{**sources, "corpus": corpus or ()})
-            run = new_run(texts, request, Where(out, init_from, device, precision, preparing(quiet)))
+            run = new_run(texts, request, Where(out, init_from, device, precision, Preparing(quiet)))
         with run as prepared:
             run_training(prepared, signals, quiet=quiet, as_json=json)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -20,18 +19,22 @@ from charlm.training import Trainer
 _PLAIN_LINE_EVERY = 15.0
 
 
-def preparing(quiet: bool) -> Callable[[int], None]:
-    """A progress function for the preparation of a corpus, which is read three times."""
-    started, said, seen = time.monotonic(), [0.0], [0]
+class Preparing:
+    """Says now and then how far the preparation of a corpus is; called with the characters that were read since."""
 
-    def progress(characters: int) -> None:
-        seen[0] += characters
-        elapsed = time.monotonic() - started
-        if not quiet and elapsed - said[0] > 2.0:
-            said[0] = elapsed
-            say(f"preparing: {seen[0] / 3e6:.0f} million characters, {seen[0] / 3e6 / elapsed:.0f} million/s")
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._seen = 0
+        self._began = self._said = math.inf
 
-    return progress
+    def __call__(self, characters: int) -> None:
+        now = time.monotonic()
+        self._began, self._said = min(self._began, now), min(self._said, now)
+        self._seen += characters
+        if not self._quiet and now - self._said > 2.0:
+            self._said = now
+            millions = self._seen / 3e6  # the text is read three times
+            say(f"preparing: {millions:.0f} million characters, {millions / (now - self._began):.0f} million/s")
 
 
 def run_training(prepared: Prepared, signals: StopSignals, quiet: bool, as_json: bool) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from charlm import native
 from charlm.config import ModelConfig, SamplingConfig
+from charlm.cores import cores
 from charlm.engine import FloatArray, Grammar
 from charlm.errors import OutOfMemoryError
 
@@ -43,7 +44,7 @@ class NativeEngine:
         widths = [config.embedding, *(width for _, width in config.layer_widths())]
         self.precision = precision
         self.vocabulary_size = config.vocabulary_size
-        threads = native.cores() if threads is None else threads
+        threads = cores() if threads is None else threads
         self.name = f"native {library.instruction_set}, {precision}, {threads} thread{'s' if threads > 1 else ''}"
         try:
             self._model = native.Model(

@@ -83,6 +83,12 @@ def find() -> Library | None:
     return found if isinstance(found, Library) else None
 
 
+def instruction_set() -> str:
+    """One of ``INSTRUCTION_SETS``, or "" where ``find`` returns None."""
+    library = find()
+    return "" if library is None else library.instruction_set
+
+
 def why_not() -> str:
     """Why ``find`` returned None, in words that can follow "torch, because"."""
     found = _found()
@@ -125,13 +131,6 @@ def _load(instruction_set: str) -> Library | Missing:
     if not kernels:
         raise UsageError(f"CHARLM_ISA is {instruction_set}, which this processor or this build does not have")
     return Library(functions, kernels, functions.charlm_kernels_name(kernels).decode())
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def address(array: NDArray[Any] | None) -> int | None:
