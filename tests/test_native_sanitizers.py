@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import INSTRUCTION_SETS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "charlm" / "native"
@@ -47,10 +48,11 @@ def can_build(compiler, options, folder):
 
 
 def build(compiler, options, folder):
-    """Compile the driver with the engine and every instruction set that the compiler knows; the program's path."""
+    """Compile the driver with the engine, for what compiler and processor know of instruction sets; where it lies."""
     flags, instruction_sets = setup_options()
     flags = [*[flag for flag in flags if not flag.startswith("-O")], *options, f"-I{SOURCES}"]
-    known = {name: own for name, own in instruction_sets.items() if can_build(compiler, own, folder)}
+    tried = {name: own for name, own in instruction_sets.items() if name in INSTRUCTION_SETS or not INSTRUCTION_SETS}
+    known = {name: own for name, own in tried.items() if can_build(compiler, own, folder)}
     macros = [f"-DCHARLM_HAS_{name.upper()}=1" for name in known]
 
     def compiled(source):
