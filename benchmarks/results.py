@@ -46,6 +46,7 @@ from common import make_parser, print_table
 import charlm
 from charlm import native, runs
 from charlm.checkpoint import open_checkpoint, step_numbers
+from charlm.cores import cores
 from charlm.recipe import Request
 from charlm.runs import Trained
 
@@ -219,7 +220,7 @@ def machine() -> dict[str, Any]:
     facts = {name.strip(): value.strip() for name, value in first.items()}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
         "features": [feature for feature in FEATURES if feature in flags],
         "engine": engine(),

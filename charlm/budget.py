@@ -16,7 +16,7 @@ _CPU_PRODUCTS = {("avx512_bf16", "bf16"): 6e10, ("avx512_bf16", "fp32"): 3e10, (
 """Weights that a thread multiplies by in a second, the work for their gradients included: by instruction set and
 precision."""
 _OTHER_CPU_PRODUCTS = 8e9
-"""That of AVX2, native or torch's own."""
+"""That of AVX2, native or torch's own, taken for all others."""
 _CPU_SECONDS = 6e-6
 """What an id costs a thread besides."""
 _GPU_PRODUCTS = 4e12

@@ -34,7 +34,7 @@ def fused_recurrence(
 ) -> tuple[Tensor, LayerState]:
     """Outputs [T, B, H] and the state after the last step, by torch's kernel for the device.
 
-    In float32, whatever autocast says, on a CPU for which torch has no bfloat16 kernel (oneDNN's needs AVX-512).
+    In float32, whatever autocast says, on a CPU for which torch has no bfloat16 kernel.
     """
     weights = (weight_ih, weight_hh, bias, torch.zeros_like(bias))
     if x_TBI.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or torch_has_bfloat16():
