@@ -16,11 +16,13 @@ from setuptools.errors import CompileError
 SOURCES = Path("charlm/native")
 FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-fvisibility=hidden", "-pthread"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+AVX512_BF16 = [*AVX512, "-mavx512bf16", "-mavx512vnni"]
 # Which file is compiled with which options; the name becomes a macro that tells dispatch.cpp what there is.
 INSTRUCTION_SETS = {
     "avx2": ["-mavx2", "-mfma"],
     "avx512": AVX512,
-    "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni"],
+    "avx512_bf16": AVX512_BF16,
+    "amx": [*AVX512_BF16, "-mamx-tile", "-mamx-bf16"],
 }
 
 

@@ -199,7 +199,8 @@ const ModelShape kModels[] = {
 // checked.
 const ModelShape kUntabled = {87382, {1, 192, 1}, 2, 3};
 // T, B, H and the width of the input.
-constexpr long kTrainings[][4] = {{1, 1, 16, 16}, {2, 3, 48, 80}, {9, 7, 80, 16}, {9, 13, 48, 48}, {2, 13, 16, 80}};
+constexpr long kTrainings[][4] = {{1, 1, 16, 16}, {2, 3, 48, 80},  {9, 7, 80, 16}, {9, 13, 48, 48},
+                                  {2, 13, 16, 80}, {3, 41, 32, 64}, {4, 18, 96, 32}};
 const CharlmDraw kDraws[] = {{1.0, 0, 1.0, 0.0}, {0.0, 0, 1.0, 0.0}, {0.8, 5, 1.0, 0.0}, {1.3, 9, 0.8, 0.05}};
 
 // ------------------------------------------------------------------------------------------------- side by side
@@ -263,7 +264,8 @@ void check(const Kernels* kernels) {
       Training{kernels, storage, T, B, H, width}.check();
       for (const bool by_index : {false, true}) check_add_rows(kernels, storage, T * B, 4 * H, by_index);
       check_weight_gradient(kernels, storage, T * B, width, 4 * H);
-      if (H == 80) check_weight_gradient(kernels, storage, kChunkRows + 77, 19, 64);  // more than one chunk
+      if (H != 80) continue;
+      for (const long inputs : {19, 32}) check_weight_gradient(kernels, storage, kChunkRows + 77, inputs, 64);  // two chunks
     }
   for (const ModelShape& shape : kModels)
     for (const int storage : {kFp32, kBf16, kInt8}) check_model(kernels, storage, shape, std::size(kDraws));

@@ -28,7 +28,7 @@ REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSa
 def setup_options():
     """FLAGS and INSTRUCTION_SETS as setup.py has them, without running what else stands there."""
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    wanted = {"FLAGS", "AVX512", "INSTRUCTION_SETS"}
+    wanted = {"FLAGS", "AVX512", "AVX512_BF16", "INSTRUCTION_SETS"}
     constants = [
         node
         for node in tree.body

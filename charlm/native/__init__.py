@@ -2,8 +2,8 @@
 
 The library is plain C++ (the files beside this one; api.h says what its functions take), built when charlm is
 installed. Where that could not be done, or where ``CHARLM_ENGINE=torch`` says so, there is none, and ``why_not`` tells
-the reason. ``CHARLM_ISA`` names an instruction set (``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``) to use
-instead of the best one that the processor has.
+the reason. ``CHARLM_ISA`` names an instruction set (``amx``, ``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``) to
+use instead of the best one that the processor has.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INTERFACE = 1
 STORAGES = {"fp32": 0, "bf16": 1, "int8": 2}
 UNIT_PADDING = 16
 """Widths are padded to a multiple of this inside the engine (kernels.h)."""
-INSTRUCTION_SETS = ("avx512_bf16", "avx512", "avx2", "portable")
+INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "portable")
 
 
 class Draw(ctypes.Structure):

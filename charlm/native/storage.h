@@ -33,7 +33,7 @@ struct Bf16 {
   static constexpr long kGroup = 2;
   static constexpr bool kFine = false;
   static constexpr bool kInteger = false;
-#if CHARLM_LEVEL == 3
+#if CHARLM_LEVEL >= 3
   using Spread = __m512bh;
   using Loaded = __m512bh;
   static CHARLM_INLINE Spread spread(const Value* p) {
@@ -75,7 +75,7 @@ struct Int8 {
   static constexpr long kGroup = 4;
   static constexpr bool kFine = false;
   static constexpr bool kInteger = true;
-#if CHARLM_LEVEL == 3
+#if CHARLM_LEVEL >= 3
   using Spread = Ints;
   using Loaded = Ints;
   static CHARLM_INLINE Spread spread(const Value* p) {

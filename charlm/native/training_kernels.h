@@ -15,45 +15,54 @@ struct ForwardBlock {
   template <int R>
   CHARLM_INLINE void run(long row) const {
     using Value = typename S::Value;
-    const long H = a.H, offset = unit * kLanes;
+    const long H = a.H;
     const Value* h = static_cast<const Value*>(a.hidden) + (t * a.B + row) * H;
     Floats sums[R][4];
     const Value* x[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-      for (int g = 0; g < 4; ++g) sums[r][g] = load(a.bias + g * H + offset);
-      if (a.x) {
-        x[r] = static_cast<const Value*>(a.x) + (t * a.B + row + r) * a.x_width;
-        continue;
-      }
-      const Value* start = static_cast<const Value*>(a.gates_in) + a.index[t * a.B + row + r] * kGates * H + offset;
-#pragma GCC unroll 4
-      for (int g = 0; g < 4; ++g) sums[r][g] = sums[r][g] + S::load_values(start + g * H);
+      for (int g = 0; g < 4; ++g) sums[r][g] = start(row + r, g);
+      if (a.x) x[r] = static_cast<const Value*>(a.x) + (t * a.B + row + r) * a.x_width;
     }
-    float* cell = a.cell + (a.gates ? t : 0) * a.B * H + row * H + offset;
-    float* cell_new = cell + (a.gates ? a.B * H : 0);
-    Value* h_new = static_cast<Value*>(a.hidden) + ((t + 1) * a.B + row) * H + offset;
-    fetch<R>(row, cell_new, h_new);
+    fetch<R>(row);
     multiply<R>(sums, x, a.x ? a.x_weights : nullptr, a.x_width);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) x[r] = h + r * H;
     multiply<R>(sums, x, a.weights, H);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Floats i = sigmoid<S::kFine>(sums[r][0]), f = sigmoid<S::kFine>(sums[r][1]), g = hyperbolic_tangent<S::kFine>(sums[r][2]),
-                   o = sigmoid<S::kFine>(sums[r][3]);
-      const Floats c = multiply_add(f, load(cell + r * H), i * g);
-      store(cell_new + r * H, c);
-      S::store_values(h_new + r * H, o * hyperbolic_tangent<S::kFine>(c));
-      if (a.gates) {
-        Value* to = static_cast<Value*>(a.gates) + (t * a.B + row + r) * kGates * H + offset;
-        S::store_values(to, i);
-        S::store_values(to + H, f);
-        S::store_values(to + 2 * H, g);
-        S::store_values(to + 3 * H, o);
-      }
-    }
+    for (int r = 0; r < R; ++r) finish(row + r, sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
+  }
+
+  // What a row's sums of one gate begin with.
+  CHARLM_INLINE Floats start(long row, int gate) const {
+    const long at = gate * a.H + unit * kLanes;
+    const Floats bias = load(a.bias + at);
+    if (a.x) return bias;
+    return bias + S::load_values(static_cast<const typename S::Value*>(a.gates_in) + a.index[t * a.B + row] * kGates * a.H + at);
+  }
+
+  // A row's new cell and hidden states from its sums.
+  CHARLM_INLINE void finish(long row, Floats sum_i, Floats sum_f, Floats sum_g, Floats sum_o) const {
+    using Value = typename S::Value;
+    const long H = a.H, offset = unit * kLanes;
+    const float* cell = a.cell + ((a.gates ? t : 0) * a.B + row) * H + offset;
+    const Floats i = sigmoid<S::kFine>(sum_i), f = sigmoid<S::kFine>(sum_f), g = hyperbolic_tangent<S::kFine>(sum_g),
+                 o = sigmoid<S::kFine>(sum_o);
+    const Floats c = multiply_add(f, load(cell), i * g);
+    store(new_cell(row), c);
+    S::store_values(new_hidden(row), o * hyperbolic_tangent<S::kFine>(c));
+    if (!a.gates) return;
+    Value* to = static_cast<Value*>(a.gates) + (t * a.B + row) * kGates * H + offset;
+    S::store_values(to, i);
+    S::store_values(to + H, f);
+    S::store_values(to + 2 * H, g);
+    S::store_values(to + 3 * H, o);
+  }
+
+  CHARLM_INLINE float* new_cell(long row) const { return a.cell + ((a.gates ? t + 1 : 0) * a.B + row) * a.H + unit * kLanes; }
+  CHARLM_INLINE typename S::Value* new_hidden(long row) const {
+    return static_cast<typename S::Value*>(a.hidden) + ((t + 1) * a.B + row) * a.H + unit * kLanes;
   }
 
   template <int R>
@@ -68,13 +77,13 @@ struct ForwardBlock {
   // Asks for the memory that is written after the sums while the sums are made: too many rows take turns for the
   // processor to see what comes next.
   template <int R>
-  CHARLM_INLINE void fetch(long row, const float* cell_new, const typename S::Value* h_new) const {
+  CHARLM_INLINE void fetch(long row) const {
     using Value = typename S::Value;
     const long H = a.H;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      __builtin_prefetch(cell_new + r * H, 1);
-      __builtin_prefetch(h_new + r * H, 1);
+      __builtin_prefetch(new_cell(row + r), 1);
+      __builtin_prefetch(new_hidden(row + r), 1);
       const long at = ((t * a.B + row + r) * kGates) * H + unit * kLanes;
       for (int g = 0; g < 4; ++g) {
         if (a.gates) __builtin_prefetch(static_cast<const Value*>(a.gates) + at + g * H, 1);
@@ -101,20 +110,14 @@ struct BackwardBlock {
   CHARLM_INLINE void run(long row) const {
     using Value = typename S::Value;
     const long H = a.H, first = block * kGates * kLanes;
-    const int vectors = int(H - first < kGates * kLanes ? (H - first) / kLanes : kGates);
+    const int vectors = this->vectors();
     Floats sums[R][4];
     const Value* x[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const long here = (row + r) * H + first;
       x[r] = static_cast<const Value*>(a.d_gates) + ((t + 1) * a.B + row + r) * kGates * H;
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) {
-        sums[r][v] = all(0.0f);
-        if (v >= vectors) continue;
-        if (a.d_out) sums[r][v] = S::load_values(static_cast<const Value*>(a.d_out) + t * a.B * H + here + v * kLanes);
-        if (a.d_last && t == a.T - 1) sums[r][v] = sums[r][v] + load(a.d_last + here + v * kLanes);
-      }
+      for (int v = 0; v < 4; ++v) sums[r][v] = v < vectors ? start(row + r, v) : all(0.0f);
     }
     for (int r = 0; r < R; ++r) fetch(row + r, first, vectors);
     if (t < a.T - 1) {
@@ -123,7 +126,22 @@ struct BackwardBlock {
                           static_cast<const typename S::Weight*>(a.weights) + block * size, size);
     }
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < vectors; ++v) finish((row + r) * H + first + v * kLanes, row + r, first + v * kLanes, sums[r][v]);
+      for (int v = 0; v < vectors; ++v) finish(row + r, v, sums[r][v]);
+  }
+
+  // How many of the block's four vectors are no padding.
+  CHARLM_INLINE int vectors() const {
+    const long left = a.H / kLanes - block * kGates;
+    return int(left < kGates ? left : kGates);
+  }
+
+  // What the gradient of a row's hidden state begins with, for one vector of units.
+  CHARLM_INLINE Floats start(long row, int vector) const {
+    const long at = row * a.H + (block * kGates + vector) * kLanes;
+    Floats sum = all(0.0f);
+    if (a.d_out) sum = S::load_values(static_cast<const typename S::Value*>(a.d_out) + t * a.B * a.H + at);
+    if (a.d_last && t == a.T - 1) sum = sum + load(a.d_last + at);
+    return sum;
   }
 
   // Asks for what `finish` reads and writes, while the sums are made.
@@ -142,9 +160,9 @@ struct BackwardBlock {
       }
   }
 
-  CHARLM_INLINE void finish(long at, long row, long unit, Floats dh) const {
+  CHARLM_INLINE void finish(long row, int vector, Floats dh) const {
     using Value = typename S::Value;
-    const long H = a.H, gate = (t * a.B + row) * kGates * H + unit;
+    const long H = a.H, unit = (block * kGates + vector) * kLanes, at = row * H + unit, gate = (t * a.B + row) * kGates * H + unit;
     const Value* gates = static_cast<const Value*>(a.gates) + gate;
     const Floats one = all(1.0f), i = S::load_values(gates), f = S::load_values(gates + H),
                  g = S::load_values(gates + 2 * H), o = S::load_values(gates + 3 * H);

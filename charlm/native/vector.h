@@ -1,5 +1,6 @@
 // Vectors of floats and of 32-bit integers for one instruction set, chosen by CHARLM_LEVEL when a file is compiled:
-// 0 portable C++, 1 AVX2 with FMA, 2 AVX-512 (F, BW, DQ, VL), 3 the same with BF16 and VNNI.
+// 0 portable C++, 1 AVX2 with FMA, 2 AVX-512 (F, BW, DQ, VL), 3 the same with BF16 and VNNI, 4 with AMX's
+// tiles for bfloat16 besides.
 //
 // Everything is in an unnamed namespace and uses nothing of the standard library: the linker must never take a function
 // compiled for a newer processor in the place of one that runs everywhere.
@@ -176,7 +177,7 @@ CHARLM_INLINE Ints both(Ints a, Ints b) { return a & b; }
 
 // bfloat16 of floats, rounded to nearest even; what is no number stays none.
 CHARLM_INLINE void store_bf16(uint16_t* p, Floats v) {
-#if CHARLM_LEVEL == 3
+#if CHARLM_LEVEL >= 3
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
 #else
   const Ints bits = as_ints(v);
