@@ -50,6 +50,7 @@ from results import (
     in_words,
     over_seeds,
     parse_wishes,
+    recipe_for,
     recipe_of,
     sha256,
     train,
@@ -58,15 +59,15 @@ from torch import nn
 
 import charlm
 from charlm import checkpoint as ckpt
-from charlm import native, training
+from charlm import training
 from charlm.config import ModelConfig, parse_duration
 from charlm.corpus import Corpus, open_corpus, parse_split
-from charlm.devices import choose_device, choose_precision
+from charlm.devices import choose_device
 from charlm.engine.torch import TorchEngine
 from charlm.evaluation import Evaluation
 from charlm.model import EMBEDDING_STD, CharLM
 from charlm.preparation import prepare
-from charlm.recipe import Recipe, Request, resolve
+from charlm.recipe import Request
 from charlm.scoring import evaluate
 from charlm.text import open_source
 
@@ -155,29 +156,17 @@ def differing(text: Path, settings: dict[str, Any], names: Sequence[str]) -> lis
     """Those variants that are another training than the default."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare(Path(folder), open_source([str(text)]), split=parse_split(settings["split"]))
-        recipes = {name: recipe(corpus, settings, VARIANTS[name]) for name in {DEFAULT, *names}}
+        device, time = choose_device("auto"), f"{settings['seconds']}s"
+        recipes = {
+            name: recipe_for(Request(time=time, **wishes_of(settings["options"], VARIANTS[name])), corpus, device)
+            for name in {DEFAULT, *names}
+        }
 
     def differs(name: str) -> bool:
         ours, default = recipes[name], recipes[DEFAULT]
         return "untied" in VARIANTS[name] or (ours.model, ours.training) != (default.model, default.training)
 
     return [name for name in names if name == DEFAULT or differs(name)]
-
-
-def recipe(corpus: Corpus, settings: dict[str, Any], changes: dict[str, Any]) -> Recipe:
-    """What charlm makes of a variant, for any seed."""
-    device = choose_device("auto")
-    request = Request(time=f"{settings['seconds']}s", **wishes_of(settings["options"], changes))
-    sizes, vocabulary_size = corpus.sizes, corpus.tokenizer.vocabulary_size
-    return resolve(
-        request,
-        sizes["train"],
-        sizes["valid"],
-        vocabulary_size,
-        device=str(device),
-        precision=choose_precision("auto", device),
-        instruction_set=native.instruction_set(),
-    )
 
 
 def wishes_of(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

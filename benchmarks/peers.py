@@ -51,21 +51,20 @@ from results import (
     in_words,
     over_seeds,
     parse_wishes,
+    recipe_for,
     recipe_of,
     sha256,
 )
 
 import charlm
 from charlm import checkpoint as ckpt
-from charlm import native
 from charlm.config import parse_duration
 from charlm.corpus import Corpus, open_corpus, parse_split
-from charlm.devices import choose_precision
 from charlm.engine import create_engine
 from charlm.evaluation import evaluate_streams
 from charlm.events import Event, Finished, Stepped
 from charlm.preparation import prepare
-from charlm.recipe import Request, resolve
+from charlm.recipe import Request
 from charlm.scoring import evaluate
 from charlm.text import open_source
 from charlm.training import Trainer
@@ -114,16 +113,7 @@ class Charlm:
             save_every=f"{60 * rounds}s",  # that clock does not stand still
             **settings["options"],
         )
-        sizes, vocabulary_size = corpus.sizes, corpus.tokenizer.vocabulary_size
-        recipe = resolve(
-            request,
-            sizes["train"],
-            sizes["valid"],
-            vocabulary_size,
-            device="cpu",
-            precision=choose_precision("auto", torch.device("cpu")),
-            instruction_set=native.instruction_set(),
-        )
+        recipe = recipe_for(request, corpus, torch.device("cpu"))
         self.run, self.corpus, self.clock = run, corpus, Clock()
         self.trainer = TimedTrainer(run, corpus, recipe.model, recipe.training)
         self.trainer.clock = self.clock

@@ -47,7 +47,9 @@ import charlm
 from charlm import native, runs
 from charlm.checkpoint import open_checkpoint, step_numbers
 from charlm.cores import cores
-from charlm.recipe import Request
+from charlm.corpus import Corpus
+from charlm.devices import choose_precision
+from charlm.recipe import Recipe, Request, resolve
 from charlm.runs import Trained
 
 FOLDER = Path(__file__).with_name("results")
@@ -282,6 +284,19 @@ def train(text: Path, out: Path, **wishes: Any) -> Trained:
     if trained.reason == "interrupted":
         raise KeyboardInterrupt
     return trained
+
+
+def recipe_for(request: Request, corpus: Corpus, device: torch.device) -> Recipe:
+    """What charlm chooses for a training on ``corpus``."""
+    return resolve(
+        request,
+        corpus.sizes["train"],
+        corpus.sizes["valid"],
+        corpus.tokenizer.vocabulary_size,
+        device=str(device),
+        precision=choose_precision("auto", device),
+        instruction_set=native.instruction_set(),
+    )
 
 
 def recipe_of(run: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ bool has_avx512_bf16() {
 }
 #endif
 #ifdef CHARLM_HAS_AMX
-// Linux gives a process tiles when it asks for them.
+// Linux gives a process tiles when it asks for them, and refuses where a signal's stack would be too small for them.
 bool may_use_tiles() {
   constexpr long kArchReqXcompPerm = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kArchReqXcompPerm, kTileData) == 0;
