@@ -76,15 +76,15 @@ def generated_part(config: Mapping[str, Any], best: Best) -> str:
     training = from_dict(TrainingConfig, config.get("training"), where)
     try:
         name, rows = _escaped(config["corpus"]["name"]), _rows(config, model, training, best)
-        command = _command(config["tokenizer"], model, training)
+        command = " ".join(["charlm train FILE", *_text_words(config), *_training_words(config, model, training)])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{where} lacks something or is damaged ({error!r:.60}); use another step") from None
     table = "\n".join(f"| {label} | {value} |" for label, value in rows)
     return (
         f"{BEGIN}\n\n# {name}\n\nA character-level LSTM language model. It writes text like the one it was trained on, "
         f"and measures how likely a text is.\n\n| | |\n|---|---|\n{table}\n\n"
-        "## How it was trained\n\nFILE is the text with that digest, split as above. Not said here is which model it "
-        "began from, where there was `--init-from`.\n\n"
+        "## How it was trained\n\nFILE is the text with that digest. Not said here are `--valid`, `--test` and "
+        "`--init-from`, where texts of their own or another model were given.\n\n"
         f"    {command}\n\n{_USE}\n\n{END}"
     )
 
@@ -124,20 +124,28 @@ def _loss(nats: float | None, step: int | None) -> str:
     return f"{nats:.4f} nats ({nats / math.log(2):.3f} bits) per character, at step {step:,}"
 
 
-def _command(tokenizer: Mapping[str, Any], model: ModelConfig, training: TrainingConfig) -> str:
-    """The ``charlm train`` that says all that was chosen, the texts left open."""
+def _text_words(config: Mapping[str, Any]) -> list[str]:
+    """The options of ``charlm train`` that say what was made of the text."""
+    tokenizer, corpus = config["tokenizer"], config["corpus"]
+    texts = {name: tokenizer.get(key) for name, key in (("tokenizer", "kind"), ("documents", "documents"))}
+    words = [f"--{name} {_escaped(value)}" for name, value in texts.items() if value]
+    shares = corpus.get("shares")  # none where validation or test text came from files of their own
+    if shares:
+        words.append("--split " + "/".join(f"{100 * float(share):.12g}" for share in shares))
+    return [*words, "--distinct"] if corpus.get("distinct") else words
+
+
+def _training_words(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfig) -> list[str]:
+    """All that was chosen, by a person or by charlm."""
     said = {**to_dict(model), **to_dict(training), "device": training.device.partition(":")[0]}
     for name in ("vocabulary_size", "threads", "save_every_unit", "seconds"):
         del said[name]
-    if tokenizer.get("documents") is not None:  # they begin from a fresh state, at their own borders
+    if config["tokenizer"].get("documents") is not None:  # they begin from a fresh state, at their own borders
         del said["state_reset"], said["bptt_jitter"]
     by_steps = training.save_every_unit == "steps"
     said["save_every"] = int(training.save_every) if by_steps else f"{training.save_every:g}s"
     said["time"] = None if training.seconds is None else f"{training.seconds:g}s"
-    texts = {name: tokenizer.get(key) for name, key in (("tokenizer", "kind"), ("documents", "documents"))}
-    options = {**{name: value and _escaped(value) for name, value in texts.items()}, **said}
-    words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items() if value is not None]
-    return " ".join(["charlm train FILE", *words])
+    return [f"--{name.replace('_', '-')} {value}" for name, value in said.items() if value is not None]
 
 
 def _escaped(text: Any) -> str:

@@ -82,6 +82,7 @@ def prepare(
     cannot be written.
     """
     others = others or {}
+    chosen = {"shares": None if others else split, "distinct": documents is not None and documents.distinct}
     if "valid" in others:
         split = (1.0, 0.0, 0.0)
     elif "test" in others:
@@ -97,7 +98,7 @@ def prepare(
             for name, other in others.items():
                 for pieces in _make_cutter(other, kind, (1.0, 0.0, 0.0), documents, lambda count: None).pieces():
                     writers[name].write(_inner(tokenizer).encode_codes(pieces[0].codes), pieces[0])
-            _write_description(folder, source, tokenizer, counts, writers, others)
+            _write_description(folder, source, tokenizer, counts, writers, others, chosen)
     except OSError as error:
         raise CannotCreateError(
             f"{folder} cannot be written ({error.strerror}); choose another place with --out"
@@ -349,6 +350,7 @@ def _write_description(
     counts: NDArray[np.int64],
     writers: dict[str, _IdWriter],
     others: dict[str, TextSource],
+    chosen: dict[str, Any],
 ) -> None:
     splits = {name: writer.finish() for name, writer in writers.items()}
     # The spellings made the training ids longer; people are told the size of the text.
@@ -375,6 +377,7 @@ def _write_description(
         "distinct_characters": int(np.count_nonzero(counts)),
         "unigram_nats": float(-(probabilities * np.log(probabilities)).sum()),
         "splits": splits,
+        **chosen,
     }
     _write_bytes(folder / "corpus.json", dump_json(description))
 

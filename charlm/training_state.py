@@ -141,6 +141,8 @@ def _description(trainer: Trainer) -> dict[str, Any]:
             "sha256": corpus.sha256,
             "description_sha256": corpus.description_sha256,
             "splits": {name: dataclasses.asdict(size) for name, size in corpus.sizes.items()},
+            "shares": corpus.description.get("shares"),
+            "distinct": corpus.description.get("distinct"),
         },
         "validation": _finite(progress.last_validation) if progress.evaluated_step == progress.step else None,
         "precision_costs": progress.precision_costs() if progress.evaluated_step == progress.step else {},
