@@ -74,6 +74,7 @@ def test_a_slower_processor_reads_less_in_the_same_time():
         return chosen(10**6, precision=precision, instruction_set=instruction_set, **budget).training.weight_decay
 
     assert decay("avx2", time="2m") < decay("avx512", time="2m") < decay("avx512_bf16", "bf16", time="2m")
+    assert decay("amx", time="2m") < decay("amx", "bf16", time="2m") < decay("avx512_bf16", "bf16", time="2m")
     assert decay("", time="2m") <= decay("avx2", time="2m")
     assert decay("avx2", steps=900) == decay("avx512_bf16", "bf16", steps=900)
 
