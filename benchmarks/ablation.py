@@ -1,6 +1,6 @@
 """What each choice of charlm's recipe is worth: trainings that lack one of them beside trainings that have all.
 
-    python benchmarks/ablation.py tinyshakespeare.txt zh_poetry.txt --time 60s --seeds 1 2 3 --set threads=1
+    python benchmarks/ablation.py tinyshakespeare.txt zh_poetry.txt --time 45s --seeds 1 2 3 --set threads=1 size=small
     python benchmarks/ablation.py tinyshakespeare.txt --only untied "no averaging"
     python benchmarks/ablation.py --table
 
@@ -179,11 +179,10 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
     changes = settings["changes"]
     untied = UNTIED.get(changes.get("untied", ""))
     wishes = wishes_of(settings["options"], changes)
-    model_class = mock.patch.object(training, "CharLM", untied) if untied else contextlib.nullcontext()
     warm_up(text)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        with model_class:
+        with trained_as(untied) if untied else contextlib.nullcontext():
             trained = train(
                 text, run, split=settings["split"], time=f"{settings['seconds']}s", seed=settings["seed"], **wishes
             )
@@ -206,6 +205,13 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "parameters": parameters,
         }
         return {"figures": figures, "recipe": recipe_of(run)}
+
+
+@contextlib.contextmanager
+def trained_as(model_class: type[CharLM]) -> Iterator[None]:
+    """Trainings of this class, without the gradients for dynamic evaluation, which is of a tied model only."""
+    with mock.patch.object(training, "CharLM", model_class), mock.patch.object(training, "keep_gradients"):
+        yield
 
 
 @functools.cache

@@ -149,3 +149,16 @@ def test_a_peer_is_reached_where_the_curve_first_lies_below_it(results, tmp_path
     (row,) = peers.table(file.entries())
     assert (row["best rates"], row["adam"], row["reaches_sgd"]) == ("0.2", "1.3000", "2.0")
     assert (row["reaches_adam"], row["reaches_nanogpt"]) == ("0 of 1 do", "2.0")
+
+
+@pytest.mark.parametrize("variant", ["default", "untied", "untied, as nn.Linear"])
+def test_an_ablation_measures_models_that_charlm_does_not_load(variant, results, text_file):
+    ablation = importlib.import_module("ablation")
+    options = {"hidden": 8, "layers": 1, "batch": 2, "bptt": 8, "threads": 1}
+    changes = ablation.VARIANTS[variant]
+    settings = {"split": "90/10/0", "seconds": 2.0, "seed": 1, "options": options, "changes": changes}
+    outcome = ablation.measure(text_file, settings)
+    more = outcome["recipe"]["model"]["vocabulary_size"] * 8 if changes else 0
+    tied = ablation.ModelConfig(**outcome["recipe"]["model"]).parameter_count()
+    assert outcome["figures"]["parameters"] == tied + more
+    assert 0 < outcome["figures"]["exact"] < math.inf
