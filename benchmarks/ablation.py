@@ -1,16 +1,16 @@
 """What each choice of charlm's recipe is worth: trainings that lack one of them beside trainings that have all.
 
-    python benchmarks/ablation.py tinyshakespeare.txt zh_poetry.txt --time 45s --seeds 1 2 3 --set threads=1 size=small
+    python benchmarks/ablation.py tinyshakespeare.txt --steps 600 --seeds 1 2 3 --set threads=1 size=small
     python benchmarks/ablation.py tinyshakespeare.txt --only untied "no averaging"
     python benchmarks/ablation.py --table
 
-Each variant is charlm's default but for what its name says, for the same time; all variants take a seed before the next
-seed comes, so that a stopped campaign has whole rounds, and each seed begins with another variant. The loss is that of
-an exact pass over the held-out part with the best checkpoint. A variant that changes nothing for a text (a dropout that
-is off there anyway) is left out. A finished training is a line in results/ablation.jsonl (see results.py). Its steps
-tell what a variant costs or saves: the time is given, and a machine that others use gives some less of it than others.
-With threads=1 two texts can be tried side by side, each with a --results of its own. For another chunk length charlm
-chooses another rate, because it makes more or fewer steps.
+Each variant is charlm's default but for what its name says, and reads as many characters: another chunk length makes
+more or fewer steps (--steps counts chunks of 128), for which charlm chooses another rate. So a machine that others use
+changes no loss. All variants take a seed before the next seed comes, so that a stopped campaign has whole rounds, and
+each seed begins with another variant. The loss is that of an exact pass over the held-out part with the best
+checkpoint. A variant that changes nothing for a text (a dropout that is off there anyway) is left out. A finished
+training is a line in results/ablation.jsonl (see results.py). With threads=1 two texts can be tried side by side, each
+with a --results of its own.
 
 charlm has no untied decoder, since sharing the embedding's weight is what it is built on; "untied" gives its model one
 here, for the training and for the exact pass: begun with numbers of its own, drawn as the embedding's are, or as
@@ -19,14 +19,13 @@ nn.Linear draws them.
     exact           nats per character, the mean over the seeds (smallest-largest)
     over_default    how much worse than the default: the mean over the seeds that both have (smallest-largest); below 0
                     the variant is better
-    steps           the mean
+    seconds         of training, the shortest of the seeds
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -44,7 +43,6 @@ from results import (
     add_training_options,
     campaign_parser,
     carry_out,
-    duration,
     engine,
     grouped,
     in_words,
@@ -60,7 +58,7 @@ from torch import nn
 import charlm
 from charlm import checkpoint as ckpt
 from charlm import training
-from charlm.config import ModelConfig, parse_duration
+from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus import Corpus, open_corpus, parse_split
 from charlm.devices import choose_device
 from charlm.engine.torch import TorchEngine
@@ -127,7 +125,7 @@ UNTIED = {"embedding": UntiedByEmbedding, "linear": UntiedAsLinear}
 def main() -> None:
     parser = campaign_parser(__doc__, "ablation")
     parser.add_argument("texts", type=Path, nargs="*", metavar="TEXT", help="a text to learn")
-    parser.add_argument("--time", default="60s", help="length of a training (default 60s)")
+    parser.add_argument("--steps", type=int, default=600, help="chunks of 128 characters a stream (default 600)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants (default: all)")
     add_training_options(parser)
     arguments = parser.parse_args()
@@ -136,11 +134,13 @@ def main() -> None:
 
 def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
     wishes = parse_wishes(arguments.set)
+    if {"steps", "epochs"} & set(wishes):
+        raise SystemExit("--set: how long a training lasts is said with --steps")
     for text in arguments.texts:
         shared = {
             "sha256": sha256(text),
             "split": arguments.split,
-            "seconds": parse_duration(arguments.time),
+            "steps": arguments.steps,
             "options": wishes,
             "engine": engine(),
         }
@@ -156,9 +156,9 @@ def differing(text: Path, settings: dict[str, Any], names: Sequence[str]) -> lis
     """Those variants that are another training than the default."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare(Path(folder), open_source([str(text)]), split=parse_split(settings["split"]))
-        device, time = choose_device("auto"), f"{settings['seconds']}s"
+        device = choose_device("auto")
         recipes = {
-            name: recipe_for(Request(time=time, **wishes_of(settings["options"], VARIANTS[name])), corpus, device)
+            name: recipe_for(Request(**wishes_of(settings, VARIANTS[name])), corpus, device)
             for name in {DEFAULT, *names}
         }
 
@@ -169,23 +169,21 @@ def differing(text: Path, settings: dict[str, Any], names: Sequence[str]) -> lis
     return [name for name in names if name == DEFAULT or differs(name)]
 
 
-def wishes_of(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def wishes_of(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """Keywords for ``charlm.train``: what a variant changes goes before what --set says."""
-    return {**options, **{name: value for name, value in changes.items() if name != "untied"}}
+    wishes = {**settings["options"], **{name: value for name, value in changes.items() if name != "untied"}}
+    return {**wishes, "steps": settings["steps"] * TrainingConfig.bptt // wishes.get("bptt", TrainingConfig.bptt)}
 
 
 def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """Train and measure one variant once."""
     changes = settings["changes"]
     untied = UNTIED.get(changes.get("untied", ""))
-    wishes = wishes_of(settings["options"], changes)
-    warm_up(text)
+    wishes = wishes_of(settings, changes)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         with trained_as(untied) if untied else contextlib.nullcontext():
-            trained = train(
-                text, run, split=settings["split"], time=f"{settings['seconds']}s", seed=settings["seed"], **wishes
-            )
+            trained = train(text, run, split=settings["split"], seed=settings["seed"], **wishes)
         corpus = open_corpus(run / "corpus")
         ids = corpus.ids("test" if corpus.sizes["test"].ids else "valid")
         held_out = [ids.read(0, len(ids))]
@@ -214,13 +212,6 @@ def trained_as(model_class: type[CharLM]) -> Iterator[None]:
         yield
 
 
-@functools.cache
-def warm_up(text: Path) -> None:
-    """A few steps, so that what a process loads at its first training is not at the first variant's expense."""
-    with tempfile.TemporaryDirectory() as folder:
-        train(text, Path(folder) / "run", steps=10)
-
-
 def evaluate_untied(
     run: Path, model_class: type[CharLM], corpus: Corpus, held_out: list[Any]
 ) -> tuple[Evaluation, int]:
@@ -233,7 +224,7 @@ def evaluate_untied(
 
 
 def table(entries: Sequence[Entry]) -> list[Row]:
-    """A row for each variant of each text, split, time and options."""
+    """A row for each variant of each text, split, number of steps and options."""
     rows = []
     for shared, together in grouped(entries, "variant", "changes", "seed"):
         default = {_seed(entry): _exact(entry) for entry in together if entry["settings"]["variant"] == DEFAULT}
@@ -244,13 +235,13 @@ def table(entries: Sequence[Entry]) -> list[Row]:
                     "variant": variant["variant"],
                     "text": group[0]["text"],
                     "split": shared["split"],
-                    "time": duration(shared["seconds"]),
+                    "steps": shared["steps"],
                     "options": in_words(shared["options"]),
                     "engine": shared["engine"],
                     "seeds": len(group),
                     "exact": over_seeds([_exact(entry) for entry in group]),
                     "over_default": "-" if variant["variant"] == DEFAULT else _signed(worse),
-                    "steps": round(mean(entry["figures"]["steps"] for entry in group)),
+                    "seconds": round(min(entry["figures"]["train_seconds"] for entry in group)),
                     "parameters": group[0]["figures"]["parameters"],
                 }
             )

@@ -156,7 +156,7 @@ def test_an_ablation_measures_models_that_charlm_does_not_load(variant, results,
     ablation = importlib.import_module("ablation")
     options = {"hidden": 8, "layers": 1, "batch": 2, "bptt": 8, "threads": 1}
     changes = ablation.VARIANTS[variant]
-    settings = {"split": "90/10/0", "seconds": 2.0, "seed": 1, "options": options, "changes": changes}
+    settings = {"split": "90/10/0", "steps": 2, "seed": 1, "options": options, "changes": changes}
     outcome = ablation.measure(text_file, settings)
     more = outcome["recipe"]["model"]["vocabulary_size"] * 8 if changes else 0
     tied = ablation.ModelConfig(**outcome["recipe"]["model"]).parameter_count()
