@@ -5,6 +5,7 @@ from conftest import DROPOUTS
 from torch import nn
 
 from charlm.config import ModelConfig
+from charlm.lstm import native_runs
 from charlm.model import CharLM, _Dropout, activation_penalty, cross_entropy, detach
 
 SHAPES = [
@@ -110,6 +111,34 @@ def test_a_forgotten_character_is_forgotten_wherever_it_stands():
     assert 0.2 < gone.float().mean() < 0.8
     for character in sequence.unique():
         assert len(gone[sequence == character].unique()) == 1
+
+
+@pytest.mark.parametrize("dropouts", [{}, {"dropout_input": 0.5}])
+def test_few_numbers_of_distinct_rows_occur(dropouts):
+    model, generator = CharLM(ModelConfig(5000, 1, 24, 24, **dropouts), seed=1), torch.Generator().manual_seed(4)
+    if not native_runs(model.embedding.weight):
+        pytest.skip("the native engine was not built")
+    sizes, distinct = set(), set()
+    for seed in range(20):
+        sequence = ids(60, 3, 5000, seed)
+        rows, index = model._first_input(sequence, _Dropout(generator))
+        sizes.add(len(rows))
+        distinct.add(len(sequence.unique()))
+        assert index.shape == sequence.shape
+        if not dropouts:
+            assert (rows[index] == model.embedding.weight[sequence]).all()
+    assert sizes == {192}
+    assert len(distinct) > 4
+
+
+def test_rows_that_fill_up_teach_nothing():
+    model, sequence = CharLM(ModelConfig(50, 1, 24, 24), seed=1), ids(20, 3)
+    sequence[sequence == 0] = 1
+    output = model.read(sequence, model.initial_state(3), None, None)[0]
+    output.square().sum().backward()
+    gradient = model.embedding.weight.grad
+    assert (gradient[0] == 0).all()
+    assert (gradient[1] != 0).any()
 
 
 def test_activation_penalty_by_hand():
