@@ -32,6 +32,8 @@ _DECAY_PER_PASS, _LEAST_DECAY, _MOST_DECAY = 0.04, 0.02, 0.3
 _PASSES_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
 _DROPOUT_PER_DOUBLING, _MOST_DROPOUT = 0.12, 0.5
 _IDS_FOR_TWO_LAYERS = 10_000_000
+_CHUNK_LENGTHS, _SHORTEST_CHUNK = ((600, 128), (200, 64)), 32
+"""From so many steps of 128 on a chunk is so long."""
 STEERING_IDS = 1 << 17
 """At most so many ids of the validation text steer a training; ``charlm eval`` takes all of it."""
 
@@ -116,6 +118,9 @@ def resolve(
     budget = _budget(request, train.ids, math.prod(chunks.values()), machine)
     shape = _shape(request, train.characters, vocabulary_size, architecture, budget, reasons)
     plain = ModelConfig(vocabulary_size, **shape)
+    if request.time is not None and request.bptt is None and not train.documents:
+        chunks["bptt"] = _chunk_length(budget.steps_of(plain), reasons)
+        budget = _budget(request, train.ids, math.prod(chunks.values()), machine)
     against = _against_learning_by_heart(request, plain, budget, reasons)
     dropouts = {name: against.pop(name) for name in _DROPOUT_WISHES}
     fixed: dict[str, Any] = {**chunks, **against, "device": device, "precision": precision}
@@ -134,6 +139,14 @@ def _chunks(request: Request, ids: int, device: str) -> dict[str, int]:
     bptt = TrainingConfig.bptt if request.bptt is None else request.bptt
     batch = max(1, min(32 if device == "cpu" else 128, ids // (8 * max(1, bptt))))
     return {"batch": batch if request.batch is None else request.batch, "bptt": bptt}
+
+
+def _chunk_length(steps: float, reasons: list[str]) -> int:
+    """128, unless the time allows few ``steps`` of that: then shorter chunks, with which it is more of them."""
+    length = next((length for least, length in _CHUNK_LENGTHS if steps >= least), _SHORTEST_CHUNK)
+    if length != TrainingConfig.bptt:
+        reasons.append(f"--bptt {length}, since of {TrainingConfig.bptt} there would be {_about(steps)} steps only")
+    return length
 
 
 def _budget(request: Request, train_ids: int, ids_per_step: int, machine: Machine) -> Budget:

@@ -57,6 +57,24 @@ def test_passes_are_passes_however_they_are_said(name, value):
     assert budget.training.weight_decay == pytest.approx(0.04 * passes, rel=0.05)
 
 
+def test_where_a_time_allows_few_steps_chunks_are_shorter():
+    lengths = [chosen(10**6, time=time, size="medium").training.bptt for time in ("2s", "30s", "2m", "10m")]
+    assert lengths == [32, 64, 128, 128]
+    short = chosen(10**6, time="2s", size="medium")
+    assert any("--bptt 32" in reason for reason in short.reasons)
+    assert short.training.batch == 32
+
+
+def test_chunks_stay_where_their_length_was_said_or_gains_nothing():
+    assert chosen(10**6, time="2s", size="medium", bptt=128).training.bptt == 128
+    assert chosen(10**6, steps=50, size="medium").training.bptt == 128
+    documents = resolve(
+        Request(time="2s", size="medium"), SplitSize(10**6, 10**6, 10**6, 10**5), sizes(1000), 300,
+        device="cpu", precision="fp32", instruction_set="avx2",
+    )  # fmt: skip
+    assert documents.training.bptt == 128
+
+
 def test_two_layers_need_time_and_have_dropout_between_them():
     assert [chosen(10**6, time=time).model.layers for time in ("2m", "60m")] == [1, 2]
     deep = chosen(10**6, time="60m").model
