@@ -65,7 +65,7 @@ def test_where_a_time_allows_few_steps_chunks_are_shorter():
     assert short.training.batch == 32
 
 
-def test_chunks_stay_where_their_length_was_said_or_gains_nothing():
+def test_chunks_stay_where_they_were_said_and_in_trainings_by_steps_or_of_documents():
     assert chosen(10**6, time="2s", size="medium", bptt=128).training.bptt == 128
     assert chosen(10**6, steps=50, size="medium").training.bptt == 128
     documents = resolve(
