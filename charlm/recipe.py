@@ -1,8 +1,8 @@
 """What a run is trained with where a person has not said it: from the corpus, the device and the budget.
 
 ``Request`` is what was said, ``resolve`` makes it whole. How often the budget lets a training read its text decides how
-it is kept from learning it by heart. Rate, dropouts, weight decay and schedule were measured on two CPU cores, the rest
-is judgement (README, "Why these defaults").
+it is kept from learning it by heart. Chunk length, rate, dropouts, weight decay and schedule were measured
+on two CPU cores, the rest is judgement (README, "Why these defaults").
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DECAY_PER_PASS, _LEAST_DECAY, _MOST_DECAY = 0.04, 0.02, 0.3
 _PASSES_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
 _DROPOUT_PER_DOUBLING, _MOST_DROPOUT = 0.12, 0.5
 _IDS_FOR_TWO_LAYERS = 10_000_000
-_CHUNK_LENGTHS, _SHORTEST_CHUNK = ((600, 128), (200, 64)), 32
+_CHUNK_LENGTHS = ((600, 128), (200, 64), (0, 32))
 """From so many steps of 128 on a chunk is so long."""
 STEERING_IDS = 1 << 17
 """At most so many ids of the validation text steer a training; ``charlm eval`` takes all of it."""
@@ -142,8 +142,8 @@ def _chunks(request: Request, ids: int, device: str) -> dict[str, int]:
 
 
 def _chunk_length(steps: float, reasons: list[str]) -> int:
-    """128, unless the time allows few ``steps`` of that: then shorter chunks, with which it is more of them."""
-    length = next((length for least, length in _CHUNK_LENGTHS if steps >= least), _SHORTEST_CHUNK)
+    """128, or less where the time allows only few ``steps`` of that, so that there are more of them."""
+    length = next(length for least, length in _CHUNK_LENGTHS if steps >= least)
     if length != TrainingConfig.bptt:
         reasons.append(f"--bptt {length}, since of {TrainingConfig.bptt} there would be {_about(steps)} steps only")
     return length
