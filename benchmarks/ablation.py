@@ -1,6 +1,7 @@
 """What each choice of charlm's recipe is worth: trainings that lack one of them beside trainings that have all.
 
     python benchmarks/ablation.py tinyshakespeare.txt --steps 600 --seeds 1 2 3 --set threads=1 size=small
+    python benchmarks/ablation.py tinyshakespeare.txt --set layers=2 --only default "dropout between layers 0.2"
     python benchmarks/ablation.py tinyshakespeare.txt --only untied "no averaging"
     python benchmarks/ablation.py --table
 
@@ -8,9 +9,9 @@ Each variant is charlm's default but for what its name says, and reads as many c
 more or fewer steps (--steps counts chunks of 128), for which charlm chooses another rate. So a machine that others use
 changes no loss. All variants take a seed before the next seed comes, so that a stopped campaign has whole rounds, and
 each seed begins with another variant. The loss is that of an exact pass over the held-out part with the best
-checkpoint. A variant that changes nothing for a text (a dropout that is off there anyway) is left out. A finished
-training is a line in results/ablation.jsonl (see results.py). With threads=1 two texts can be tried side by side, each
-with a --results of its own.
+checkpoint. A variant that changes nothing for a text (dropout between layers where there is one layer) is left out. A
+finished training is a line in results/ablation.jsonl (see results.py). With threads=1 two texts can be tried side by
+side, each with a --results of its own.
 
 charlm has no untied decoder, since sharing the embedding's weight is what it is built on; "untied" gives its model one
 here, for the training and for the exact pass: begun with numbers of its own, drawn as the embedding's are, or as
@@ -82,6 +83,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no dropout": {"dropout_hidden": 0.0, "dropout_output": 0.0},
     "embedding dropout 0.1": {"dropout_embedding": 0.1},
     "input dropout 0.1": {"dropout_input": 0.1},
+    "dropout between layers 0.2": {"dropout_hidden": 0.2},
     "output dropout 0.2": {"dropout_output": 0.2},
     "weight-drop 0.2": {"weight_drop": 0.2},
     "no averaging": {"average": "none"},

@@ -215,6 +215,8 @@ def _against_learning_by_heart(
         "dropout_output": dropout,
     }
     wished = _said(request, ("lr", "weight_decay", *_DROPOUT_WISHES))
+    if model.layers == 1 and wished.pop("dropout_hidden", 0.0):
+        reasons.append("no --dropout-hidden, since there is one layer only")
     options = [f"--{name.replace('_', '-')} {value:g}" for name, value in chosen.items() if name not in wished]
     if options:
         reasons.append(f"{' '.join(options)} for about {_about(steps)} steps and {_about(passes)} passes over the text")

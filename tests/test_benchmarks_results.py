@@ -162,3 +162,12 @@ def test_an_ablation_measures_models_that_charlm_does_not_load(variant, results,
     tied = ablation.ModelConfig(**outcome["recipe"]["model"]).parameter_count()
     assert outcome["figures"]["parameters"] == tied + more
     assert 0 < outcome["figures"]["exact"] < math.inf
+
+
+def test_an_ablation_leaves_out_what_changes_nothing(results, text_file):
+    ablation = importlib.import_module("ablation")
+    names = ["default", "no dropout", "dropout between layers 0.2"]
+    settings = {"split": "90/10/0", "steps": 2, "options": {"hidden": 8, "layers": 1}}
+    assert ablation.differing(text_file, settings, names) == ["default"]
+    settings["options"]["layers"] = 2
+    assert ablation.differing(text_file, settings, names) == ["default", "dropout between layers 0.2"]

@@ -82,6 +82,13 @@ def test_two_layers_need_time_and_have_dropout_between_them():
     assert chosen(10**6, time="60m", layers=1).model.dropout_hidden == 0
 
 
+def test_one_layer_has_no_dropout_between_layers():
+    shallow = chosen(10**6, steps=100, layers=1, dropout_hidden=0.3)
+    assert shallow.model.dropout_hidden == 0
+    assert any(reason.startswith("no --dropout-hidden") for reason in shallow.reasons)
+    assert chosen(10**6, steps=100, layers=2, dropout_hidden=0.3).model.dropout_hidden == 0.3
+
+
 def test_fewer_threads_read_less():
     decays = [chosen(10**6, time="1m", threads=threads).training.weight_decay for threads in (1, 2, 99, None)]
     assert decays[0] < decays[1] == decays[2] == decays[3]

@@ -57,10 +57,10 @@ def train(
     dropout_embedding: Annotated[
         float | None, typer.Option(help="Dropout of whole characters from the embedding. [default: 0]")
     ] = None,
-    dropout_input: Annotated[
-        float | None, typer.Option(help="Locked dropout on the embeddings. [default: by corpus and budget]")
+    dropout_input: Annotated[float | None, typer.Option(help="Locked dropout on the embeddings. [default: 0]")] = None,
+    dropout_hidden: Annotated[
+        float | None, typer.Option(help="Locked dropout between layers. [default: by corpus and budget]")
     ] = None,
-    dropout_hidden: Annotated[float | None, typer.Option(help="Locked dropout between layers. [default: 0]")] = None,
     dropout_output: Annotated[
         float | None, typer.Option(help="Locked dropout before the decoder. [default: by corpus and budget]")
     ] = None,

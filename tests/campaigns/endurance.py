@@ -10,6 +10,8 @@ from pathlib import Path
 
 ALLOWED_GROWTH = 0.02
 """Of resident memory, between the second quarter of the time and the last."""
+CHARACTERS = "etaoinshrdlu" + "".join(map(chr, range(0x4E00, 0x4E00 + 4000)))
+"""Thousands, so that the chunks of a text differ in how many characters they have."""
 KEPT = 3
 """Steps in a run at any moment: the best, the latest, and the one that has just replaced it."""
 
@@ -19,8 +21,8 @@ def campaign(seconds: float = 3600, save_every: str = "20s", sample_every: float
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
         draw = random.Random(1)
-        words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(1, 8))) for _ in range(400)]
-        text.write_text(" ".join(draw.choice(words) for _ in range(100_000)))
+        words = ["".join(draw.choices(CHARACTERS, k=draw.randint(1, 8))) for _ in range(4000)]
+        text.write_text(" ".join(draw.choice(words) for _ in range(100_000)), encoding="utf-8")
         samples = _watch(text, Path(folder) / "run", seconds, save_every, sample_every)
     memory, descriptors, steps = ([sample[which] for sample in samples] for which in range(3))
     quarter = len(samples) // 4
