@@ -118,15 +118,16 @@ def resolve(
     budget = _budget(request, train.ids, math.prod(chunks.values()), machine)
     shape = _shape(request, train.characters, vocabulary_size, architecture, budget, reasons)
     plain = ModelConfig(vocabulary_size, **shape)
-    if request.time is not None and request.bptt is None and not train.documents:
-        chunks["bptt"] = _chunk_length(budget.steps_of(plain), reasons)
+    limited = request.time is not None or request.epochs is not None
+    if limited and request.bptt is None and not train.documents:
+        chunks = _chunks(request, train.ids, kind, _chunk_length(budget.steps_of(plain), reasons))
         budget = _budget(request, train.ids, math.prod(chunks.values()), machine)
     against = _against_learning_by_heart(request, plain, budget, reasons)
     dropouts = {name: against.pop(name) for name in _DROPOUT_WISHES}
     fixed: dict[str, Any] = {**chunks, **against, "device": device, "precision": precision}
     if train.documents:
         fixed["state_reset"] = 0.0
-    training = _training(request, valid.ids, kind, fixed)
+    training = _training(request, valid.ids, kind, budget.steps_of(plain), fixed)
     return Recipe(ModelConfig(vocabulary_size, **shape, **dropouts), training, reasons)
 
 
@@ -134,15 +135,15 @@ def _said(request: Request, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: getattr(request, name) for name in names if getattr(request, name) is not None}
 
 
-def _chunks(request: Request, ids: int, device: str) -> dict[str, int]:
+def _chunks(request: Request, ids: int, device: str, length: int = TrainingConfig.bptt) -> dict[str, int]:
     """32 streams on a CPU, 128 on a GPU; fewer where the text is so short that an epoch would be a few chunks."""
-    bptt = TrainingConfig.bptt if request.bptt is None else request.bptt
+    bptt = length if request.bptt is None else request.bptt
     batch = max(1, min(32 if device == "cpu" else 128, ids // (8 * max(1, bptt))))
     return {"batch": batch if request.batch is None else request.batch, "bptt": bptt}
 
 
 def _chunk_length(steps: float, reasons: list[str]) -> int:
-    """128, or less where the time allows only few ``steps`` of that, so that there are more of them."""
+    """128, or less where the budget allows only few ``steps`` of that, so that there are more of them."""
     length = next(length for least, length in _CHUNK_LENGTHS if steps >= least)
     if length != TrainingConfig.bptt:
         reasons.append(f"--bptt {length}, since of {TrainingConfig.bptt} there would be {_about(steps)} steps only")
@@ -250,14 +251,15 @@ def _rounded(value: float) -> float:
 # ----------------------------------------------------------------------------------------------------- training
 
 
-def _training(request: Request, valid_ids: int, device: str, fixed: dict[str, Any]) -> TrainingConfig:
+def _training(request: Request, valid_ids: int, device: str, steps: float, fixed: dict[str, Any]) -> TrainingConfig:
     said = _said(request, _TRAINING_WISHES)
     ids_per_step = max(1, fixed["batch"] * fixed["bptt"])
     chosen = {
         "optimizer": "adamw",
         "average": "ema",
         "eval_every": _automatic_eval_every(min(valid_ids, STEERING_IDS), ids_per_step, device),
-        "warmup": TrainingConfig.warmup if request.steps is None else min(TrainingConfig.warmup, request.steps // 5),
+        # Of a training that is short, however that was said, a warm-up is a part.
+        "warmup": min(TrainingConfig.warmup, int(steps) // 5),
         "seconds": None if request.time is None else parse_duration(request.time),
         **save_every_fields(request.save_every),
         **fixed,

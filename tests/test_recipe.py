@@ -63,6 +63,13 @@ def test_where_a_time_allows_few_steps_chunks_are_shorter():
     short = chosen(10**6, time="2s", size="medium")
     assert any("--bptt 32" in reason for reason in short.reasons)
     assert short.training.batch == 32
+    assert [chosen(10**6, epochs=epochs).training.bptt for epochs in (10, 1)] == [128, 64]
+
+
+def test_a_warm_up_is_a_part_of_a_short_training_however_it_is_said():
+    assert chosen(20_000, epochs=2).training.warmup < 10
+    assert chosen(10**6, steps=50).training.warmup == 10
+    assert chosen(10**6, time="60m").training.warmup == 100
 
 
 def test_chunks_stay_where_they_were_said_and_in_trainings_by_steps_or_of_documents():

@@ -76,9 +76,11 @@ def train(
     ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm. [default: 1; inf: off]")] = None,
     schedule: Annotated[str | None, typer.Option(help="plateau, cosine or constant. [default: plateau]")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Steps over which the rate rises. [default: 100]")] = None,
+    warmup: Annotated[
+        int | None, typer.Option(help="Steps over which the rate rises. [default: 100, or a fifth]")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Parallel streams. [default: by corpus and device]")] = None,
-    bptt: Annotated[int | None, typer.Option(help="Characters in a chunk. [default: at most 128, by --time]")] = None,
+    bptt: Annotated[int | None, typer.Option(help="Characters in a chunk. [default: at most 128, by budget]")] = None,
     bptt_jitter: Annotated[
         float | None, typer.Option(help="Move the borders of chunks by up to this share of --bptt. [default: 0]")
     ] = None,
