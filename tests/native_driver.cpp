@@ -260,9 +260,9 @@ void check(const Kernels* kernels) {
   const std::string name = charlm_kernels_name(kernels);
   // Tiles are for training in bfloat16; for the rest amx is avx512_bf16's source again.
   const bool tiles = name == "amx";
-  for (const int storage : {kFp32, kBf16})
+  const std::vector<int> storages = tiles ? std::vector<int>{kBf16} : std::vector<int>{kFp32, kBf16};
+  for (const int storage : storages)
     for (const auto& [T, B, H, width] : kTrainings) {
-      if (tiles && storage != kBf16) continue;
       subject = name + " " + kStorages[storage] + " training with T=" + std::to_string(T) + " H=" + std::to_string(H);
       Training{kernels, storage, T, B, H, width}.check();
       for (const bool by_index : {false, true}) check_add_rows(kernels, storage, T * B, 4 * H, by_index);
@@ -273,7 +273,7 @@ void check(const Kernels* kernels) {
   Reader one{70, {24, 80, 33, 24}, 9, 13}, other{33, {40, 90, 40}, 9, 13};
   one.pack(kernels, kFp32), other.pack(kernels, kInt8);
   subject = name + " side by side";
-  check_openmp_and_fork(Training{kernels, kBf16, 9, 41, 32, 64}, one);
+  for (const int storage : storages) check_openmp_and_fork(Training{kernels, storage, 9, 41, 32, 64}, one);
   if (tiles) return;
   check_two_at_once(one, other);
   for (const ModelShape& shape : kModels)

@@ -15,8 +15,6 @@ from pathlib import Path
 import pytest
 from conftest import INSTRUCTION_SETS
 
-from charlm import native
-
 ROOT = Path(__file__).parent.parent
 SOURCES = ROOT / "charlm" / "native"
 DRIVER = Path(__file__).parent / "native_driver.cpp"
@@ -97,9 +95,9 @@ def test_sanitizers_find_nothing(sanitizer, tmp_path):
     result = run([build("g++", options, tmp_path)])
     assert not any(report in result.stderr for report in REPORTS), result.stderr
     assert result.returncode == 0, result.stdout + result.stderr
-    names = [line.partition(" ")[0] for line in result.stdout.splitlines()]
-    assert names == [*native.INSTRUCTION_SETS, "ok"]
-    assert "portable checked" in result.stdout
+    *said, last = result.stdout.splitlines()
+    assert last == "ok"
+    assert {f"{name} checked" for name in [*INSTRUCTION_SETS, "portable"]} <= set(said)
 
 
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="there is no aarch64-linux-gnu-g++")

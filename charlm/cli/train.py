@@ -77,7 +77,7 @@ def train(
     clip: Annotated[float | None, typer.Option(help="Largest gradient norm. [default: 1; inf: off]")] = None,
     schedule: Annotated[str | None, typer.Option(help="plateau, cosine or constant. [default: plateau]")] = None,
     warmup: Annotated[
-        int | None, typer.Option(help="Steps over which the rate rises. [default: 100, or a fifth]")
+        int | None, typer.Option(help="Steps over which the rate rises. [default: 100, at most a fifth of all]")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Parallel streams. [default: by corpus and device]")] = None,
     bptt: Annotated[int | None, typer.Option(help="Characters in a chunk. [default: at most 128, by budget]")] = None,
