@@ -57,18 +57,19 @@ from results import (
 from torch import nn
 
 import charlm
-from charlm import checkpoint as ckpt
-from charlm import training
+from charlm.checkpoint.step import MODEL, open_checkpoint
+from charlm.checkpoint.tensors import tensors_from_bytes
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus import Corpus, open_corpus, parse_split
-from charlm.devices import choose_device
+from charlm.corpus.preparation import prepare
+from charlm.corpus.prepared import Corpus, open_corpus, parse_split
+from charlm.corpus.text import open_source
 from charlm.engine.torch import TorchEngine
-from charlm.evaluation import Evaluation
-from charlm.model import EMBEDDING_STD, CharLM
-from charlm.preparation import prepare
-from charlm.recipe import Request
-from charlm.scoring import evaluate
-from charlm.text import open_source
+from charlm.evaluation.measure import evaluate
+from charlm.evaluation.metrics import Evaluation
+from charlm.model.char_lm import EMBEDDING_STD, CharLM
+from charlm.system.devices import choose_device
+from charlm.training import trainer as trainer_module
+from charlm.training.recipe import Request
 
 DEFAULT = "default"
 ALWAYS = math.nextafter(1.0, 0.0)
@@ -198,7 +199,7 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
             "exact": exact.nats_per_char,
             "standard_error": exact.standard_error,
             "predictions": exact.predictions,
-            "best_step": ckpt.open_checkpoint(run).step,
+            "best_step": open_checkpoint(run).step,
             "steps": trained.step,
             "train_seconds": trained.seconds,
             "ended": trained.reason,
@@ -210,7 +211,7 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def trained_as(model_class: type[CharLM]) -> Iterator[None]:
     """Trainings of this class, without the gradients for dynamic evaluation, which is of a tied model only."""
-    with mock.patch.object(training, "CharLM", model_class), mock.patch.object(training, "keep_gradients"):
+    with mock.patch.object(trainer_module, "CharLM", model_class), mock.patch.object(trainer_module, "keep_gradients"):
         yield
 
 
@@ -218,9 +219,9 @@ def evaluate_untied(
     run: Path, model_class: type[CharLM], corpus: Corpus, held_out: list[Any]
 ) -> tuple[Evaluation, int]:
     """The exact pass with a checkpoint that ``charlm.load`` refuses, since it has a weight too many."""
-    checkpoint = ckpt.open_checkpoint(run)
+    checkpoint = open_checkpoint(run)
     model = model_class(ModelConfig(**checkpoint.config["model"]))
-    model.load_weights(ckpt.tensors_from_bytes(checkpoint.files[ckpt.MODEL], str(checkpoint.path)))
+    model.load_weights(tensors_from_bytes(checkpoint.files[MODEL], str(checkpoint.path)))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return evaluate(TorchEngine(model), corpus.tokenizer, held_out), parameters
 

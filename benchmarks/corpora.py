@@ -53,9 +53,9 @@ from results import (
 
 import charlm
 from charlm.config import parse_duration
-from charlm.corpus import open_corpus, parse_split
-from charlm.preparation import prepare
-from charlm.text import open_source
+from charlm.corpus.preparation import prepare
+from charlm.corpus.prepared import open_corpus, parse_split
+from charlm.corpus.text import open_source
 
 PPM_MEMORY = 1 << 30
 CODERS: dict[str, Callable[[bytes], int]] = {

@@ -30,16 +30,16 @@ import numpy as np
 import torch
 from common import charlm_engine, make_parser, report, take_turns
 
-from charlm import model as model_module
-from charlm.batches import IGNORED, Chunk, Cursor, DocumentBatches
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus import Corpus
-from charlm.devices import autocast, keep_freed_memory
-from charlm.documents import pad, shuffled
-from charlm.model import CharLM, cross_entropy, detach
-from charlm.optimizer import make_optimizer
-from charlm.preparation import DocumentChoices, prepare
-from charlm.text import open_source
+from charlm.corpus.batches import IGNORED, Chunk, Cursor, DocumentBatches
+from charlm.corpus.documents import pad, shuffled
+from charlm.corpus.preparation import DocumentChoices, prepare
+from charlm.corpus.prepared import Corpus
+from charlm.corpus.text import open_source
+from charlm.model import char_lm as model_module
+from charlm.model.char_lm import CharLM, cross_entropy, detach
+from charlm.system.devices import autocast, keep_freed_memory
+from charlm.training.optimizers import make_optimizer
 
 BATCH, BPTT = 32, 128
 STEPS_A_TURN = 12

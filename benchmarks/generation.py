@@ -37,13 +37,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm import native
-from charlm.checkpoint import MODEL, TOKENIZER, Checkpoint, open_checkpoint, tensors_to_bytes
+from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.step import MODEL, TOKENIZER, Checkpoint, open_checkpoint
+from charlm.checkpoint.tensors import tensors_to_bytes
 from charlm.config import ModelConfig, to_dict
-from charlm.devices import keep_freed_memory
 from charlm.engine import Engine
-from charlm.language_model import LanguageModel, checkpoint_parts
-from charlm.model import CharLM
-from charlm.tokenizer import CharTokenizer
+from charlm.language_model import LanguageModel
+from charlm.model.char_lm import CharLM
+from charlm.system.devices import keep_freed_memory
+from charlm.tokenizer.characters import CharTokenizer
 
 STREAMS = (1, 64, 256)
 BASE = "nn.LSTM fp32"

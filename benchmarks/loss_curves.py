@@ -25,7 +25,7 @@ from typing import Any
 from common import charlm_engine, make_parser, report, take_turns
 
 import charlm
-from charlm.events import Evaluated, Event, Stepped
+from charlm.training.events import Evaluated, Event, Stepped
 
 WINDOW = 100
 Curve = dict[str, float]

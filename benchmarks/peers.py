@@ -57,17 +57,16 @@ from results import (
 )
 
 import charlm
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.run_folder import lock_run
 from charlm.config import parse_duration
-from charlm.corpus import Corpus, open_corpus, parse_split
+from charlm.corpus.preparation import prepare
+from charlm.corpus.prepared import Corpus, open_corpus, parse_split
+from charlm.corpus.text import open_source
 from charlm.engine import create_engine
-from charlm.evaluation import evaluate_streams
-from charlm.events import Event, Finished, Stepped
-from charlm.preparation import prepare
-from charlm.recipe import Request
-from charlm.scoring import evaluate
-from charlm.text import open_source
-from charlm.training import Trainer
+from charlm.evaluation.measure import evaluate, evaluate_streams
+from charlm.training.events import Event, Finished, Stepped
+from charlm.training.recipe import Request
+from charlm.training.trainer import Trainer
 
 TURN = 5.0
 """Seconds."""
@@ -210,7 +209,7 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
         if not corpus.sizes["valid"].ids:
             raise SystemExit("--split needs a part to steer by")
         rates, seed, hidden = settings["adam_rates"], settings["seed"], settings["peer_hidden"]
-        with ckpt.lock_run(run):
+        with lock_run(run):
             ours = Charlm(run, corpus, settings, rounds=2 + len(rates))
             contenders: dict[str, Contender] = {"charlm": ours, "sgd": Peer(corpus, hidden, "sgd", SGD_RATE, seed)}
             for rate in rates:

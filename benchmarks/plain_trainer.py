@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from charlm.corpus import Corpus
-from charlm.scoring import evaluate
+from charlm.corpus.prepared import Corpus
+from charlm.evaluation.measure import evaluate
 
 LAYERS, DROPOUT, BATCH, BPTT, CLIP, SGD_RATE, ANNEAL = 2, 0.2, 20, 35, 0.25, 20.0, 4.0
 VALIDATION_BATCH = 10

@@ -23,7 +23,7 @@ from common import charlm_engine, make_parser, report
 from numpy.typing import NDArray
 
 import charlm
-from charlm.devices import keep_freed_memory
+from charlm.system.devices import keep_freed_memory
 
 BLOCK = 100
 BASE = "native fp32"

@@ -54,7 +54,7 @@ from results import (
 import charlm
 from charlm.adaptation import evaluate_dynamically
 from charlm.config import parse_duration
-from charlm.corpus import open_corpus
+from charlm.corpus.prepared import open_corpus
 
 WINDOWS = (256, 64)
 

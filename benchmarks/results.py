@@ -45,12 +45,12 @@ from common import make_parser, print_table
 
 import charlm
 from charlm import native, runs
-from charlm.checkpoint import open_checkpoint, step_numbers
-from charlm.cores import cores
-from charlm.corpus import Corpus
-from charlm.devices import choose_precision
-from charlm.recipe import Recipe, Request, resolve
+from charlm.checkpoint.step import open_checkpoint, step_numbers
+from charlm.corpus.prepared import Corpus
 from charlm.runs import Trained
+from charlm.system.cores import cores
+from charlm.system.devices import choose_precision
+from charlm.training.recipe import Recipe, Request, resolve
 
 FOLDER = Path(__file__).with_name("results")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "i8mm", "sve")

@@ -33,8 +33,9 @@ from common import make_parser, report, take_turns
 from torch import nn
 
 import charlm
-from charlm.language_model import LanguageModel, checkpoint_parts
-from charlm.tokenizer import DocumentTokenizer
+from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.language_model import LanguageModel
+from charlm.tokenizer.documents import DocumentTokenizer
 
 TORCH_LINES, ALONE_LINES, BATCHES = 50_000, 1_000, (64, 256, 1024)
 _PEAK = """

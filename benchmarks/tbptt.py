@@ -31,7 +31,7 @@ from common import make_parser, peak_memory_mb, report, run_alone, take_turns
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from charlm.model import CharLM
+    from charlm.model.char_lm import CharLM
 
 CHUNKS = (1, 8, 32, 128, 512, 2048)
 SEED = 1
@@ -74,8 +74,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from charlm.config import ModelConfig, TrainingConfig
-    from charlm.model import CharLM
-    from charlm.optimizer import make_optimizer
+    from charlm.model.char_lm import CharLM
+    from charlm.training.optimizers import make_optimizer
 
     torch.set_num_threads(arguments.threads)
     ids_TB, vocabulary_size = read_streams(arguments.file, arguments.batch, arguments.characters)
@@ -103,9 +103,10 @@ def read_streams(file: Path | None, batch: int, characters: int) -> tuple[Tensor
     import numpy as np
     import torch
 
+    from charlm.corpus.text import decode_blocks, read_blocks
     from charlm.runs import demo_text
-    from charlm.text import decode_blocks, read_blocks
-    from charlm.tokenizer import CharTokenizer, code_points
+    from charlm.tokenizer.characters import CharTokenizer
+    from charlm.tokenizer.protocol import code_points
 
     text = demo_text() if file is None else "".join(decode_blocks(read_blocks(file), "utf-8", str(file)))
     wanted = batch * characters + 1
@@ -130,7 +131,7 @@ def learn(model: CharLM, optimizer: Any, ids_TB: Tensor, length: int, clip: floa
     """Truncated backpropagation through time over all of ``ids_TB``; the number of updates."""
     import torch
 
-    from charlm.model import cross_entropy, detach
+    from charlm.model.char_lm import cross_entropy, detach
 
     state = model.initial_state(ids_TB.shape[1])
     updates = 0
@@ -149,7 +150,7 @@ def mean_loss(model: CharLM, ids_TB: Tensor) -> float:
     """Nats per character over all of ``ids_TB``."""
     import torch
 
-    from charlm.model import cross_entropy
+    from charlm.model.char_lm import cross_entropy
 
     with torch.inference_mode():
         state = model.initial_state(ids_TB.shape[1])

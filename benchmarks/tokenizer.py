@@ -26,8 +26,8 @@ import numpy as np
 import sentencepiece
 from common import MB, make_parser, report, seconds_per_call, take_turns
 
-from charlm.text import decode_blocks, read_blocks
-from charlm.tokenizer import NOT_PIECES, CharTokenizer
+from charlm.corpus.text import decode_blocks, read_blocks
+from charlm.tokenizer.characters import NOT_PIECES, CharTokenizer
 
 Encoder = Callable[[], list[Any]]
 

@@ -36,10 +36,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.devices import autocast, keep_freed_memory
-from charlm.model import CharLM, cross_entropy, detach
-from charlm.optimizer import make_optimizer
-from charlm.tokenizer import CharTokenizer
+from charlm.model.char_lm import CharLM, cross_entropy, detach
+from charlm.system.devices import autocast, keep_freed_memory
+from charlm.tokenizer.characters import CharTokenizer
+from charlm.training.optimizers import make_optimizer
 
 VOCABULARY, OCCURRING = 322, 66
 GEMM_ROWS = 8192

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import charlm
-from charlm import preparation
+from charlm.corpus import preparation
 
 STRANGERS = "éüñ“”—жяß中の🙂€"
 

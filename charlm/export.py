@@ -14,16 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from charlm import checkpoint as ckpt
-from charlm.card import CARD, generated_part
+from charlm.checkpoint.model_card import CARD, generated_part
+from charlm.checkpoint.model_parts import Parts, checkpoint_parts
+from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, is_step, open_checkpoint, with_manifest
+from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json
-from charlm.corpus import corpus_beside
-from charlm.disk import sync_made, write_folder
+from charlm.corpus.prepared import corpus_beside
 from charlm.engine import create_engine
 from charlm.errors import CannotCreateError, CharlmError, InputOutputError, UsageError
-from charlm.language_model import Parts, checkpoint_parts
-from charlm.steering import Steering
-from charlm.weights import weights_to_bytes
+from charlm.system.disk import sync_made, write_folder
+from charlm.training.validation import Steering
 
 logger = logging.getLogger("charlm")
 
@@ -56,23 +56,23 @@ def export(run: str | Path, out: str | Path, weights: str = "f16") -> Exported:
     if weights not in FORMS:
         raise UsageError(f"--weights must be one of {', '.join(FORMS)}, not {weights!r:.40}")
     _refuse_taken(out)
-    checkpoint = ckpt.open_checkpoint(run)
+    checkpoint = open_checkpoint(run)
     parts = checkpoint_parts(checkpoint)
     config = {**checkpoint.config, "weights": weights}
     files = {
         **checkpoint.files,
-        ckpt.MODEL: weights_to_bytes(parts[2], weights),
-        ckpt.CONFIG: dump_json(config),
+        MODEL: weights_to_bytes(parts[2], weights),
+        CONFIG: dump_json(config),
     }
     card = generated_part(config, (checkpoint.validation, checkpoint.step)) + "\n"
-    _write(out, {CARD: card.encode(), **ckpt.with_manifest(files)})
-    written = checkpoint_parts(ckpt.open_checkpoint(out))
+    _write(out, {CARD: card.encode(), **with_manifest(files)})
+    written = checkpoint_parts(open_checkpoint(out))
     losses = _losses(checkpoint.path, parts, written)
     return Exported(out, checkpoint.step, _size(checkpoint.path), _size(out), *losses)
 
 
 def _refuse_taken(out: Path) -> None:
-    if ckpt.is_step(out):
+    if is_step(out):
         raise CannotCreateError(f"{out} has a name that only the steps of a run have; choose another")
     if out.exists() or out.is_symlink():
         raise CannotCreateError(f"{out} exists already; name another folder, so that nothing is overwritten")
@@ -96,7 +96,7 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
 
 def _size(folder: Path) -> int:
     """Bytes of all that a step or an export consists of."""
-    names = (*ckpt.ALL_FILES, ckpt.MANIFEST, CARD)
+    names = (*ALL_FILES, MANIFEST, CARD)
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
 
 

@@ -14,17 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm import comparison, sampling
-from charlm.checkpoint import CONFIG, MODEL, TOKENIZER, Checkpoint, open_checkpoint
+from charlm.checkpoint.model_parts import Parts, checkpoint_parts
+from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
 from charlm.config import ModelConfig, SamplingConfig, from_dict
-from charlm.documents import Fingerprints, Piece, split_documents
+from charlm.corpus.documents import Fingerprints, Piece, split_documents
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError
-from charlm.evaluation import Evaluation, exact_losses
-from charlm.scoring import Scored, Surprise, evaluate, ids_of, score_documents, surprises
-from charlm.tokenizer import Codes, DocumentTokenizer, Ids, Tokenizer, code_points, load_tokenizer
-from charlm.weights import weights_from_bytes
+from charlm.evaluation.comparison import difference
+from charlm.evaluation.losses import exact_losses
+from charlm.evaluation.measure import evaluate, evaluate_together
+from charlm.evaluation.metrics import Evaluation
+from charlm.evaluation.scoring import Scored, Surprise, ids_of, score_documents, surprises
+from charlm.generation.sampling import uniform_sources
+from charlm.generation.streams import Stream
+from charlm.generation.text import Text
+from charlm.tokenizer.documents import DocumentTokenizer
+from charlm.tokenizer.protocol import Codes, Ids, Tokenizer, code_points
 
 _BLOCK = 1 << 20
 _SAMPLES_AT_ONCE = 256
@@ -38,21 +44,6 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto", thread
     ``DataError`` for a checkpoint that fails its checks, ``UsageError`` for a device that this machine lacks.
     """
     return LanguageModel.from_checkpoint(open_checkpoint(Path(path)), device, precision, threads)
-
-
-Parts = tuple[ModelConfig, Tokenizer, dict[str, NDArray[np.float32]]]
-
-
-def checkpoint_parts(checkpoint: Checkpoint) -> Parts:
-    """The configuration, tokenizer and checked weights in a checkpoint. Raises ``DataError``."""
-    where = str(checkpoint.path / CONFIG)
-    config = from_dict(ModelConfig, checkpoint.config.get("model"), where)
-    tokenizer = load_tokenizer(checkpoint.config.get("tokenizer"), checkpoint.files.get(TOKENIZER))
-    if tokenizer.vocabulary_size != config.vocabulary_size:
-        raise DataError(f"{where} and the tokenizer disagree on the size of the vocabulary; use another step")
-    data, form = checkpoint.files[MODEL], checkpoint.config.get("weights")
-    weights = weights_from_bytes(data, str(checkpoint.path / MODEL), config.parameter_shapes(), form)
-    return config, tokenizer, weights
 
 
 def _precision_costs(checkpoint: Checkpoint) -> dict[str, float]:
@@ -175,7 +166,7 @@ class LanguageModel:
         seed, config = _seed(seed), config or SamplingConfig()
         waiting = iter(range(count) if count is not None else itertools.count())
         numbers = list(itertools.islice(waiting, _SAMPLES_AT_ONCE))
-        texts = {number: _Text(self.tokenizer, length, stop) for number in numbers}
+        texts = {number: Text(self.tokenizer, length, stop) for number in numbers}
         pieces = dict.fromkeys(numbers, "")
         stream = self._stream(prompt, config, seed, numbers)
         wanted = 0  # the sample that is yielded next; others wait for it
@@ -186,9 +177,9 @@ class LanguageModel:
             going_on = [row for row, number in enumerate(numbers) if texts[number].missing]
             new = list(itertools.islice(waiting, len(numbers) - len(going_on)))
             if len(going_on) < len(numbers):
-                stream.replace(np.array(going_on, np.int64), sampling.uniform_sources(seed, new))
+                stream.replace(np.array(going_on, np.int64), uniform_sources(seed, new))
             numbers = [*(numbers[row] for row in going_on), *new]
-            texts.update({number: _Text(self.tokenizer, length, stop) for number in new})
+            texts.update({number: Text(self.tokenizer, length, stop) for number in new})
             pieces.update(dict.fromkeys(new, ""))
             while wanted in texts and not texts[wanted].missing:
                 yield pieces.pop(wanted) + texts.pop(wanted).rest()
@@ -197,7 +188,7 @@ class LanguageModel:
     def _written(
         self, prompt: str | Iterable[str], length: int, config: SamplingConfig, stop: str | None, seed: int | None
     ) -> Iterator[str]:
-        text = _Text(self.tokenizer, length, stop)
+        text = Text(self.tokenizer, length, stop)
         stream = self._stream(prompt, config, _seed(seed), range(1))
         while text.missing:
             if piece := text.feed(stream.draw(text.missing)[:, 0]):
@@ -205,14 +196,10 @@ class LanguageModel:
         if rest := text.rest():
             yield rest
 
-    def _stream(
-        self, prompt: str | Iterable[str], config: SamplingConfig, seed: int, numbers: Sequence[int]
-    ) -> sampling.Stream:
+    def _stream(self, prompt: str | Iterable[str], config: SamplingConfig, seed: int, numbers: Sequence[int]) -> Stream:
         pieces = [prompt] if isinstance(prompt, str) else prompt
         ids = (self.tokenizer.encode(part) for piece in pieces for part in _parts(piece))
-        return sampling.Stream(
-            self.writing_engine, self.tokenizer, ids, config, sampling.uniform_sources(seed, numbers)
-        )
+        return Stream(self.writing_engine, self.tokenizer, ids, config, uniform_sources(seed, numbers))
 
     def evaluate(self, text: str, window: int | None = None) -> Evaluation:
         """How well the model predicts ``text``: one exact pass, or with ``window`` the mean over cold windows.
@@ -249,7 +236,7 @@ class LanguageModel:
     ) -> tuple[Evaluation, list[Evaluation]]:
         """The same, and beside it the evaluation of each of ``members``, for which nothing is read twice."""
         engines = [member.engine for member in self.members]
-        return comparison.evaluate_together(engines, self.tokenizer, blocks, window, progress)
+        return evaluate_together(engines, self.tokenizer, blocks, window, progress)
 
     def score(self, text: str) -> NDArray[np.float64]:
         """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
@@ -302,7 +289,7 @@ def _refuse_unlike(first: LanguageModel, other: LanguageModel) -> None:
     """Raise ``DataError`` unless both have the same tokenizer."""
     if first.tokenizer.description() == other.tokenizer.description():
         return
-    why = comparison.difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
+    why = difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
     documents = first.tokenizer.documents or other.tokenizer.documents
     # The seed shuffles documents into the parts, and the vocabulary is that of the training part.
     options = "--split, --tokenizer, --documents and --seed" if documents else "--split and --tokenizer"
@@ -310,44 +297,6 @@ def _refuse_unlike(first: LanguageModel, other: LanguageModel) -> None:
         f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {why}; name models that were trained "
         f"on one text with the same {options}"
     )
-
-
-class _Text:
-    """One text being written, from its ids: ``length`` characters, or up to ``stop`` or the end of a document."""
-
-    def __init__(self, tokenizer: Tokenizer, length: int, stop: str | None) -> None:
-        if length < 0:
-            raise UsageError(f"--length must be 0 or more, not {length}")
-        if stop == "":
-            raise UsageError("--stop may not be empty; leave it out, or name the text to stop at")
-        self.missing = length
-        """Characters still to come."""
-        self._stop = stop
-        self._end_id = tokenizer.end_id
-        self._counts_ids = tokenizer.kind == "byte"
-        self._decoder = tokenizer.decoder()
-        self._held = ""
-
-    def feed(self, ids: NDArray[np.int64]) -> str:
-        """The text that is certain after these ids; what might be the beginning of ``stop`` is held back."""
-        if not self.missing:
-            return ""
-        ids = ids[: self.missing]
-        inside = sampling.up_to_end(ids, self._end_id)
-        text = self._decoder.feed(inside)[: None if self._counts_ids else self.missing]
-        self.missing -= len(inside) if self._counts_ids else len(text)
-        if len(inside) < len(ids):
-            self.missing = 0
-        self._held += text
-        if self._stop is not None and self._stop in self._held:
-            self._held, self.missing = self._held[: self._held.index(self._stop)], 0
-        certain = len(self._held) - (_overlap(self._held, self._stop) if self.missing else 0)
-        piece, self._held = self._held[:certain], self._held[certain:]
-        return piece
-
-    def rest(self) -> str:
-        """What was held back, once nothing is missing."""
-        return self._held
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -358,10 +307,3 @@ def _seed(seed: int | None) -> int:
     if seed is not None and not 0 <= seed < 2**63:
         raise UsageError(f"--seed must be 0 to 2^63-1, not {seed}")
     return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1) if seed is None else seed
-
-
-def _overlap(text: str, stop: str | None) -> int:
-    """How many characters at the end of ``text`` could be the beginning of ``stop``."""
-    if stop is None:
-        return 0
-    return max((n for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)

@@ -12,32 +12,37 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from charlm import checkpoint as ckpt
 from charlm import native
+from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.run_folder import RUNS, clean, is_unfinished, lock_run, newest_run
+from charlm.checkpoint.step import (
+    ALL_FILES,
+    CONFIG,
+    MANIFEST,
+    Checkpoint,
+    has_training_state,
+    open_checkpoint,
+    step_numbers,
+)
+from charlm.checkpoint.transfer import transferred_weights
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
-from charlm.corpus import Corpus, SplitSize, open_corpus, parse_split
-from charlm.devices import choose_device, choose_precision
-from charlm.disk import sync_made
-from charlm.documents import check_form
+from charlm.corpus.documents import check_form
+from charlm.corpus.preparation import DocumentChoices, prepare
+from charlm.corpus.prepared import Corpus, SplitSize, open_corpus, parse_split
+from charlm.corpus.text import TextSource, check_encoding, open_source
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
-from charlm.events import Event, Finished
-from charlm.language_model import checkpoint_parts
-from charlm.model import CharLM
-from charlm.preparation import DocumentChoices, prepare
-from charlm.recipe import Recipe, Request, resolve, save_every_fields
-from charlm.signals import StopSignals
-from charlm.text import TextSource, check_encoding, open_source
-from charlm.tokenizer import ByteTokenizer, CharTokenizer, DocumentTokenizer, Tokenizer
-from charlm.training import Trainer
-from charlm.training_state import is_finished
+from charlm.system.devices import choose_device, choose_precision
+from charlm.system.disk import sync_made
+from charlm.system.signals import StopSignals
+from charlm.training.events import Event, Finished
+from charlm.training.recipe import Recipe, Request, resolve, save_every_fields
+from charlm.training.state import is_finished
+from charlm.training.trainer import Trainer
 
 TOKENIZERS = ("char", "byte")
 MIN_CHARACTERS = 100
@@ -115,9 +120,9 @@ def train(
 ) -> Trained:
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
 
-    ``wishes`` are the fields of ``charlm.recipe.Request``: ``time="10m"``, ``steps``, ``size``, ``lr`` and so on. Every
-    event of the training is passed to ``on_event``. Ctrl-C saves and returns with the reason "interrupted". Prints
-    nothing. Raises the errors of ``charlm.errors``.
+    ``wishes`` are the fields of ``charlm.training.recipe.Request``: ``time="10m"``, ``steps``, ``size``, ``lr`` and so
+    on. Every event of the training is passed to ``on_event``. Ctrl-C saves and returns with the reason "interrupted".
+    Prints nothing. Raises the errors of ``charlm.errors``.
     """
     names = [str(corpus)] if isinstance(corpus, (str, Path)) else [str(name) for name in corpus]
     texts = Texts(names, _name(valid), _name(test), False, tokenizer, encoding, split, documents, distinct)
@@ -158,25 +163,22 @@ def _run_to_end(trainer: Trainer, on_event: Callable[[Event], None]) -> Trained:
     return Trained(trainer.run, last.step, last.seconds, last.reason, last.best_nats_per_char)
 
 
-# ---------------------------------------------------------------------------------------------------- a new run
-
-
 @contextlib.contextmanager
 def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
     """Prepare the corpus in a new run and hold it, locked, ready to train."""
     device = choose_device(where.device)
     precision = choose_precision(where.precision, device)
-    base = None if where.init_from is None else ckpt.open_checkpoint(where.init_from)
+    base = None if where.init_from is None else open_checkpoint(where.init_from)
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
     _check_early(texts, request, str(device), base, architecture)
     source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
     run, made = _claim(where.out, "demo" if texts.demo else source.name if source else "stdin")
-    with ckpt.lock_run(run):
-        if ckpt.step_numbers(run):
+    with lock_run(run):
+        if step_numbers(run):
             raise CannotCreateError(f"{run} was trained by another process a moment ago; choose another --out")
         try:
             shutil.rmtree(run / "corpus", ignore_errors=True)  # of a beginning that was killed
-            ckpt.clean(run)
+            clean(run)
             corpus = _prepare(run, source, texts, _document_choices(texts, request), where.progress)
             sync_made([corpus.folder, *made])
             recipe = resolve(
@@ -191,15 +193,15 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
             )
             trainer = Trainer(run, corpus, recipe.model, recipe.training)
             if base is not None:
-                trainer.model.load_weights(_transferred(base, trainer.model, corpus.tokenizer))
+                trainer.model.load_weights(transferred_weights(base, trainer.model.weights(), corpus.tokenizer))
             yield Prepared(trainer, recipe)
         finally:
-            if not ckpt.step_numbers(run):
+            if not step_numbers(run):
                 _remove(run, made)
 
 
 def _check_early(
-    texts: Texts, request: Request, device: str, base: ckpt.Checkpoint | None, architecture: ModelConfig | None
+    texts: Texts, request: Request, device: str, base: Checkpoint | None, architecture: ModelConfig | None
 ) -> None:
     """Find contradictions before minutes are spent on a corpus."""
     if texts.tokenizer not in TOKENIZERS:
@@ -236,7 +238,7 @@ def _remove(run: Path, made: list[Path]) -> None:
 def _claim(out: Path | None, name: str) -> tuple[Path, list[Path]]:
     """Make the run's folder, so that no other training takes it; also what had to be made, innermost first."""
     if out is not None:
-        if ckpt.step_numbers(out) or (out / ckpt.MANIFEST).exists():
+        if step_numbers(out) or (out / MANIFEST).exists():
             raise CannotCreateError(
                 f"{out} holds a run already; go on with it by --resume --out {out}, or name another"
             )
@@ -244,7 +246,7 @@ def _claim(out: Path | None, name: str) -> tuple[Path, list[Path]]:
             raise CannotCreateError(f"{out} exists and is no run; choose another --out, so that nothing is overwritten")
         candidates = [out]
     else:
-        candidates = [ckpt.RUNS / name, *(ckpt.RUNS / f"{name}-{number}" for number in range(2, 10_000))]
+        candidates = [RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 10_000))]
     for candidate in candidates:
         made = [folder for folder in (candidate, *candidate.parents) if not folder.exists()]
         try:
@@ -254,7 +256,7 @@ def _claim(out: Path | None, name: str) -> tuple[Path, list[Path]]:
         except OSError as error:
             raise CannotCreateError(f"{candidate} cannot be made ({error.strerror}); choose another --out") from None
         return candidate, made
-    raise CannotCreateError(f"{ckpt.RUNS}/ is full of runs of that name; choose an --out")
+    raise CannotCreateError(f"{RUNS}/ is full of runs of that name; choose an --out")
 
 
 # What is in a run that was killed before its first checkpoint.
@@ -262,7 +264,7 @@ _BEGINNING = {".lock", "corpus", "metrics.jsonl"}
 
 
 def _is_of_a_beginning(path: Path) -> bool:
-    return path.name in _BEGINNING or ckpt.is_unfinished(path)
+    return path.name in _BEGINNING or is_unfinished(path)
 
 
 def _document_choices(texts: Texts, request: Request) -> DocumentChoices | None:
@@ -304,47 +306,14 @@ def demo_text() -> str:
     return "\n\n".join(topics[name].strip("\n") for name in sorted(topics)) + "\n"
 
 
-def _transferred(base: ckpt.Checkpoint, model: CharLM, tokenizer: Tokenizer) -> Mapping[str, NDArray[Any]]:
-    """Weights of ``base`` for another vocabulary: rows move with their characters, new characters keep fresh ones."""
-    _, old_tokenizer, old = checkpoint_parts(base)
-    rows = _matching_rows(old_tokenizer, tokenizer)
-    fresh = model.weights()
-    for name in fresh:
-        if name in ("embedding.weight", "decoder.bias"):
-            fresh[name][rows[:, 1]] = old[name][rows[:, 0]]
-        else:
-            fresh[name] = old[name]
-    return fresh
-
-
-def _matching_rows(old: Tokenizer, new: Tokenizer) -> NDArray[np.int64]:
-    """[N, 2]: ids that mean the same in the old and the new vocabulary."""
-    if isinstance(old, DocumentTokenizer) and isinstance(new, DocumentTokenizer):
-        return np.vstack([_matching_rows(old.inner, new.inner), [(old.end_id, new.end_id)]])
-    if isinstance(old, DocumentTokenizer):
-        return _matching_rows(old.inner, new)
-    if isinstance(new, DocumentTokenizer):
-        return _matching_rows(old, new.inner)
-    if isinstance(old, ByteTokenizer) or isinstance(new, ByteTokenizer):
-        return np.repeat(np.arange(256)[:, None], 2, axis=1)
-    assert isinstance(old, CharTokenizer)
-    assert isinstance(new, CharTokenizer)
-    shared = [(old.characters[c], i) for c, i in new.characters.items() if c in old.characters]
-    in_bytes = zip(old.byte_ids.tolist(), new.byte_ids.tolist(), strict=True)
-    return np.array([(0, 0), *in_bytes, *shared], np.int64)
-
-
-# ---------------------------------------------------------------------------------------------------- an old run
-
-
 @contextlib.contextmanager
 def resumed_run(run: Path | None, request: Request, device: str | None = None) -> Iterator[Prepared]:
     """Open a run (the newest one without a name) at its latest checkpoint and hold it, locked, ready to go on."""
     _refuse_new_wishes(request)
-    run, named_step = _run_of(ckpt.newest_run(ckpt.RUNS, to_resume=True) if run is None else run)
-    with ckpt.lock_run(run):
-        ckpt.clean(run)
-        checkpoint = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
+    run, named_step = _run_of(newest_run(RUNS, to_resume=True) if run is None else run)
+    with lock_run(run):
+        clean(run)
+        checkpoint = open_checkpoint(run, "latest", ALL_FILES)
         if named_step is not None and named_step != checkpoint.step:
             raise UsageError(
                 f"{run} has gone on to step {checkpoint.step}; resume that with --out {run}, or begin a new run from "
@@ -365,16 +334,16 @@ def _run_of(path: Path) -> tuple[Path, int | None]:
     """The run that a person means by its folder or by one of its steps, and the number of that step."""
     if not path.exists():
         raise MissingInputError(f"{path} does not exist; name a run with --out, or train one: charlm train FILE")
-    if ckpt.step_numbers(path) or not (path / ckpt.MANIFEST).exists():
-        if not ckpt.step_numbers(path):
+    if step_numbers(path) or not (path / MANIFEST).exists():
+        if not step_numbers(path):
             raise MissingInputError(f"{path} has no checkpoint to go on from; train again: charlm train FILE")
         return path, None
-    if not ckpt.has_training_state(path):
+    if not has_training_state(path):
         raise DataError(
             f"{path} is an exported model and has no training state; resume its run, or learn from its weights with "
             f"charlm train FILE --init-from {path}"
         )
-    return path.parent, ckpt.open_checkpoint(path, names=[ckpt.CONFIG]).step
+    return path.parent, open_checkpoint(path, names=[CONFIG]).step
 
 
 def _refuse_new_wishes(request: Request) -> None:
@@ -393,7 +362,7 @@ def _extended(config: TrainingConfig, request: Request) -> TrainingConfig:
     return dataclasses.replace(config, **save_every_fields(request.save_every))
 
 
-def _check_corpus(run: Path, corpus: Corpus, checkpoint: ckpt.Checkpoint) -> None:
+def _check_corpus(run: Path, corpus: Corpus, checkpoint: Checkpoint) -> None:
     described = checkpoint.config.get("corpus")
     if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
         raise DataError(f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore it")

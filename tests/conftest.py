@@ -14,11 +14,11 @@ from campaigns.surroundings import let_children_heed_signals
 
 from charlm import native
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus import open_corpus
+from charlm.corpus.preparation import DocumentChoices, prepare
+from charlm.corpus.prepared import open_corpus
+from charlm.corpus.text import open_source
 from charlm.errors import UsageError
-from charlm.preparation import DocumentChoices, prepare
-from charlm.text import open_source
-from charlm.training import Trainer
+from charlm.training.trainer import Trainer
 
 torch.set_num_threads(1)
 let_children_heed_signals()

@@ -94,8 +94,8 @@ def test_the_search_of_sources_lets_others_be():
 WATCHED = """
 import sys, typing
 from pathlib import Path
-import charlm, charlm.runs
-from charlm.recipe import Request
+import charlm, charlm.language_model, charlm.runs
+from charlm.training.recipe import Request
 
 package = str(Path(charlm.__file__).parent)
 heard, active = [], [False]

@@ -13,17 +13,19 @@ import pytest
 from conftest import INSTRUCTION_SETS, library, needs_native
 
 import charlm
-from charlm import checkpoint as ckpt
 from charlm import runs
-from charlm.card import BEGIN, CARD
-from charlm.corpus import corpus_beside
+from charlm.checkpoint.model_card import BEGIN, CARD
+from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.run_folder import newest_run
+from charlm.checkpoint.step import CONFIG, MANIFEST, MODEL, TOKENIZER, open_checkpoint
+from charlm.checkpoint.tensors import tensors_from_bytes
+from charlm.checkpoint.weights import dequantise, quantise
+from charlm.corpus.prepared import corpus_beside
 from charlm.engine.native import NativeEngine
 from charlm.errors import CannotCreateError, DataError, InputOutputError, MissingInputError, UsageError
 from charlm.export import FORMS, export
-from charlm.language_model import checkpoint_parts
-from charlm.weights import dequantise, quantise
 
-FILES = {CARD, ckpt.CONFIG, ckpt.MANIFEST, ckpt.MODEL, ckpt.TOKENIZER}
+FILES = {CARD, CONFIG, MANIFEST, MODEL, TOKENIZER}
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +35,19 @@ def exports(trained_run, tmp_path_factory):
 
 
 def parts(path):
-    return checkpoint_parts(ckpt.open_checkpoint(path))
+    return checkpoint_parts(open_checkpoint(path))
 
 
 def test_it_holds_what_writing_needs_and_no_more(exports, trained_run):
-    opened = ckpt.open_checkpoint(trained_run)
+    opened = open_checkpoint(trained_run)
     for form, made in exports.items():
         assert {path.name for path in made.path.iterdir()} == FILES
         assert not [path for path in made.path.parent.iterdir() if path.name.startswith(".")]
-        config = ckpt.open_checkpoint(made.path).config
+        config = open_checkpoint(made.path).config
         assert config == {**opened.config, "weights": form}
         assert config["precision_costs"] == opened.config["precision_costs"]
         assert made.step == opened.step
-        assert (made.path / ckpt.TOKENIZER).read_bytes() == opened.files[ckpt.TOKENIZER]
+        assert (made.path / TOKENIZER).read_bytes() == opened.files[TOKENIZER]
         assert f"| weights | {form} |" in (made.path / CARD).read_text()
     sizes = [exports[form].bytes_after for form in FORMS]
     assert exports["f16"].bytes_before > 3 * sizes[0] > 3 * 1.5 * sizes[1]
@@ -57,7 +59,7 @@ def test_float16_weights_are_the_runs_rounded(exports, trained_run):
 
 
 def test_int8_weights_are_within_half_a_scale(exports, trained_run):
-    tensors = ckpt.tensors_from_bytes((exports["int8"].path / ckpt.MODEL).read_bytes(), "here")
+    tensors = tensors_from_bytes((exports["int8"].path / MODEL).read_bytes(), "here")
     for name, array in parts(exports["int8"].path)[2].items():
         original = parts(trained_run)[2][name]
         if array.ndim == 1:
@@ -84,7 +86,7 @@ def test_it_writes_and_measures_like_the_run(exports, trained_run, text):
 
 def test_the_losses_that_are_told_are_those_of_the_models(exports, trained_run):
     for made in exports.values():
-        assert made.nats_before == pytest.approx(ckpt.open_checkpoint(trained_run).validation, abs=5e-3)
+        assert made.nats_before == pytest.approx(open_checkpoint(trained_run).validation, abs=5e-3)
         assert made.nats_after == pytest.approx(made.nats_before, abs=2e-2)
         assert made.nats_after != made.nats_before
     assert exports["f16"].nats_before == exports["int8"].nats_before
@@ -95,7 +97,7 @@ def test_the_losses_that_are_told_are_those_of_the_models(exports, trained_run):
 def test_the_native_int8_engine_loses_nothing_more(exports, instruction_set):
     config, _, weights = parts(exports["int8"].path)
     again = {name: dequantise(*quantise(array)) if array.ndim == 2 else array for name, array in weights.items()}
-    tensors = ckpt.tensors_from_bytes((exports["int8"].path / ckpt.MODEL).read_bytes(), "here")
+    tensors = tensors_from_bytes((exports["int8"].path / MODEL).read_bytes(), "here")
     by_hand = {
         name: (tensors[name] * tensors[f"{name}.scale"].astype(np.float64)[:, None]).astype(np.float32)
         if array.ndim == 2 else array
@@ -113,7 +115,7 @@ def test_the_native_int8_engine_loses_nothing_more(exports, instruction_set):
 def test_exporting_an_export_changes_no_weight(exports, tmp_path):
     for form in FORMS:
         made = export(exports[form].path, tmp_path / form, form)
-        assert (made.path / ckpt.MODEL).read_bytes() == (exports[form].path / ckpt.MODEL).read_bytes()
+        assert (made.path / MODEL).read_bytes() == (exports[form].path / MODEL).read_bytes()
         assert made.nats_before is made.nats_after is None
 
 
@@ -129,13 +131,13 @@ def test_documents_bytes_and_steps_can_be_exported(document_run, tmp_path):
         threads=1, device="cpu", precision="fp32",
     ).run  # fmt: skip
     made = export(run / "step-2", tmp_path / "bytes")
-    assert {path.name for path in made.path.iterdir()} == FILES - {ckpt.TOKENIZER}
+    assert {path.name for path in made.path.iterdir()} == FILES - {TOKENIZER}
     assert len(charlm.load(made.path, device="cpu").generate("x", 3, seed=1)) <= 3
 
 
 def test_every_flipped_bit_is_noticed(exports, tmp_path):
     copy = Path(shutil.copytree(exports["int8"].path, tmp_path / "copy"))
-    whole = dict(ckpt.open_checkpoint(copy).files)
+    whole = dict(open_checkpoint(copy).files)
     for name in FILES - {CARD}:
         data, same = (copy / name).read_bytes(), 0
         bits = range(0, 8 * len(data), max(1, 8 * len(data) // 300 | 1))  # odd, so that all places in a byte come
@@ -144,10 +146,10 @@ def test_every_flipped_bit_is_noticed(exports, tmp_path):
             changed[bit // 8] ^= 1 << bit % 8
             (copy / name).write_bytes(changed)
             try:
-                opened = ckpt.open_checkpoint(copy)
+                opened = open_checkpoint(copy)
             except DataError:
                 continue
-            assert name == ckpt.MANIFEST  # white space between its words says nothing
+            assert name == MANIFEST  # white space between its words says nothing
             assert dict(opened.files) == whole
             same += 1
         assert same < len(bits) / 4
@@ -243,12 +245,12 @@ def test_it_is_not_resumed_but_learnt_on_from(exports, text_file, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingInputError), runs.resumed_run(None, runs.Request()):
         pass
-    assert ckpt.newest_run(Path("checkpoints")).name == "small"
+    assert newest_run(Path("checkpoints")).name == "small"
     options = {"steps": 1, "batch": 4, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32", "lr": 1e-9}
     trained = charlm.train(text_file, out="next", init_from=copy, average="none", **options)
     for name, array in parts(trained.run)[2].items():
         assert np.allclose(array, parts(copy)[2][name], atol=1e-6), name
-    assert ckpt.open_checkpoint(trained.run).config["weights"] == "f32"
+    assert open_checkpoint(trained.run).config["weights"] == "f32"
 
 
 def test_a_text_folder_named_corpus_beside_it_is_nothing_to_it(exports, trained_run, tmp_path):
@@ -296,5 +298,5 @@ def test_exporting_needs_no_torch(trained_run, tmp_path):
 
 
 def test_others_may_read_what_they_could_read_before(exports, trained_run):
-    mode = stat.S_IMODE((ckpt.open_checkpoint(trained_run).path / ckpt.MODEL).stat().st_mode)
-    assert stat.S_IMODE((exports["f16"].path / ckpt.MODEL).stat().st_mode) == mode
+    mode = stat.S_IMODE((open_checkpoint(trained_run).path / MODEL).stat().st_mode)
+    assert stat.S_IMODE((exports["f16"].path / MODEL).stat().st_mode) == mode

@@ -9,7 +9,8 @@ import pytest
 from conftest import INSTRUCTION_SETS, environment
 
 import charlm
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import MODEL, open_checkpoint, save_step
+from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
 
 GOLDEN = sorted(path.parent for path in (Path(__file__).parent / "golden").glob("*/expected.json"))
 TOLERANCE = 1e-4
@@ -52,7 +53,7 @@ def test_golden_files_are_what_they_were(home):
     expected = expected_of(home)
     files = {path.name: path.read_bytes() for path in (home / expected["step"]).iterdir()}
     assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == expected["sha256"]
-    assert ckpt.open_checkpoint(home).config == expected["config"]
+    assert open_checkpoint(home).config == expected["config"]
 
 
 @pytest.mark.parametrize("engine", ["torch", *INSTRUCTION_SETS])
@@ -70,9 +71,9 @@ def test_golden_checkpoints_score_and_write_the_same(home, engine):
 )
 @pytest.mark.parametrize("home", GOLDEN, ids=lambda home: home.name)
 def test_another_weight_would_be_noticed(home, name, tmp_path):
-    opened = ckpt.open_checkpoint(home)
-    weights = ckpt.tensors_from_bytes(opened.files[ckpt.MODEL], "here")
+    opened = open_checkpoint(home)
+    weights = tensors_from_bytes(opened.files[MODEL], "here")
     changed = {**weights, name: np.roll(weights[name], 1)}
-    files = {**opened.files, ckpt.MODEL: ckpt.tensors_to_bytes(changed)}
-    path = ckpt.save_step(tmp_path, opened.step, files)
+    files = {**opened.files, MODEL: tensors_to_bytes(changed)}
+    path = save_step(tmp_path, opened.step, files)
     assert furthest(load(path, "torch"), expected_of(home)) > TOLERANCE

@@ -9,7 +9,7 @@ from conftest import environment, needs_native
 
 import charlm
 from charlm.config import SamplingConfig
-from charlm.corpus import open_corpus
+from charlm.corpus.prepared import open_corpus
 from charlm.errors import DataError, UsageError
 
 
@@ -108,8 +108,8 @@ def test_text_of_the_corpus_is_likelier_than_noise(model, text):
 
 def strewn(text_file, text, out, monkeypatch, foreign_rate, rare_count):
     """Loss of known characters and of a stranger, in text strewn with strangers, for a way to prepare the corpus."""
-    monkeypatch.setattr("charlm.preparation.FOREIGN_RATE", foreign_rate)
-    monkeypatch.setattr("charlm.preparation.RARE_COUNT", rare_count)
+    monkeypatch.setattr("charlm.corpus.preparation.FOREIGN_RATE", foreign_rate)
+    monkeypatch.setattr("charlm.corpus.preparation.RARE_COUNT", rare_count)
     shape = {"hidden": 48, "layers": 1, "batch": 8, "bptt": 32, "lr": 1e-2, "threads": 1, "device": "cpu"}
     way = {"optimizer": "adam", "dropout_input": 0.1, "dropout_output": 0.4}
     run = charlm.train(text_file, out=out, steps=400, eval_every=200, precision="fp32", **shape, **way).run
@@ -129,8 +129,9 @@ def test_spellings_teach_what_a_stranger_is(text_file, text, tmp_path, monkeypat
 
 
 def test_torch_is_not_needed_to_import_the_library():
-    code = "import sys, charlm, charlm.language_model, charlm.sampling, charlm.evaluation, charlm.corpus; " \
-           "import charlm.checkpoint, charlm.cli.app; sys.exit('torch' in sys.modules)"  # fmt: skip
+    code = "import sys, charlm, charlm.language_model, charlm.generation.streams, charlm.evaluation.comparison; " \
+           "import charlm.evaluation.scoring, charlm.corpus.preparation, charlm.checkpoint.run_folder; " \
+           "import charlm.cli.app; sys.exit('torch' in sys.modules)"  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

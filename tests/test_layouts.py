@@ -11,10 +11,10 @@ from conftest import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm import lstm, model
-from charlm.batches import IGNORED, Chunk, Cursor, DocumentBatches
 from charlm.config import ModelConfig
-from charlm.model import CharLM, cross_entropy, detach
+from charlm.corpus.batches import IGNORED, Chunk, Cursor, DocumentBatches
+from charlm.model import char_lm, lstm
+from charlm.model.char_lm import CharLM, cross_entropy, detach
 
 VOCABULARY, BOUNDARY, SPAN = 11, 10, 16
 SMALL = st.lists(st.integers(0, 9), min_size=1, max_size=30)
@@ -101,7 +101,7 @@ def test_padded_bucketed_packed_and_single_agree(engine, lengths, seed):
             "bucketed": loss_and_gradients(network, bucketed(documents)),
         }
     with environment(CHARLM_ENGINE="torch"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "packs", lambda tensor: True)
+        patch.setattr(char_lm, "packs", lambda tensor: True)
         found["packed"] = loss_and_gradients(network, bucketed(documents))
     for name, (other, other_gradient, other_count) in found.items():
         assert other_count == count, name
@@ -110,7 +110,7 @@ def test_padded_bucketed_packed_and_single_agree(engine, lengths, seed):
 
 
 def test_packed_outputs_end_with_their_stream():
-    layer = model.LSTMLayer(6, 8)
+    layer = char_lm.LSTMLayer(6, 8)
     layer.initialize(torch.Generator().manual_seed(1))
     lengths, x_TBI = torch.tensor([7, 4, 1]), torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(2))
     weights = layer.weight_ih, layer.weight_hh, layer.bias

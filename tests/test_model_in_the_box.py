@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from test_cli import charlm
+from commands import charlm
 
 import charlm as library
 

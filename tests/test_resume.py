@@ -5,12 +5,13 @@ import pytest
 import torch
 from trainers import digest, resumed, train
 
-from charlm import checkpoint as ckpt
-from charlm import training_state
-from charlm.averaging import Average
+from charlm.checkpoint.step import ALL_FILES, STATE_TENSORS, open_checkpoint, save_step
+from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
 from charlm.errors import DataError
-from charlm.events import Evaluated, Stepped
-from charlm.training import Trainer
+from charlm.training.averaging import Average
+from charlm.training.events import Evaluated, Stepped
+from charlm.training.state import restore, snapshot
+from charlm.training.trainer import Trainer
 
 STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
 
@@ -170,7 +171,7 @@ def test_an_interrupted_evaluation_is_made_again(make_trainer):
 def test_a_rate_that_no_training_has_is_refused(make_trainer, spoil):
     trainer = make_trainer(steps=2)
     spoil(trainer)
-    ckpt.save_step(trainer.run, 0, training_state.snapshot(trainer, finished=False))
+    save_step(trainer.run, 0, snapshot(trainer, finished=False))
     with pytest.raises(DataError, match="multiplies the rate"):
         resumed(trainer)
 
@@ -179,8 +180,8 @@ def test_a_rate_that_no_training_has_is_refused(make_trainer, spoil):
 def test_a_damaged_optimizer_memory_is_refused(make_trainer, damage):
     trainer = make_trainer(steps=3)
     train(trainer)
-    files = dict(ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES).files)
-    tensors = ckpt.tensors_from_bytes(files[ckpt.STATE_TENSORS], "state")
+    files = dict(open_checkpoint(trainer.run, "latest", ALL_FILES).files)
+    tensors = tensors_from_bytes(files[STATE_TENSORS], "state")
     name = "optimizer.0.exp_avg"
     if damage == "missing":
         del tensors[name]
@@ -190,7 +191,7 @@ def test_a_damaged_optimizer_memory_is_refused(make_trainer, damage):
         tensors[name] = tensors[name].astype(np.int32)
     else:
         tensors = {n: t for n, t in tensors.items() if not n.startswith("optimizer.1.")}
-    ckpt.save_step(trainer.run, 3, {**files, ckpt.STATE_TENSORS: ckpt.tensors_to_bytes(tensors)})
+    save_step(trainer.run, 3, {**files, STATE_TENSORS: tensors_to_bytes(tensors)})
     with pytest.raises(DataError, match="optimizer"):
         resumed(trainer)
 
@@ -208,9 +209,9 @@ def test_a_checkpoint_of_another_corpus_is_refused(make_trainer, corpus, monkeyp
     trainer = make_trainer(steps=2)
     train(trainer)
     other = make_trainer("other", steps=2, model={"hidden": 32})
-    checkpoint = ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES)
+    checkpoint = open_checkpoint(trainer.run, "latest", ALL_FILES)
     with pytest.raises(DataError, match="belong together"):
-        training_state.restore(other, checkpoint)
+        restore(other, checkpoint)
 
 
 def test_resuming_elsewhere_is_said(make_trainer, caplog):
@@ -218,7 +219,7 @@ def test_resuming_elsewhere_is_said(make_trainer, caplog):
     train(trainer)
     torch.set_num_threads(2)
     try:
-        checkpoint = ckpt.open_checkpoint(trainer.run, "latest", ckpt.ALL_FILES)
+        checkpoint = open_checkpoint(trainer.run, "latest", ALL_FILES)
         from dataclasses import replace
 
         Trainer.resume(trainer.run, trainer.corpus, checkpoint, replace(trainer.config, threads=2))

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 import charlm
-from charlm import checkpoint as ckpt
 from charlm import runs
-from charlm.cores import cores
-from charlm.corpus import Corpus
+from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.step import ALL_FILES, CONFIG, open_checkpoint, save_step, step_numbers
+from charlm.config import dump_json
+from charlm.corpus.prepared import Corpus
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
-from charlm.events import Evaluated, Finished, Stepped
-from charlm.language_model import checkpoint_parts
-from charlm.recipe import Request
+from charlm.system.cores import cores
+from charlm.training.events import Evaluated, Finished, Stepped
+from charlm.training.recipe import Request
 
 BRIEF = {"hidden": 16, "layers": 1, "batch": 4, "bptt": 16, "eval_every": 5, "threads": 1, "device": "cpu",
          "precision": "fp32"}  # fmt: skip
@@ -26,7 +27,7 @@ def brief(text_file, out, steps=6, **options):
 
 
 def weights(run):
-    return checkpoint_parts(ckpt.open_checkpoint(run, "latest"))[2]
+    return checkpoint_parts(open_checkpoint(run, "latest"))[2]
 
 
 def test_train_returns_where_the_run_is_and_tells_every_event(text_file, tmp_path, capfd):
@@ -64,7 +65,7 @@ def test_resumed_without_options_it_ends_like_the_whole(text_file, tmp_path):
 
     with pytest.raises(Stop):
         brief(text_file, tmp_path / "cut", 12, lr=3e-3, save_every="3", on_event=stop_after_seven)
-    assert ckpt.step_numbers(tmp_path / "cut")[-1] == 6
+    assert step_numbers(tmp_path / "cut")[-1] == 6
     trained = runs.resume(tmp_path / "cut")
     assert trained.step == 12
     for name, array in weights(tmp_path / "whole").items():
@@ -86,7 +87,7 @@ def test_an_older_step_is_not_resumed_over_newer_ones(text_file, tmp_path):
     shutil.copytree(tmp_path / "aside", tmp_path / "run" / "step-5", dirs_exist_ok=True)
     with pytest.raises(UsageError, match="has gone on to step 12"):
         runs.resume(tmp_path / "run" / "step-5", steps=20)
-    assert {5, 12} <= set(ckpt.step_numbers(tmp_path / "run"))
+    assert {5, 12} <= set(step_numbers(tmp_path / "run"))
     assert runs.resume(tmp_path / "run" / "step-12", steps=14).step == 14
 
 
@@ -97,7 +98,7 @@ def test_whoever_comes_second_leaves_the_first_alone(text_file, tmp_path):
         with busy, runs.new_run(texts, request, runs.Where(tmp_path / "run")):
             pass
         assert list(first.trainer.events())[-1].reason == "budget"
-    assert ckpt.step_numbers(tmp_path / "run")
+    assert step_numbers(tmp_path / "run")
 
 
 def test_a_folder_that_was_there_stays_and_a_killed_beginning_is_used_again(text_file, tmp_path):
@@ -144,18 +145,18 @@ def test_a_test_text_of_its_own_gives_its_share_to_training(text, text_file, tmp
 
 def test_a_checkpoint_whose_parts_disagree_is_refused(text_file, tmp_path):
     run = brief(text_file, tmp_path / "run", 1).run
-    opened = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
+    opened = open_checkpoint(run, "latest", ALL_FILES)
     config = {**opened.config, "model": {**opened.config["model"], "vocabulary_size": 300}}
-    ckpt.save_step(run, 1, {**opened.files, ckpt.CONFIG: ckpt.dump_json(config)})
+    save_step(run, 1, {**opened.files, CONFIG: dump_json(config)})
     with pytest.raises(DataError, match="vocabulary"):
         charlm.load(run)
 
 
 def test_a_checkpoint_of_a_gpu_opens_on_a_cpu(text_file, tmp_path):
     run = brief(text_file, tmp_path / "run", 3).run
-    opened = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
+    opened = open_checkpoint(run, "latest", ALL_FILES)
     config = {**opened.config, "training": {**opened.config["training"], "device": "cuda:5"}}
-    ckpt.save_step(run, 3, {**opened.files, ckpt.CONFIG: ckpt.dump_json(config)})
+    save_step(run, 3, {**opened.files, CONFIG: dump_json(config)})
     assert len(charlm.load(run).generate("the", 5)) == 5
     with pytest.raises(UsageError, match="--device cpu"):
         runs.resume(run, steps=5)
@@ -169,7 +170,7 @@ def test_ctrl_c_in_python_saves_and_returns(text_file, tmp_path):
 
     trained = brief(text_file, tmp_path / "run", 1000, on_event=press)
     assert trained.reason == "interrupted"
-    assert ckpt.step_numbers(trained.run)[-1] == trained.step < 10
+    assert step_numbers(trained.run)[-1] == trained.step < 10
     assert runs.resume(trained.run, steps=12).step == 12
 
 
@@ -228,7 +229,7 @@ def test_init_from_maps_the_vocabulary_by_character(text_file, tmp_path):
     ) as prepared:
         model, tokenizer = prepared.trainer.model, prepared.trainer.corpus.tokenizer
         started = model.weights()
-    _, old_tokenizer, old = checkpoint_parts(ckpt.open_checkpoint(tmp_path / "base"))
+    _, old_tokenizer, old = checkpoint_parts(open_checkpoint(tmp_path / "base"))
     for character in "satonhec?":
         row, old_row = tokenizer.encode(character)[0], old_tokenizer.encode(character)[0]
         assert np.array_equal(started["embedding.weight"][row], old["embedding.weight"][old_row])

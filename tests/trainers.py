@@ -3,9 +3,9 @@
 import hashlib
 import json
 
-from charlm import checkpoint as ckpt
-from charlm.events import Stepped
-from charlm.training import Trainer
+from charlm.checkpoint.step import ALL_FILES, open_checkpoint
+from charlm.training.events import Stepped
+from charlm.training.trainer import Trainer
 
 
 def digest(trainer) -> str:
@@ -27,8 +27,8 @@ def train(trainer, interrupt_after=None, on=lambda event: None):
     return events
 
 
-def resumed(trainer, names=ckpt.ALL_FILES):
-    checkpoint = ckpt.open_checkpoint(trainer.run, "latest", names)
+def resumed(trainer, names=ALL_FILES):
+    checkpoint = open_checkpoint(trainer.run, "latest", names)
     return Trainer.resume(trainer.run, trainer.corpus, checkpoint, trainer.config)
 
 

@@ -14,7 +14,7 @@ from charlm.cli.texts import measured_text
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
-    from charlm.comparison import Comparison
+    from charlm.evaluation.comparison import Comparison
     from charlm.language_model import LanguageModel
 
 _NAMES = ("A", "B")
@@ -46,8 +46,8 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Tell which of two models predicts a text better, and whether the difference is more than chance."""
-    from charlm.comparison import Reading, difference, writing_speeds
-    from charlm.comparison import compare as read_both
+    from charlm.evaluation.comparison import Reading, difference, writing_speeds
+    from charlm.evaluation.comparison import compare as read_both
     from charlm.language_model import load
 
     models = [load(path, device, precision, threads) for path in (a, b)]
@@ -71,7 +71,7 @@ def compare(
 
 
 def _cost(model: LanguageModel, written_per_second: float) -> _Cost:
-    from charlm.checkpoint import MODEL
+    from charlm.checkpoint.step import MODEL
 
     return _Cost(written_per_second, model.config.parameter_count(), len(model.checkpoint.files[MODEL]))
 
@@ -128,7 +128,7 @@ def _shown(models: Sequence[LanguageModel], found: Comparison, costs: Sequence[_
 
 
 def _verdict(found: Comparison) -> str:
-    from charlm.comparison import TELLING
+    from charlm.evaluation.comparison import TELLING
 
     if found.bits_standard_error is None:
         return "no difference can be told: the text is too short for a standard error"

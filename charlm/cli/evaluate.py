@@ -12,7 +12,7 @@ from charlm.cli.texts import measured_text
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
-    from charlm.evaluation import Evaluation
+    from charlm.evaluation.metrics import Evaluation
     from charlm.language_model import LanguageModel
 
 

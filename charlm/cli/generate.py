@@ -120,7 +120,7 @@ def _shown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _write_many(texts: Iterator[str], prompt: str, documents: str | None, json: bool) -> None:
-    from charlm.tokenizer import SEPARATORS
+    from charlm.tokenizer.protocol import SEPARATORS
 
     separator = SEPARATORS.get(documents or "", "---\n")
     for number, text in enumerate(texts):
@@ -170,7 +170,7 @@ def _chosen(model: LanguageModel, drawn: Iterator[str], count: int, unique: bool
 
 
 def _training_documents(model: LanguageModel) -> frozenset[int]:
-    from charlm.corpus import corpus_beside
+    from charlm.corpus.prepared import corpus_beside
 
     corpus = corpus_beside(model.checkpoint.path)
     if corpus is None:
@@ -187,7 +187,7 @@ def _prompt_pieces(prompt: str | None, kind: str) -> Iterator[str]:
 
 
 def _stdin_pieces(kind: str) -> Iterator[str]:
-    from charlm.text import BLOCK_BYTES, decode_blocks
+    from charlm.corpus.text import BLOCK_BYTES, decode_blocks
 
     blocks = iter(lambda: sys.stdin.buffer.read(BLOCK_BYTES), b"")
     if kind == "char":

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from charlm.scoring import Surprise
+    from charlm.evaluation.scoring import Surprise
 
 LEVELS = (1, 2, 4, 6, 9)
 """The borders in bits between the colours; a character on a border has the stronger colour."""

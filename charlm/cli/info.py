@@ -18,7 +18,7 @@ def info(
     json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint is: its corpus, recipe, size, best loss, and what runs it here."""
-    from charlm.checkpoint import is_step, step_numbers
+    from charlm.checkpoint.step import is_step, step_numbers
     from charlm.config import TrainingConfig, from_dict
     from charlm.language_model import load
 

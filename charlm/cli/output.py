@@ -113,7 +113,7 @@ def bits(nats: float) -> float:
 
 def chosen_checkpoint(named: Path | None) -> Path:
     """The checkpoint a person means: named, in CHARLM_CHECKPOINT, or the newest run, which is then said on stderr."""
-    from charlm.checkpoint import RUNS, newest_run
+    from charlm.checkpoint.run_folder import RUNS, newest_run
 
     if named is not None:
         return named

@@ -19,9 +19,9 @@ from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, json_
 from charlm.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
-    from charlm.documents import Piece
+    from charlm.corpus.documents import Piece
+    from charlm.evaluation.scoring import Scored, Surprise
     from charlm.language_model import LanguageModel
-    from charlm.scoring import Scored, Surprise
 
 _COLUMNS = ("number", "log_probability", "bits_per_char", "characters", "unknown_characters", "document")
 # A log line may hold an escape sequence; what is shown to people must not steer their terminal, nor turn a row around
@@ -59,7 +59,7 @@ def score(
 ) -> None:
     """Tell how likely each document is: log-probability in nats, bits per character, and the document."""
     _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
-    from charlm.documents import check_form
+    from charlm.corpus.documents import check_form
     from charlm.language_model import load
 
     if documents is not None:
@@ -88,7 +88,7 @@ class _Found:
     """The documents of a text: scored, or as they are."""
 
     def __init__(self, model: LanguageModel, names: list[str], form: str, encoding: str) -> None:
-        from charlm.text import check_encoding, open_source
+        from charlm.corpus.text import check_encoding, open_source
 
         check_encoding(encoding)
         self._model, self._form, self._encoding = model, form, encoding
@@ -106,7 +106,7 @@ class _Found:
 
     def texts(self) -> Iterator[tuple[int, str]]:
         """Each with its number, from 1."""
-        from charlm.scoring import document_texts
+        from charlm.evaluation.scoring import document_texts
 
         return enumerate(document_texts(self._model.tokenizer, self._pieces()), start=1)
 
@@ -117,7 +117,7 @@ class _Found:
         return scored.text
 
     def _pieces(self) -> Iterator[Piece]:
-        from charlm.documents import split_documents
+        from charlm.corpus.documents import split_documents
 
         files = [_stdin_codes(self._kind, self._encoding)] if self._source is None else self._source.files(self._kind)
         # A line without a character gets a score, too, so that scores and lines can be pasted together.
@@ -127,8 +127,8 @@ class _Found:
 def _stdin_codes(kind: str, encoding: str) -> Iterator[Any]:
     import numpy as np
 
-    from charlm.text import BLOCK_BYTES, decode_blocks
-    from charlm.tokenizer import code_points
+    from charlm.corpus.text import BLOCK_BYTES, decode_blocks
+    from charlm.tokenizer.protocol import code_points
 
     stdin: Any = sys.stdin.buffer  # a BufferedReader: read1 gives what there is and does not wait for more
     blocks = iter(lambda: stdin.read1(BLOCK_BYTES), b"")

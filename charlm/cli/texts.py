@@ -13,10 +13,11 @@ from charlm.cli.output import say
 from charlm.errors import DataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
-    from charlm.corpus import Corpus, IdFile
+    from charlm.corpus.id_files import IdFile
+    from charlm.corpus.prepared import Corpus
+    from charlm.corpus.text import TextSource
     from charlm.language_model import LanguageModel
-    from charlm.text import TextSource
-    from charlm.tokenizer import Ids, Tokenizer
+    from charlm.tokenizer.protocol import Ids, Tokenizer
 
 _STEP = 1 << 18
 
@@ -47,7 +48,7 @@ def measured_text(
 
 
 def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding: str, folder: Path) -> Measured:
-    from charlm.text import open_source
+    from charlm.corpus.text import open_source
 
     kind = tokenizers[0].kind
     source = open_source(names, encoding, folder / "stdin", any_file=kind == "byte")
@@ -57,8 +58,8 @@ def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding:
 
 
 def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
-    from charlm.documents import split_documents
-    from charlm.tokenizer import DocumentTokenizer
+    from charlm.corpus.documents import split_documents
+    from charlm.tokenizer.documents import DocumentTokenizer
 
     if isinstance(tokenizer, DocumentTokenizer):
         return starmap(tokenizer.encode_documents, split_documents(source.files(tokenizer.kind), tokenizer.documents))
@@ -66,7 +67,7 @@ def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
 
 
 def _from_runs(models: Sequence[LanguageModel], split: str | None, again: str) -> Measured:
-    from charlm.corpus import SPLITS, same_splits
+    from charlm.corpus.prepared import SPLITS, same_splits
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
@@ -88,7 +89,7 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, again: str) -
 
 
 def _corpus_of(model: LanguageModel, again: str) -> Corpus:
-    from charlm.corpus import corpus_beside
+    from charlm.corpus.prepared import corpus_beside
 
     path = model.checkpoint.path
     corpus = corpus_beside(path)

@@ -117,9 +117,9 @@ def train(
     sources = {name: said[name] for name in _TEXT_OPTIONS}
     _check_sources(bool(corpus), demo, resume)
     from charlm.cli.train_view import Preparing, run_training
-    from charlm.recipe import Request
     from charlm.runs import Texts, Where, new_run, resumed_run
-    from charlm.signals import StopSignals
+    from charlm.system.signals import StopSignals
+    from charlm.training.recipe import Request
 
     request = Request(**{field.name: said[field.name] for field in dataclasses.fields(Request)})
     with StopSignals() as signals:

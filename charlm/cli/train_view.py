@@ -8,13 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 from charlm.cli.output import bits, duration, progress_bar, say, write_json
-from charlm.corpus import Corpus
+from charlm.corpus.prepared import Corpus
 from charlm.errors import InterruptedBySignal
-from charlm.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
-from charlm.lstm import recurrence_name
+from charlm.model.lstm import recurrence_name
 from charlm.runs import Prepared
-from charlm.signals import StopSignals
-from charlm.training import Trainer
+from charlm.system.signals import StopSignals
+from charlm.training.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
+from charlm.training.trainer import Trainer
 
 _PLAIN_LINE_EVERY = 15.0
 

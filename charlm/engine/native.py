@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from charlm import native
 from charlm.config import ModelConfig, SamplingConfig
-from charlm.cores import cores
 from charlm.engine import FloatArray, Grammar
 from charlm.errors import OutOfMemoryError
+from charlm.system.cores import cores
 
 NativeState = tuple[FloatArray, FloatArray]
 """h and c of all layers, each layer [B, padded width], one after the other in one array."""

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.config import ModelConfig
-from charlm.devices import autocast, choose_device
 from charlm.engine import FloatArray
 from charlm.errors import UsageError
-from charlm.lstm import cell
-from charlm.model import CharLM, State, cross_entropy
+from charlm.model.char_lm import CharLM, State, cross_entropy
+from charlm.model.lstm import cell
+from charlm.system.devices import autocast, choose_device
 
 # For a single step of few streams, elementary operations cost less than a call of torch's kernel:
 # on a CPU they do at 8 streams and no longer at 64.

@@ -21,14 +21,15 @@ from typing import Any
 
 from campaigns.recorder import Begun, Call, noted_promises, watched
 from campaigns.surroundings import CHARLM, IN_MEMORY, half_made, salad, without_warnings
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.run_folder import clean
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE_TENSORS, open_checkpoint, save_step, step_numbers
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus import Corpus
+from charlm.corpus.preparation import prepare
+from charlm.corpus.prepared import Corpus
+from charlm.corpus.text import open_source
 from charlm.errors import InputOutputError
-from charlm.events import Saved, SaveFailed
-from charlm.preparation import prepare
-from charlm.text import open_source
-from charlm.training import MAX_FAILED_SAVES, Trainer
+from charlm.training.events import Saved, SaveFailed
+from charlm.training.trainer import MAX_FAILED_SAVES, Trainer
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 STEPS, SAVE_EVERY, EVAL_EVERY = 14, 4, 6
@@ -142,7 +143,7 @@ class _Trials:
         """Calls that every ``save_step`` makes, even the shortest."""
         fault = _Fault(-1, 0, once=True)
         with self._new_run(), watched(self._run, fault):
-            ckpt.save_step(self._run, 1, dict.fromkeys(ckpt.ALL_FILES, b""))
+            save_step(self._run, 1, dict.fromkeys(ALL_FILES, b""))
         return len(fault.calls)
 
     def training_goes_on(self, fault: _Fault) -> None:
@@ -211,7 +212,7 @@ class _Trials:
         """The step that was saved last, or a newer one, opens with what was to be saved in it."""
         if saved is None:
             return
-        opened = ckpt.open_checkpoint(self._run, "latest", ckpt.ALL_FILES)
+        opened = open_checkpoint(self._run, "latest", ALL_FILES)
         as_saved = any(dict(opened.files) == version for version in self._versions[opened.step])
         self._figures["previous_lost"] += opened.step < saved or not as_saved
 
@@ -220,8 +221,8 @@ class _Trials:
 
     def _resume(self) -> None:
         """What ``charlm train --resume`` does, on a mended disk."""
-        ckpt.clean(self._run)
-        checkpoint = ckpt.open_checkpoint(self._run, "latest", ckpt.ALL_FILES)
+        clean(self._run)
+        checkpoint = open_checkpoint(self._run, "latest", ALL_FILES)
         fresh = _trainer(self._run, self._corpus)
         resumed = Trainer.resume(self._run, self._corpus, checkpoint, fresh.config)
         for _ in resumed.events():
@@ -234,9 +235,9 @@ class _Trials:
 
 def _digest(run: Path) -> str:
     """Of the last step's weights and training state, as far as it does not tell the time."""
-    opened = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
-    assert opened.step == ckpt.step_numbers(run)[-1]
-    return hashlib.sha256(opened.files[ckpt.MODEL] + opened.files[ckpt.STATE_TENSORS]).hexdigest()
+    opened = open_checkpoint(run, "latest", ALL_FILES)
+    assert opened.step == step_numbers(run)[-1]
+    return hashlib.sha256(opened.files[MODEL] + opened.files[STATE_TENSORS]).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------- a full disk
@@ -307,12 +308,12 @@ class _Full:
         with self._start(self._new()) as process, self._filled_after_a_save(process):
             said = process.stderr.read().splitlines()
             process.wait()
-            saved = ckpt.open_checkpoint(self._run, "latest", ckpt.ALL_FILES).step
+            saved = open_checkpoint(self._run, "latest", ALL_FILES).step
             assert process.returncode == 74, said
             self._check(said, "make room")
             assert self._train(["--resume"]).returncode == 74, self._said
             self._check(self._said, "make room")
-            assert ckpt.open_checkpoint(self._run, "latest", ckpt.ALL_FILES).step >= saved
+            assert open_checkpoint(self._run, "latest", ALL_FILES).step >= saved
         assert self._train(["--resume"]).returncode == 0, self._said
         assert _digest(self._run) == whole
         assert not half_made(self._run)
@@ -333,7 +334,7 @@ class _Full:
 
     @contextlib.contextmanager
     def _filled_after_a_save(self, process: subprocess.Popen[str]) -> Iterator[None]:
-        while not ckpt.step_numbers(self._run):
+        while not step_numbers(self._run):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)
         with self._filled():

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 
-from charlm import checkpoint as ckpt
-from charlm import training
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE_TENSORS, open_checkpoint, step_numbers
+from charlm.checkpoint.tensors import tensors_from_bytes
+from charlm.checkpoint.weights import weights_from_bytes
 from charlm.config import ModelConfig, TrainingConfig
+from charlm.corpus.preparation import prepare
+from charlm.corpus.text import open_source
 from charlm.errors import DivergedError
-from charlm.events import RolledBack, Saved, Stepped
-from charlm.preparation import prepare
-from charlm.text import open_source
-from charlm.training import MAX_SKIPPED_IN_A_ROW, Trainer
-from charlm.weights import weights_from_bytes
+from charlm.training import trainer as trainer_module
+from charlm.training.events import RolledBack, Saved, Stepped
+from charlm.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 
 STEPS, POISONED = 200, 50
 
@@ -67,17 +68,17 @@ class _Poison:
 
     def __init__(self, trainer: Trainer, kind: str, is_bad) -> None:
         self._trainer, self._kind, self._is_bad = trainer, kind, is_bad
-        self._genuine = training.cross_entropy
+        self._genuine = trainer_module.cross_entropy
 
     def __enter__(self):
         if self._kind == "loss":
-            training.cross_entropy = lambda logits, targets: self._genuine(logits, targets) * self._factor()
+            trainer_module.cross_entropy = lambda logits, targets: self._genuine(logits, targets) * self._factor()
         else:
             self._hook = self._trainer.model.layers()[0].weight_hh.register_hook(lambda g: g * self._factor())
         return self
 
     def __exit__(self, *error):
-        training.cross_entropy = self._genuine
+        trainer_module.cross_entropy = self._genuine
         if self._kind == "gradient":
             self._hook.remove()
 
@@ -126,7 +127,7 @@ def _in_a_row(trainer: Trainer, kind: str, draw: random.Random, passes: bool, fi
     assert (backs, stopped) == (1, not passes)
     figures["rollbacks"] += backs
     figures["clear_stops"] += stopped
-    for step in ckpt.step_numbers(trainer.run):
+    for step in step_numbers(trainer.run):
         _finite(trainer.run / f"step-{step}", trainer)
 
 
@@ -138,7 +139,7 @@ def _check(trainer: Trainer, event, figures: dict[str, int]) -> None:
 
 def _finite(path: Path, trainer: Trainer) -> None:
     """Raises unless every weight of a checkpoint, and what its optimizer remembers, is a finite number."""
-    opened = ckpt.open_checkpoint(path, names=ckpt.ALL_FILES)
-    weights_from_bytes(opened.files[ckpt.MODEL], str(path), trainer.model.config.parameter_shapes())
-    for name, array in ckpt.tensors_from_bytes(opened.files[ckpt.STATE_TENSORS], str(path)).items():
+    opened = open_checkpoint(path, names=ALL_FILES)
+    weights_from_bytes(opened.files[MODEL], str(path), trainer.model.config.parameter_shapes())
+    for name, array in tensors_from_bytes(opened.files[STATE_TENSORS], str(path)).items():
         assert torch.isfinite(torch.from_numpy(array.copy()).float()).all(), (path, name)

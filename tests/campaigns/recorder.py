@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.run_folder import keep_only
+from charlm.checkpoint.step import save_step
+from charlm.training import gradients, trainer
 
 # ------------------------------------------------------------------------------------------------------------ calls
 
@@ -135,10 +137,15 @@ class Released:
     kept: frozenset[int]
 
 
+def replace_saves(save: Callable[..., Any], keep: Callable[..., Any]) -> None:
+    """Put others in the place of ``save_step`` and ``keep_only`` wherever a training calls them."""
+    trainer.save_step = gradients.save_step = save
+    trainer.keep_only = keep
+
+
 @contextlib.contextmanager
 def noted_promises(note: Callable[[Begun | Acknowledged | Released], None]) -> Iterator[None]:
     """Tell ``note`` of every ``save_step`` that begins and returns, and of every ``keep_only``."""
-    save_step, keep_only = ckpt.save_step, ckpt.keep_only
 
     def saving(run, step, files):
         note(Begun(step, dict(files)))
@@ -150,8 +157,8 @@ def noted_promises(note: Callable[[Begun | Acknowledged | Released], None]) -> I
         note(Released(frozenset(steps)))
         keep_only(run, steps)
 
-    ckpt.save_step, ckpt.keep_only = saving, keeping
+    replace_saves(saving, keeping)
     try:
         yield
     finally:
-        ckpt.save_step, ckpt.keep_only = save_step, keep_only
+        replace_saves(save_step, keep_only)

@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 
 import charlm
 from campaigns.surroundings import let_children_heed_signals
-from charlm import checkpoint as ckpt
 from charlm import runs
+from charlm.checkpoint.step import ALL_FILES, open_checkpoint, step_numbers
 
 CHARLM = [sys.executable, "-m", "charlm"]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 SOON, SOON_WITHOUT_TRAINING, AT_ONCE = 5.0, 2.0, 1.0
 """Seconds from a signal to the end: of a training, of other commands, and after a second signal."""
 ECHO = 0.15
-"""Seconds within which a second signal may be the echo of the first (``charlm.signals``)."""
+"""Seconds within which a second signal may be the echo of the first (``charlm.system.signals``)."""
 MAIN_BEGINS = 1.5
 """After so many seconds Python must have come to charlm's main, on a busy machine, too."""
 FORMS = (None, "lines")
@@ -141,7 +141,7 @@ def _seconds_to_first_step(folder: Path, text: Path) -> float:
     run = folder / "run"
     began = time.monotonic()
     with _started(_training(text, run, None), folder) as (process, said):
-        while not ckpt.step_numbers(run):
+        while not step_numbers(run):
             assert process.poll() is None, said.read_text()
             time.sleep(0.01)
         ready = time.monotonic() - began
@@ -195,8 +195,8 @@ def _check_saved(run: Path, said: str, trial: Trial, figures: Counter[str]) -> N
         figures["nothing_trained"] += 1
         return
     step = int(told[1])
-    assert ckpt.step_numbers(run)[-1] == step, (trial, said, ckpt.step_numbers(run))
-    assert ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES).step == step
+    assert step_numbers(run)[-1] == step, (trial, said, step_numbers(run))
+    assert open_checkpoint(run, "latest", ALL_FILES).step == step
     assert not list(run.glob(".unfinished*")) and not list(run.glob(".deleted*")), (trial, sorted(run.iterdir()))
     figures["saved"] += 1
     _check_resumes(run, step, in_process=figures["saved"] % 5 != 0)
@@ -210,7 +210,7 @@ def _check_resumes(run: Path, step: int, in_process: bool = True) -> None:
     else:
         command = [*CHARLM, "train", "--resume", "--out", str(run), "--steps", str(step + 2), "--quiet"]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=60)
-    assert ckpt.step_numbers(run)[-1] == step + 2
+    assert step_numbers(run)[-1] == step + 2
 
 
 # ---------------------------------------------------------------------------------------------------- two signals
@@ -221,7 +221,7 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
     run = folder / "runs" / "run"
     with _started(_training(text, run, trial.form), folder) as (process, said_in):
         time.sleep(trial.moment)
-        steps = ckpt.step_numbers(run)
+        steps = step_numbers(run)
         process.send_signal(trial.number)
         time.sleep(draw.uniform(ECHO, 0.6))
         process.send_signal(draw.choice(list(CODES)))
@@ -233,10 +233,10 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
     if trial.moment >= MAIN_BEGINS:
         _check_quiet(said, trial)
     if steps:
-        step = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES).step
+        step = open_checkpoint(run, "latest", ALL_FILES).step
         assert step >= steps[-1], (trial, step, steps)
         _check_resumes(run, step)
-    elif not ckpt.step_numbers(run):  # what a beginning leaves is no hindrance
+    elif not step_numbers(run):  # what a beginning leaves is no hindrance
         _train_again(folder, run)
     shutil.rmtree(run.parent, ignore_errors=True)
     return seconds
@@ -255,7 +255,7 @@ def _doubled(folder: Path, text: Path, trials: int) -> int:
     for number in range(trials):
         run = folder / "runs" / "run"
         with _started(_training(text, run, None), folder) as (process, said_in):
-            while not ckpt.step_numbers(run):
+            while not step_numbers(run):
                 time.sleep(0.05)
             time.sleep(0.1 * number)
             for _ in range(2):
@@ -280,13 +280,13 @@ def _second_trainer(folder: Path, text: Path) -> int:
         while not (run / "corpus").exists():
             time.sleep(0.01)
         codes.add(_refused(_training(text, run, None)))  # while it prepares
-        while not ckpt.step_numbers(run):
+        while not step_numbers(run):
             time.sleep(0.01)
         codes.add(_refused([*CHARLM, "train", "--resume", "--out", str(run)]))
         codes.add(_refused(_training(text, run, None)))
         assert process.poll() is None
     (code,) = codes
-    _check_resumes(run, ckpt.step_numbers(run)[-1])
+    _check_resumes(run, step_numbers(run)[-1])
     shutil.rmtree(run.parent)
     return code
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 import charlm
-from charlm import checkpoint as ckpt
-from charlm.language_model import LanguageModel, checkpoint_parts
+from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.step import open_checkpoint, save_step
+from charlm.language_model import LanguageModel
 
 HERE = Path(__file__).parent
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "naïve", "dogs;", "why?", "42", "garçon", "Öl"]
@@ -50,8 +51,8 @@ def make(home: Path, kind: str, options: dict[str, Any]) -> None:
             text, out=Path(folder) / "run", layers=1, hidden=24, batch=8, bptt=32, steps=400, eval_every=100, lr=1e-2,
             seed=1, threads=1, device="cpu", precision="fp32", **options,
         )  # fmt: skip
-        best = ckpt.open_checkpoint(trained.run)
-    path = ckpt.save_step(home, best.step, best.files)
+        best = open_checkpoint(trained.run)
+    path = save_step(home, best.step, best.files)
     values = expected(charlm.load(path, "cpu", "fp32", 1))
     (home / "expected.json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from campaigns.hostile_checkpoints.mutant import LOCK, METRICS, Link, Mutant, Odd
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import CONFIG
 
 
 def _step_file(mutant: Mutant, draw: random.Random) -> str:
@@ -74,7 +74,7 @@ def delete(mutant: Mutant, draw: random.Random) -> None:
 def link(mutant: Mutant, draw: random.Random) -> None:
     path = _any_file(mutant, draw)
     own = path.rpartition("/")[2]
-    others = [ckpt.CONFIG, "../" * 12 + "etc/passwd", "/dev/null", "/proc/self/mem", "/proc/self/environ", ".", "gone"]
+    others = [CONFIG, "../" * 12 + "etc/passwd", "/dev/null", "/proc/self/mem", "/proc/self/environ", ".", "gone"]
     mutant.put(path, Link(draw.choice(["/etc/passwd", own, "/dev/zero", "/dev/zero", *others])))
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import charlm
 from campaigns.hostile_checkpoints.mutant import Mutant, lay_out
 from campaigns.hostile_checkpoints.templates import Template
-from charlm import checkpoint as ckpt
 from charlm import runs
+from charlm.checkpoint.step import CONFIG, MANIFEST, MODEL, STATE, STATE_TENSORS, TOKENIZER
 from charlm.errors import CharlmError
-from charlm.recipe import Request
+from charlm.training.recipe import Request
 
 RANDOM_BITS = 2000
 
@@ -22,12 +22,12 @@ def flip_bits(template: Template, folder: Path, limit: int | None) -> tuple[int,
     run = lay_out(Mutant(template.files, template.step, False, folder / "m"), folder / "flipped")
     flipped, missed = 0, []
     for name, everywhere, opener in (
-        (ckpt.CONFIG, True, "generate"),
-        (ckpt.TOKENIZER, True, "generate"),
-        (ckpt.MANIFEST, True, "generate"),
-        (ckpt.MODEL, False, "generate"),
-        (ckpt.STATE, True, "resume"),
-        (ckpt.STATE_TENSORS, False, "resume"),
+        (CONFIG, True, "generate"),
+        (TOKENIZER, True, "generate"),
+        (MANIFEST, True, "generate"),
+        (MODEL, False, "generate"),
+        (STATE, True, "resume"),
+        (STATE_TENSORS, False, "resume"),
     ):
         path = run / template.step / name
         bits: Any = range(8 * path.stat().st_size)

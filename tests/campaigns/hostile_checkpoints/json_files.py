@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from campaigns.hostile_checkpoints.mutant import CORPUS, METRICS, Mutant, entry
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import CONFIG, MANIFEST, STATE
 
 _HOSTILE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 7, 2**31, 2**53, 2**63 - 1, 2**63, -(2**63) - 1, 10**30, 10**4000, 0.0, 0.5, -0.5,
@@ -32,7 +32,7 @@ def _is_no_number_of_ours(value: Any) -> bool:
 
 
 def change_value(mutant: Mutant, draw: random.Random) -> None:
-    name = draw.choice([ckpt.CONFIG, ckpt.CONFIG, ckpt.CONFIG, ckpt.STATE, ckpt.STATE, ckpt.MANIFEST, CORPUS])
+    name = draw.choice([CONFIG, CONFIG, CONFIG, STATE, STATE, MANIFEST, CORPUS])
     path = name if name == CORPUS else mutant.path(name)
     values = mutant.json(path)
     holder, key = draw.choice(_places(values))
@@ -42,13 +42,13 @@ def change_value(mutant: Mutant, draw: random.Random) -> None:
     holder[key] = value
     if key == "device" and isinstance(value, str):
         mutant.codes.add(2)  # a device that this machine lacks
-    resealed_away = name == ckpt.MANIFEST and holder is values
+    resealed_away = name == MANIFEST and holder is values
     mutant.put_json(path, values, refused=_is_no_number_of_ours(value) and not resealed_away)
     mutant.what.append(f"{key} = {value!r:.40}")
 
 
 def change_keys(mutant: Mutant, draw: random.Random) -> None:
-    path = draw.choice([mutant.path(ckpt.CONFIG), mutant.path(ckpt.STATE), mutant.path(ckpt.MANIFEST), CORPUS])
+    path = draw.choice([mutant.path(CONFIG), mutant.path(STATE), mutant.path(MANIFEST), CORPUS])
     values = mutant.json(path)
     holder, key = draw.choice([place for place in _places(values) if isinstance(place[0], dict)])
     mutant.what.append(f"key {key}")
@@ -63,7 +63,7 @@ def change_keys(mutant: Mutant, draw: random.Random) -> None:
 
 def replace_whole(mutant: Mutant, draw: random.Random) -> None:
     """JSON that is no object, or that no parser should follow to its end."""
-    path = draw.choice([mutant.path(ckpt.CONFIG), mutant.path(ckpt.STATE), mutant.path(ckpt.MANIFEST), CORPUS])
+    path = draw.choice([mutant.path(CONFIG), mutant.path(STATE), mutant.path(MANIFEST), CORPUS])
     deep = 100_000
     whole = draw.choice(
         [
@@ -78,7 +78,7 @@ def replace_whole(mutant: Mutant, draw: random.Random) -> None:
 
 def nest(mutant: Mutant, draw: random.Random) -> None:
     """Nesting that a parser's stack just holds, in an otherwise whole file."""
-    path = draw.choice([mutant.path(ckpt.CONFIG), mutant.path(ckpt.STATE), CORPUS, mutant.path(ckpt.MANIFEST)])
+    path = draw.choice([mutant.path(CONFIG), mutant.path(STATE), CORPUS, mutant.path(MANIFEST)])
     depth = draw.choice([40, 200, 480, 900, 970, 985, 990, 100_000])
     nested = (b"[" * depth + b"]" * depth) if draw.random() < 0.5 else (b'{"a":' * depth + b"1" + b"}" * depth)
     mutant.put(path, mutant.files[path].replace(b"{", b'{"more": ' + nested + b",", 1), refused=True)
@@ -86,7 +86,7 @@ def nest(mutant: Mutant, draw: random.Random) -> None:
 
 def repeat_key(mutant: Mutant, draw: random.Random) -> None:
     """A key that stands twice."""
-    path = draw.choice([mutant.path(ckpt.CONFIG), mutant.path(ckpt.STATE), CORPUS, mutant.path(ckpt.MANIFEST)])
+    path = draw.choice([mutant.path(CONFIG), mutant.path(STATE), CORPUS, mutant.path(MANIFEST)])
     lines = mutant.files[path].decode().splitlines()
     places = [number for number, line in enumerate(lines) if '": ' in line and line[-1] not in "{["]
     place = draw.choice(places)
@@ -96,7 +96,7 @@ def repeat_key(mutant: Mutant, draw: random.Random) -> None:
 
 def enlarge(mutant: Mutant, draw: random.Random) -> None:
     """Sizes that no machine has the memory for, and some that it just has."""
-    path = mutant.path(ckpt.CONFIG)
+    path = mutant.path(CONFIG)
     values = mutant.json(path)
     sizes = [64, 300, 4096, 8192, 65_535, 65_536, 65_537, 10**6, 1_200_000, 2**31 - 1, 10**9, 2**40, 2**62]
     if draw.random() < 0.6:
@@ -115,7 +115,7 @@ def enlarge(mutant: Mutant, draw: random.Random) -> None:
 
 def change_manifest(mutant: Mutant, draw: random.Random) -> None:
     """What a manifest may claim: names out of the folder, sizes that are none."""
-    path = mutant.path(ckpt.MANIFEST)
+    path = mutant.path(MANIFEST)
     values = mutant.json(path)
     entries = values["files"]
     name = draw.choice(sorted(entries))

@@ -11,7 +11,7 @@ from typing import Any
 
 from campaigns.hostile_checkpoints.mutant import Mutant
 from campaigns.hostile_checkpoints.openings import OPENERS, Outcome, attempt, forget_peak, process_bytes
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import ALL_FILES, MANIFEST
 
 MEGABYTES = 200
 
@@ -73,9 +73,9 @@ def _wrong_refusal(mutant: Mutant, opener: str, outcome: Outcome) -> str | None:
 
 def _must_notice(mutant: Mutant) -> set[str]:
     """Who reads a file whose digest is wrong now."""
-    guarded = {mutant.path(name) for name in ckpt.ALL_FILES} & mutant.original.keys()
+    guarded = {mutant.path(name) for name in ALL_FILES} & mutant.original.keys()
     paths = mutant.changed() & guarded
-    manifest = mutant.path(ckpt.MANIFEST)
+    manifest = mutant.path(MANIFEST)
     if manifest in mutant.changed() and not _means_the_same(mutant.seen(manifest), mutant.original[manifest]):
         paths.add(manifest)
     return {reader for path in paths for reader in mutant.readers(path)}

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from campaigns.hostile_checkpoints.openings import OPENERS
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import (
+    ALL_FILES,
+    CONFIG,
+    FORMAT,
+    GENERATION_FILES,
+    MANIFEST,
+    STATE,
+    STATE_TENSORS,
+    TOKENIZER,
+)
 
 CORPUS, METRICS, LOCK = "corpus/corpus.json", "metrics.jsonl", ".lock"
 
@@ -64,9 +73,9 @@ class Mutant:
 
     def readers(self, path: str) -> set[str]:
         """Which openers read a file."""
-        if path in {self.path(name) for name in (*ckpt.GENERATION_FILES, ckpt.MANIFEST)}:
+        if path in {self.path(name) for name in (*GENERATION_FILES, MANIFEST)}:
             return set(OPENERS)
-        checked_by_resume = {self.path(ckpt.STATE), self.path(ckpt.STATE_TENSORS), CORPUS, "corpus/tokenizer.model"}
+        checked_by_resume = {self.path(STATE), self.path(STATE_TENSORS), CORPUS, "corpus/tokenizer.model"}
         return {"resume"} if path in checked_by_resume else set()
 
     def put(self, path: str, content: Content, refused: bool = False) -> None:
@@ -86,7 +95,7 @@ class Mutant:
 
     def put_json(self, path: str, values: Any, refused: bool = False) -> None:
         """Write JSON, with NaN and Infinity where ``values`` have them; what the manifest says is sealed later."""
-        if path == self.path(ckpt.MANIFEST):
+        if path == self.path(MANIFEST):
             self.entries = values.get("files", {}) if isinstance(values, dict) else {}
         self.put(path, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode(), refused)
 
@@ -110,7 +119,7 @@ class Mutant:
 
 def seal(mutant: Mutant, draw: random.Random) -> None:
     """Make the digests true again, as an attacker would."""
-    tokenizer, config, manifest = (mutant.path(name) for name in (ckpt.TOKENIZER, ckpt.CONFIG, ckpt.MANIFEST))
+    tokenizer, config, manifest = (mutant.path(name) for name in (TOKENIZER, CONFIG, MANIFEST))
     changed = mutant.changed()
     if tokenizer in changed and config not in changed:
         _seal_tokenizer(mutant, config, mutant.seen(tokenizer))
@@ -121,9 +130,9 @@ def seal(mutant: Mutant, draw: random.Random) -> None:
         return
     entries = mutant.entries
     if entries is None:
-        present = [name for name in ckpt.ALL_FILES if mutant.path(name) in mutant.files]
+        present = [name for name in ALL_FILES if mutant.path(name) in mutant.files]
         entries = {name: entry(mutant.seen(mutant.path(name))) for name in present}
-    sealed = {"format": ckpt.FORMAT, "files": entries, "sha256": _digest(entries)}
+    sealed = {"format": FORMAT, "files": entries, "sha256": _digest(entries)}
     mutant.files[manifest] = (json.dumps(sealed, indent=2, sort_keys=True) + "\n").encode()
 
 

@@ -17,8 +17,8 @@ from charlm import runs
 from charlm.cli.info import info
 from charlm.config import SamplingConfig
 from charlm.errors import CharlmError
-from charlm.events import Saved, Stepped
-from charlm.recipe import Request
+from charlm.training.events import Saved, Stepped
+from charlm.training.recipe import Request
 
 SECONDS = 2.0
 

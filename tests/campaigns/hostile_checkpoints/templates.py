@@ -14,7 +14,7 @@ import torch
 
 import charlm
 from campaigns.surroundings import salad
-from charlm.events import Stepped
+from charlm.training.events import Stepped
 
 
 @dataclass(frozen=True)

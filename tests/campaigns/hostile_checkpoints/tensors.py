@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from campaigns.hostile_checkpoints.mutant import Mutant
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import MODEL, STATE_TENSORS
 
 Tensors = dict[str, tuple[str, list[int], bytes]]
 """Name -> dtype, shape and bytes, so that files can be made which the safetensors library would not write."""
@@ -53,7 +53,7 @@ def _framed(header: bytes, payload: bytes) -> bytes:
 
 def _tensor_file(mutant: Mutant, draw: random.Random) -> tuple[str, Tensors, str]:
     """One of the files of tensors, what is in it, and the name of one that is checked."""
-    path = mutant.path(draw.choice([ckpt.MODEL, ckpt.STATE_TENSORS]))
+    path = mutant.path(draw.choice([MODEL, STATE_TENSORS]))
     tensors = unpack(mutant.files[path])
     name = draw.choice(sorted(name for name in tensors if name != "generator"))
     mutant.what.append(name)
@@ -68,7 +68,7 @@ def change_type(mutant: Mutant, draw: random.Random) -> None:
     shape = tensors[name][1]
     data = draw.choice([bytes, draw.randbytes])(math.prod(shape) * _SIZES[dtype])
     tensors[name] = dtype, shape, data
-    half = dtype == "F16" and path.endswith(ckpt.MODEL)
+    half = dtype == "F16" and path.endswith(MODEL)
     mutant.put(path, pack(tensors), refused=name.startswith(("optimizer", "embedding", "lstm", "dec")) and not half)
 
 
@@ -100,7 +100,7 @@ def change_names(mutant: Mutant, draw: random.Random) -> None:
     else:
         count = draw.choice([2_000, 15_000, 200_000])
         tensors.update({f"{number}": ("F32", [0], b"") for number in range(count)})
-    mutant.put(path, pack(tensors), refused=path.endswith(ckpt.MODEL))
+    mutant.put(path, pack(tensors), refused=path.endswith(MODEL))
 
 
 def change_values(mutant: Mutant, draw: random.Random) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from campaigns.hostile_checkpoints.mutant import Mutant
 from campaigns.hostile_checkpoints.tensors import pack, unpack
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import CONFIG, MODEL, TOKENIZER
 
 _PIECE, _NORMAL, _CONTROL, _BYTE = 1, 1, 3, 6
 """A field and some types of SentencePiece's protocol buffer."""
@@ -59,7 +59,7 @@ def _split_vocabulary(data: bytes) -> tuple[list[bytes], bytes]:
 
 
 def change_pieces(mutant: Mutant, draw: random.Random) -> None:
-    path = mutant.path(ckpt.TOKENIZER)
+    path = mutant.path(TOKENIZER)
     if path not in mutant.files:
         mutant.put(path, draw.randbytes(100))
         return
@@ -95,9 +95,9 @@ _VOCABULARIES: list[tuple[str, Callable[[list[bytes], random.Random], list[bytes
 
 def _fit_model(mutant: Mutant, size: int) -> None:
     """Give the model as many rows as the vocabulary has pieces, so that they agree."""
-    config = mutant.json(mutant.path(ckpt.CONFIG))
+    config = mutant.json(mutant.path(CONFIG))
     ids = size + ("documents" in config["tokenizer"])
-    path = mutant.path(ckpt.MODEL)
+    path = mutant.path(MODEL)
     tensors = unpack(mutant.files[path])
     for name in ("embedding.weight", "decoder.bias"):
         dtype, shape, data = tensors[name]
@@ -105,13 +105,13 @@ def _fit_model(mutant: Mutant, size: int) -> None:
         tensors[name] = dtype, [ids, *shape[1:]], (data * (1 + wanted // len(data)))[:wanted]
     mutant.files[path] = pack(tensors)
     config["model"]["vocabulary_size"] = ids
-    config["tokenizer"]["sha256"] = hashlib.sha256(mutant.seen(mutant.path(ckpt.TOKENIZER))).hexdigest()
-    mutant.files[mutant.path(ckpt.CONFIG)] = json.dumps(config).encode()
+    config["tokenizer"]["sha256"] = hashlib.sha256(mutant.seen(mutant.path(TOKENIZER))).hexdigest()
+    mutant.files[mutant.path(CONFIG)] = json.dumps(config).encode()
 
 
 def change_spelling(mutant: Mutant, draw: random.Random) -> None:
     """Characters that are said to be spelt in bytes: at most two may be."""
-    path = mutant.path(ckpt.CONFIG)
+    path = mutant.path(CONFIG)
     values = copy.deepcopy(mutant.json(path))
     values["tokenizer"]["spelt_in_bytes"] = draw.choice(
         [[0], [0x2581], [0, 0x2581], [0, 0, 0], [65], [-1], [2**31], [True], list(range(5000)), [[]], [0.0], {}, "0"]

@@ -10,8 +10,8 @@ import charlm
 from campaigns.hostile_text.laws import check_told
 from campaigns.hostile_text.models import SMALL
 from charlm.errors import CharlmError
-from charlm.recipe import Request
 from charlm.runs import Texts, Where, new_run
+from charlm.training.recipe import Request
 
 
 def _into_folder(path: Path) -> None:

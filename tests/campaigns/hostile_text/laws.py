@@ -10,7 +10,7 @@ import numpy as np
 
 from campaigns.hostile_text.inputs import documents_of
 from campaigns.hostile_text.models import Model
-from charlm.corpus import open_corpus
+from charlm.corpus.prepared import open_corpus
 from charlm.errors import CharlmError
 
 TOLERANCE = 1e-4

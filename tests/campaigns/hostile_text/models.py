@@ -8,7 +8,7 @@ from typing import NamedTuple
 import charlm
 from campaigns.surroundings import salad
 from charlm import language_model
-from charlm.tokenizer import SEPARATORS
+from charlm.tokenizer.protocol import SEPARATORS
 
 TOKENIZERS = ("char", "byte")
 FORMS = tuple(SEPARATORS)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from campaigns.kill.process import Report, overhear_events
-from campaigns.recorder import Call, watched
-from charlm import checkpoint as ckpt
-from charlm import training
-from charlm.averaging import Average
-from charlm.events import Saved
-from charlm.schedule import Plateau
-from charlm.training import Trainer
+from campaigns.recorder import Call, replace_saves, watched
+from charlm.checkpoint.run_folder import keep_only
+from charlm.checkpoint.step import save_step
+from charlm.training import trainer as trainer_module
+from charlm.training.averaging import Average
+from charlm.training.events import Saved
+from charlm.training.schedule import Plateau
+from charlm.training.trainer import Trainer
 
 
 class Killer:
@@ -29,7 +30,7 @@ class Killer:
     def watch(self, run: Path, report: Report) -> None:
         """Watch the saves of this process from now on."""
         self._report = report
-        ckpt.save_step, ckpt.keep_only = self._entered(ckpt.save_step), self._entered(ckpt.keep_only)
+        replace_saves(self._entered(save_step), self._entered(keep_only))
         self._watching = watched(run, self)  # kept, for it would end with its last reference
         self._watching.__enter__()
 
@@ -97,11 +98,11 @@ PARTS: dict[str, Callable[[Trainer], Any]] = {
 
 def drop(part: str | None) -> None:
     """Let whatever this process resumes begin anew with one part of its state."""
-    genuine = training.restore
+    genuine = trainer_module.restore
 
     def restore(trainer: Trainer, *arguments: Any) -> None:
         genuine(trainer, *arguments)
         if part is not None:
             PARTS[part](trainer)
 
-    training.restore = restore
+    trainer_module.restore = restore

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from campaigns.kill.kinds import Kind
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import step_numbers
 from charlm.cli import app
-from charlm.events import Saved
-from charlm.training import Trainer
+from charlm.training.events import Saved
+from charlm.training.trainer import Trainer
 
 TIMEOUT = 120
 
@@ -43,7 +43,7 @@ def train(
     kind: Kind, run: Path, kill_after: float | None = None, disturb: Callable[[Report], None] = lambda report: None
 ) -> Ended:
     """``charlm train`` in a process of its own, begun or resumed as a person would; ``disturb`` is called first."""
-    resumable = bool(ckpt.step_numbers(run))
+    resumable = bool(step_numbers(run))
     arguments = ["--resume", "--quiet"] if resumable else [str(kind.text), *kind.options]
     reader, writer = os.pipe()
     began = time.monotonic()

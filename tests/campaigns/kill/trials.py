@@ -13,7 +13,7 @@ from campaigns.kill.disturbances import PARTS, Killer, die_once_all_parts_matter
 from campaigns.kill.kinds import Kind, noise_kind, short_kind
 from campaigns.kill.process import Ended, train
 from campaigns.surroundings import half_made
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE, STATE_TENSORS, open_checkpoint, step_numbers
 from charlm.errors import CharlmError
 
 MOST_KILLS_IN_A_RUN = 5
@@ -50,9 +50,9 @@ class Trials:
 
     def _check_kept(self, run: Path, acknowledged: int) -> None:
         """After a kill: the newest step is whole, and no older than what was said to be saved."""
-        steps = ckpt.step_numbers(run)
+        steps = step_numbers(run)
         try:
-            newest = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES).step if steps else 0
+            newest = open_checkpoint(run, "latest", ALL_FILES).step if steps else 0
         except CharlmError:
             newest = -1
         self._figures["acknowledged_lost"] += newest < acknowledged or newest != max(steps, default=0)
@@ -142,19 +142,19 @@ class Trials:
 
 def end_of(run: Path) -> dict[str, Any]:
     """All that a run holds at its end, but for what tells the time."""
-    opened = ckpt.open_checkpoint(run, "latest", ckpt.ALL_FILES)
-    state = json.loads(opened.files[ckpt.STATE])
+    opened = open_checkpoint(run, "latest", ALL_FILES)
+    state = json.loads(opened.files[STATE])
     config = {name: value for name, value in opened.config.items() if name not in CLOCKS}
     for clock in CLOCKS:
         del state["progress"][clock]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {
-        "model": hashlib.sha256(opened.files[ckpt.MODEL]).hexdigest(),
-        "tensors": hashlib.sha256(opened.files[ckpt.STATE_TENSORS]).hexdigest(),
+        "model": hashlib.sha256(opened.files[MODEL]).hexdigest(),
+        "tensors": hashlib.sha256(opened.files[STATE_TENSORS]).hexdigest(),
         "state": state,
         "config": config,
-        "steps": ckpt.step_numbers(run),
-        "best": ckpt.open_checkpoint(run).step,
+        "steps": step_numbers(run),
+        "best": open_checkpoint(run).step,
         "metrics": [{name: value for name, value in line.items() if name not in CLOCKS} for line in lines],
         "half_made": half_made(run),
     }

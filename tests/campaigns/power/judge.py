@@ -5,8 +5,10 @@ from pathlib import Path
 
 from campaigns.recorder import Acknowledged, Begun, Released
 from campaigns.surroundings import half_made
-from charlm import checkpoint as ckpt
-from charlm.corpus import open_corpus
+from charlm.checkpoint.run_folder import clean
+from charlm.checkpoint.step import ALL_FILES, CONFIG, GENERATION_FILES, Checkpoint, open_checkpoint, step_numbers
+from charlm.config import parse_json
+from charlm.corpus.prepared import open_corpus
 from charlm.errors import CharlmError
 
 
@@ -33,7 +35,7 @@ class Promises:
         """Whether any step must be there."""
         return bool(self._promised)
 
-    def are_kept(self, opened: ckpt.Checkpoint, prefer: str) -> bool:
+    def are_kept(self, opened: Checkpoint, prefer: str) -> bool:
         """Whether ``opened`` is as new, or as good, as it must be."""
         new_enough = any(self._agreeing(opened)[self._promised.get(opened.step, 0) :])
         if prefer == "latest":
@@ -42,17 +44,17 @@ class Promises:
         mine = 9.9 if opened.validation is None else opened.validation
         return new_enough and mine <= min(losses, default=9.9)
 
-    def were_made(self, opened: ckpt.Checkpoint) -> bool:
+    def were_made(self, opened: Checkpoint) -> bool:
         """Whether ``opened`` holds, byte by byte, what was once to be saved under its step."""
         return any(self._agreeing(opened))
 
-    def _agreeing(self, opened: ckpt.Checkpoint) -> list[bool]:
+    def _agreeing(self, opened: Checkpoint) -> list[bool]:
         """Of each version of its step, whether ``opened`` agrees with it."""
         versions = self._versions.get(opened.step, [])
         return [dict(opened.files) == {name: version[name] for name in opened.files} for version in versions]
 
     def _validation(self, step: int) -> float:
-        config = ckpt.parse_json(self._versions[step][self._promised[step]][ckpt.CONFIG], "")
+        config = parse_json(self._versions[step][self._promised[step]][CONFIG], "")
         return 9.9 if config["validation"] is None else config["validation"]
 
 
@@ -70,19 +72,19 @@ class Found:
 def look(run: Path, promises: Promises, corpus: bool, found: Found) -> None:
     """Open the run as it was left, and again after what ``charlm train --resume`` does first."""
     found.states += 1
-    found.damaged += any(not _is_whole(run / f"step-{step}") for step in ckpt.step_numbers(run))
+    found.damaged += any(not _is_whole(run / f"step-{step}") for step in step_numbers(run))
     lost = not _opens(run, promises, found) or (corpus and promises.any and not _has_corpus(run))
     if run.is_dir():
-        ckpt.clean(run)
+        clean(run)
         lost = not _opens(run, promises, found) or lost
         found.left_over += bool(half_made(run))
     found.lost += lost
 
 
 def _opens(run: Path, promises: Promises, found: Found) -> bool:
-    for prefer, names in (("latest", ckpt.ALL_FILES), ("best", ckpt.GENERATION_FILES)):
+    for prefer, names in (("latest", ALL_FILES), ("best", GENERATION_FILES)):
         try:
-            opened = ckpt.open_checkpoint(run, prefer, names)
+            opened = open_checkpoint(run, prefer, names)
         except CharlmError:
             if promises.any:
                 return False
@@ -96,7 +98,7 @@ def _opens(run: Path, promises: Promises, found: Found) -> bool:
 
 def _is_whole(step: Path) -> bool:
     try:
-        return bool(ckpt.open_checkpoint(step, names=ckpt.ALL_FILES))
+        return bool(open_checkpoint(step, names=ALL_FILES))
     except CharlmError:
         return False
 

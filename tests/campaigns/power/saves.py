@@ -10,8 +10,9 @@ from typing import Any
 import charlm
 from campaigns.recorder import Acknowledged, Begun, Call, Released, noted_promises, watched
 from campaigns.surroundings import salad
-from charlm import checkpoint as ckpt
+from charlm.checkpoint.step import ALL_FILES, CONFIG
 from charlm.config import dump_json
+from charlm.training import trainer
 
 SAVES = 8
 
@@ -45,14 +46,14 @@ def saves(run: Path, seed: int) -> None:
             best = validation, step
         elif again and step == best[1]:
             validation = best[0]
-        ckpt.save_step(run, step, _files(step, validation, draw))
-        ckpt.keep_only(run, {step, best[1] or step})
+        trainer.save_step(run, step, _files(step, validation, draw))
+        trainer.keep_only(run, {step, best[1] or step})
 
 
 def _files(step: int, validation: float | None, draw: random.Random) -> dict[str, bytes]:
     described = {"format": 1, "step": step, "validation": validation}
-    contents = {name: draw.randbytes(draw.randint(1, 5000)) for name in ckpt.ALL_FILES}
-    return {**contents, ckpt.CONFIG: dump_json(described)}
+    contents = {name: draw.randbytes(draw.randint(1, 5000)) for name in ALL_FILES}
+    return {**contents, CONFIG: dump_json(described)}
 
 
 def train(root: Path) -> None:

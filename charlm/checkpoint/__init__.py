@@ -1,0 +1,1 @@
+"""What a training saves: directories that are whole or absent. May import corpus, tokenizer and below; no torch."""

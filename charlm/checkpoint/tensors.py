@@ -1,0 +1,37 @@
+"""Arrays to the bytes of a safetensors file and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.config import MAX_JSON_BYTES
+from charlm.errors import DataError
+
+
+def tensors_to_bytes(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays as the bytes of a safetensors file."""
+    from safetensors.numpy import save
+
+    return save({name: np.asarray(array, order="C") for name, array in tensors.items()})
+
+
+def tensors_from_bytes(data: bytes, where: str) -> dict[str, NDArray[Any]]:
+    """Finite arrays of a safetensors file. Raises ``DataError``."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        if int.from_bytes(data[:8], "little") > MAX_JSON_BYTES:
+            raise ValueError("its header is too long")
+        tensors: dict[str, NDArray[Any]] = load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error)
+        raise DataError(f"{where} is no safetensors file that charlm can read: {reason!r:.80}") from None
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise DataError(f"{where}: {name!r:.80} has numbers that are not finite; use an earlier step")
+    return tensors

@@ -1,0 +1,1 @@
+"""How well a model predicts a text. May import generation, engine and below; only ``dynamic`` uses torch."""

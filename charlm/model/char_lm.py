@@ -1,0 +1,240 @@
+"""``CharLM``: embedding, LSTM layers, and a decoder that shares the embedding's weight.
+
+The state goes in and comes out of every call (``logits, state = model(ids, state)``); nothing hides it in ``self``.
+Dropout masks are drawn from a generator that the caller owns, so that training can be saved and resumed exactly.
+
+Shapes: ids [T, B], logits [T, B, V], state: a pair (h, c), each [B, width], for every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlm.config import ModelConfig
+from charlm.corpus.batches import IGNORED
+from charlm.model.lstm import LayerState, fused_recurrence, native_recurrence, native_runs, packed_recurrence, packs
+
+State = tuple[LayerState, ...]
+
+EMBEDDING_STD = 0.2
+"""Wider than the usual 1/sqrt(E): in the first minutes of training it saves more loss than any other choice here."""
+
+_DISTINCT_ROWS = 64
+"""The rows that the first layer reads are filled up to a multiple of so many."""
+
+
+class LSTMLayer(nn.Module):
+    """The weights of one layer: uniform(-1/sqrt(H), 1/sqrt(H)), forget bias 1 (Jozefowicz et al. 2015), others 0."""
+
+    def __init__(self, width_in: int, width: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(4 * width, width_in))
+        self.weight_hh = nn.Parameter(torch.empty(4 * width, width))
+        self.bias = nn.Parameter(torch.zeros(4 * width))
+        self.width = width
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw the weights afresh."""
+        bound = self.width**-0.5
+        with torch.no_grad():
+            self.weight_ih.uniform_(-bound, bound, generator=generator)
+            self.weight_hh.uniform_(-bound, bound, generator=generator)
+            self.bias.zero_()
+            self.bias[self.width : 2 * self.width] = 1.0
+
+    def forward(
+        self,
+        x: Tensor,
+        state: LayerState,
+        weight_hh: Tensor | None = None,
+        index_TB: Tensor | None = None,
+        lengths_B: Tensor | None = None,
+    ) -> tuple[Tensor, LayerState]:
+        """Outputs [T, B, H] and the new state after inputs x [T, B, I], by the fastest recurrence there is.
+
+        With ``index_TB`` the inputs are distinct rows x [N, I] and the index says which one each step reads (native
+        engine only). ``weight_hh`` stands in for the layer's own where some weights are dropped. Streams may end
+        after ``lengths_B`` steps; what comes out of one after its end, its state included, must not be used.
+        """
+        recurrent = self.weight_hh if weight_hh is None else weight_hh
+        if lengths_B is not None and packs(x):
+            return packed_recurrence(x, state, self.weight_ih, recurrent, self.bias, lengths_B)
+        if native_runs(x):
+            return native_recurrence(x, state, self.weight_ih, recurrent, self.bias, index_TB)
+        return fused_recurrence(x, state, self.weight_ih, recurrent, self.bias)
+
+
+class CharLM(nn.Module):
+    """The network that ``config`` describes. ``seed`` draws its first weights."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary_size, config.embedding)
+        self.lstm = nn.ModuleList(LSTMLayer(width_in, width) for width_in, width in config.layer_widths())
+        self.decoder = nn.Linear(config.embedding, config.vocabulary_size)
+        self.decoder.weight = self.embedding.weight
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.embedding.weight.normal_(0.0, EMBEDDING_STD, generator=generator)
+            self.decoder.bias.zero_()
+        for layer in self.layers():
+            layer.initialize(generator)
+
+    def layers(self) -> list[LSTMLayer]:
+        """The LSTM layers, first to last."""
+        return [layer for layer in self.lstm if isinstance(layer, LSTMLayer)]
+
+    def initial_state(self, batch: int) -> State:
+        """The state of ``batch`` streams that have read nothing: zeros."""
+        weight = self.embedding.weight
+        return tuple(
+            (weight.new_zeros(batch, layer.width), weight.new_zeros(batch, layer.width)) for layer in self.layers()
+        )
+
+    def forward(
+        self,
+        ids_TB: Tensor,
+        state: State,
+        dropout_generator: torch.Generator | None = None,
+        lengths_B: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Logits [T, B, V] after each id, and the state after the last.
+
+        With ``dropout_generator`` (on the model's device) the configured dropouts apply, one mask for all T steps
+        (locked, or variational, dropout); without it there is no dropout. With ``lengths_B`` (on the CPU, the longest
+        first) streams end earlier, and what comes out of one after its end, its state included, must not be used.
+        """
+        _, dropped_TBE, new_state = self.read(ids_TB, state, dropout_generator, lengths_B)
+        return self.decoder(dropped_TBE), new_state
+
+    def read(
+        self, ids_TB: Tensor, state: State, dropout_generator: torch.Generator | None, lengths_B: Tensor | None
+    ) -> tuple[Tensor, Tensor, State]:
+        """What the last layer puts out [T, B, E], the same after its dropout, and the new state; see ``forward``."""
+        drop = _Dropout(dropout_generator)
+        x, index_TB = self._first_input(ids_TB, drop)
+        new_state = []
+        layers = self.layers()
+        for number, (layer, layer_state) in enumerate(zip(layers, state, strict=True)):
+            weight_hh = drop.weights(layer.weight_hh, self.config.weight_drop)
+            x, after = layer(x, layer_state, weight_hh, index_TB if number == 0 else None, lengths_B)
+            new_state.append(after)
+            if number < len(layers) - 1:
+                x = drop.locked(x, self.config.dropout_hidden)
+        return x, drop.locked(x, self.config.dropout_output), tuple(new_state)
+
+    def _first_input(self, ids_TB: Tensor, drop: _Dropout) -> tuple[Tensor, Tensor | None]:
+        """What the first layer reads: [T, B, E], or for the native engine the distinct rows [N, E] and their index.
+
+        With dropout a row is a character in a stream, because each stream has a mask of its own.
+        """
+        weight_VE = drop.rows(self.embedding.weight, self.config.dropout_embedding)
+        batch = ids_TB.shape[1]
+        mask_1BE = drop.mask(weight_VE.new_empty(1, batch, weight_VE.shape[1]), self.config.dropout_input)
+        if not native_runs(weight_VE):
+            x_TBE = F.embedding(ids_TB, weight_VE)
+            return (x_TBE if mask_1BE is None else x_TBE * mask_1BE), None
+        if mask_1BE is None:
+            distinct_N, index_TB = _distinct(ids_TB)
+            return F.embedding(distinct_N, weight_VE), index_TB
+        streams_B = torch.arange(batch, device=ids_TB.device)
+        distinct_N, index_TB = _distinct(ids_TB * batch + streams_B)
+        rows_NE = F.embedding(distinct_N // batch, weight_VE)
+        return rows_NE * mask_1BE[0, distinct_N % batch], index_TB
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """Copies of all parameters as float32 arrays under ``parameter_shapes``' names, the shared one once."""
+        return {
+            name: tensor.detach().to("cpu", torch.float32).numpy().copy() for name, tensor in self.named_parameters()
+        }
+
+    def load_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
+        """Take over arrays with the names and shapes of ``ModelConfig.parameter_shapes``."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(torch.from_numpy(weights[name]))
+
+
+def _distinct(ids_TB: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct ids [N], and for each place which one stands there. Behind them zeros, so that few N occur.
+
+    For each N torch's library for bfloat16 makes code of its own and keeps it. Where a chunk has thousands of different
+    characters that was 2 MB a step, and lying between a step's buffers it made the heap grow by far more.
+    """
+    distinct_N, index_TB = torch.unique(ids_TB, return_inverse=True)
+    return F.pad(distinct_N, (0, -len(distinct_N) % _DISTINCT_ROWS)), index_TB
+
+
+class _Dropout:
+    """Masks drawn from one generator; nothing is drawn, and nothing dropped, without one or at rate 0."""
+
+    def __init__(self, generator: torch.Generator | None) -> None:
+        self.generator = generator
+
+    def locked(self, x_TBE: Tensor, rate: float) -> Tensor:
+        mask_1BE = self.mask(x_TBE[:1], rate)
+        if mask_1BE is None:
+            return x_TBE
+        masked: Tensor = _Masked.apply(x_TBE, mask_1BE)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return masked
+
+    def rows(self, weight_VE: Tensor, rate: float) -> Tensor:
+        mask_V1 = self.mask(weight_VE[:, :1], rate)
+        return weight_VE if mask_V1 is None else weight_VE * mask_V1
+
+    def weights(self, weight: Tensor, rate: float) -> Tensor:
+        mask = self.mask(weight, rate)
+        return weight if mask is None else weight * mask
+
+    def mask(self, like: Tensor, rate: float) -> Tensor | None:
+        """0 or 1 / (1 - rate) in float32, in the shape of ``like``; None where nothing is dropped."""
+        if self.generator is None or rate == 0.0:
+            return None
+        keep = torch.empty_like(like, dtype=torch.float32).bernoulli_(1.0 - rate, generator=self.generator)
+        return keep.div_(1.0 - rate)
+
+
+class _Masked(torch.autograd.Function):
+    """x times a float32 mask, rounded once to the type of x, where autograd would go through float32 in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(mask)
+        return torch.mul(x, mask, out=torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return torch.mul(gradients[0], mask, out=torch.empty_like(gradients[0])), None
+
+
+def detach(state: State) -> State:
+    """The same state, cut off from the graph that made it: the border of truncated backpropagation."""
+    return tuple((h_BH.detach(), c_BH.detach()) for h_BH, c_BH in state)
+
+
+def activation_penalty(output_TBE: Tensor, dropped_TBE: Tensor, real_TB: Tensor, ar: float, tar: float) -> Tensor:
+    """AR and TAR (Merity et al. 2017): the mean square of what the last layer puts out, and of what changes in a step.
+
+    The first is taken after dropout, the second before it; both only where a prediction is ``real_TB``.
+    """
+    squares_TB = dropped_TBE.float().square().mean(2)
+    changes_TB = (output_TBE[1:].float() - output_TBE[:-1].float()).square().mean(2)
+    level = (squares_TB * real_TB).sum() / real_TB.sum().clamp(min=1)
+    change = (changes_TB * real_TB[1:]).sum() / real_TB[1:].sum().clamp(min=1)
+    return ar * level + tar * change
+
+
+def cross_entropy(logits_TBV: Tensor, targets_TB: Tensor) -> Tensor:
+    """Negative log-probabilities [T, B] of the targets in nats, computed in float32; 0 where one is ``IGNORED``."""
+    flat = F.cross_entropy(
+        logits_TBV.float().flatten(0, 1), targets_TB.flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return flat.view_as(targets_TB)

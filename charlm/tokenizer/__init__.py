@@ -1,0 +1,1 @@
+"""Text to ids and back, losslessly. May import config and errors; no torch."""

@@ -1,0 +1,66 @@
+"""A model of documents reads and writes one id more than its tokenizer has, the boundary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.tokenizer.protocol import Codes, Ids, TextDecoder, Tokenizer, id_dtype
+
+
+class DocumentTokenizer:
+    """``inner`` with one id more, the boundary: read before a document's first character, predicted after its last.
+
+    It has no text of its own, and counts as one character and as the one byte that ends a line.
+    """
+
+    def __init__(self, inner: Tokenizer, documents: str) -> None:
+        self.inner = inner
+        self.documents = documents
+        self.kind = inner.kind
+        self.vocabulary_size = inner.vocabulary_size + 1
+        self.start_id = self.end_id = inner.vocabulary_size
+        self.starts_character = np.append(inner.starts_character, True)
+        self.byte_lengths = np.append(inner.byte_lengths, 1)
+        self._dtype = id_dtype(self.vocabulary_size)
+
+    def encode(self, text: str) -> Ids:
+        return self.inner.encode(text).astype(self._dtype)
+
+    def encode_codes(self, codes: Codes) -> Ids:
+        return self.inner.encode_codes(codes).astype(self._dtype)
+
+    def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
+        """Ids of documents that end where so many codes are over as ``ends`` say, the boundary after each."""
+        return self.with_ends(self.inner.encode_codes(codes), ends)
+
+    def with_ends(self, ids: Ids, ends: NDArray[np.int64]) -> Ids:
+        """``ids`` of ``inner`` with the boundary put in where so many characters are over as ``ends`` say."""
+        begins = np.append(np.flatnonzero(self.inner.starts_character[ids]), len(ids))
+        return np.insert(ids.astype(self._dtype), begins[ends], self.end_id)
+
+    def decode(self, ids: Ids) -> str:
+        return self.inner.decode(np.asarray(ids)[np.asarray(ids) != self.end_id])
+
+    def decoder(self) -> TextDecoder:
+        """A decoder of one document, which takes the ids before its end."""
+        return self.inner.decoder()
+
+    def unknown(self, ids: Ids) -> NDArray[np.bool_]:
+        inside = np.asarray(ids) != self.end_id
+        unknown = np.zeros(len(ids), np.bool_)
+        unknown[inside] = self.inner.unknown(ids[inside])
+        return unknown
+
+    def grammar(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        allowed, following = self.inner.grammar()
+        may_end = np.arange(len(allowed))[:, None] == 0
+        return np.hstack([allowed, may_end]), np.pad(following, ((0, 0), (0, 1)))
+
+    def to_bytes(self) -> bytes | None:
+        return self.inner.to_bytes()
+
+    def description(self) -> dict[str, Any]:
+        return {**self.inner.description(), "documents": self.documents}

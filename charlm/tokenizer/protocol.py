@@ -1,0 +1,110 @@
+"""What the rest of charlm knows of a tokenizer: text to ids and back, losslessly.
+
+Encoding is concat-stable (``encode(a + b) == encode(a) + encode(b)``), so text may be cut anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.errors import DataError
+
+Ids = NDArray[Any]
+Codes = NDArray[Any]
+
+SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n"}
+"""The forms that documents of a text may have, and what is written between two of them."""
+
+
+class TextDecoder(Protocol):
+    """Ids in, text out as soon as a character is whole."""
+
+    def feed(self, ids: Ids) -> str:
+        """The characters that ``ids`` complete; an unfinished one waits for the next call."""
+        ...
+
+    def finish(self) -> str:
+        """What is left when no more ids come."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """What the rest of charlm knows of a tokenizer. ``V`` below is ``vocabulary_size``."""
+
+    kind: str
+    vocabulary_size: int
+    start_id: int
+    """The id read before the first character: a newline where the vocabulary has one, for documents the boundary."""
+    starts_character: NDArray[np.bool_]
+    """[V] whether an id begins a character (a byte piece in the middle of one does not)."""
+    byte_lengths: NDArray[np.int64]
+    """[V] how many UTF-8 bytes an id stands for."""
+
+    @property
+    def end_id(self) -> int | None:
+        """The id that ends a document: the boundary again. None where text runs on."""
+        ...
+
+    @property
+    def documents(self) -> str | None:
+        """What a document is, a key of ``SEPARATORS``. None where text runs on."""
+        ...
+
+    def encode(self, text: str) -> Ids:
+        """Ids of ``text`` in the narrowest unsigned dtype. Raises ``DataError`` for a lone surrogate."""
+        ...
+
+    def encode_codes(self, codes: Codes) -> Ids:
+        """Ids of code points (for bytes: of byte values)."""
+        ...
+
+    def decode(self, ids: Ids) -> str:
+        """The text of ``ids``; inverts ``encode``."""
+        ...
+
+    def decoder(self) -> TextDecoder:
+        """A decoder that takes the ids piece by piece."""
+        ...
+
+    def unknown(self, ids: Ids) -> NDArray[np.bool_]:
+        """Which ids spell characters that the training text did not have. ``ids`` hold whole characters."""
+        ...
+
+    def grammar(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which ids may follow when sampling, so that only whole characters of the training text are written.
+
+        Returns ``allowed`` [S, V] and ``following`` [S, V]: in state s (0 between characters) id v is permitted where
+        ``allowed[s, v]`` and leads to state ``following[s, v]``.
+        """
+        ...
+
+    def to_bytes(self) -> bytes | None:
+        """The content of ``tokenizer.model``, or None where the kind says it all."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """What config.json keeps of it, beside ``to_bytes``."""
+        ...
+
+
+def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
+    """The narrowest little-endian unsigned type that holds every id and one value more."""
+    return (
+        np.dtype("<u1") if vocabulary_size <= 256 else np.dtype("<u2") if vocabulary_size < 65536 else np.dtype("<u4")
+    )
+
+
+def code_points(text: str) -> Codes:
+    """The code points of ``text``: uint8 where it is ASCII, else uint32. Raises ``DataError`` for a lone surrogate."""
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), np.uint8)
+    try:
+        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text has U+{ord(text[error.start]):04X} at character {error.start}, half of a character or a byte "
+            "that is not UTF-8; remove it, or train with --tokenizer byte, which takes any bytes"
+        ) from None

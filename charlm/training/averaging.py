@@ -1,0 +1,130 @@
+"""The average of a training's weights, which is evaluated, saved and written with in place of the last ones.
+
+Steps at a high rate scatter around where they lead; the mean of many of them lies nearer to it than any one (Polyak and
+Juditsky 1992). "ema" is an exponential moving average from the first step on; "triggered" the plain mean since the
+validation loss stopped improving (NT-ASGD, Merity et al. 2018).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from charlm.config import TrainingConfig
+from charlm.errors import DataError
+from charlm.model.char_lm import CharLM
+from charlm.training.schedule import Plateau
+
+_PREFIX = "last."
+_WARM_UP = 10
+"""An exponential average of t steps looks back on t / 10 of them at most: the first weights are soon forgotten."""
+
+
+class Average:
+    """The average of the weights of ``model``. Before the first step in it the model's own weights stand for it."""
+
+    def __init__(self, model: CharLM, config: TrainingConfig) -> None:
+        self._model = model
+        self._kind = config.average
+        self._decay = config.average_decay
+        self._steps = 0
+        self._plateau = Plateau()
+        self._mean: list[torch.Tensor] = []
+
+    @property
+    def steps(self) -> int:
+        """How many steps are in it; 0 where there is no average."""
+        return self._steps
+
+    def observe(self, loss: float) -> None:
+        """Take note of a validation loss: "triggered" begins when it has not improved for some evaluations in a row."""
+        if self._kind == "triggered":
+            self._plateau.observe(loss)
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._kind == "ema" or (self._kind == "triggered" and self._plateau.reductions > 0)
+
+    def update(self) -> None:
+        """Take the model's weights after one more step into the average."""
+        if not self._has_begun:
+            return
+        weights = self._weights()
+        if not self._mean:
+            self._mean = [torch.empty_like(weight) for weight in weights]
+        self._steps += 1
+        if self._steps == 1:
+            torch._foreach_copy_(self._mean, weights)
+        else:
+            torch._foreach_lerp_(self._mean, weights, self._share())
+
+    def _share(self) -> float:
+        """How much the newest weights are of the average."""
+        if self._kind == "triggered":
+            return 1.0 / self._steps
+        return max(1.0 - self._decay, _WARM_UP / (_WARM_UP + self._steps))
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model with the averaged weights, for a while. Nothing is learnt meanwhile."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for parameter, number in zip(self._model.parameters(), range(len(self._mean)), strict=False):
+            parameter.data, self._mean[number] = self._mean[number], parameter.data
+
+    def _weights(self) -> list[torch.Tensor]:
+        return [parameter.detach() for parameter in self._model.parameters()]
+
+    def last_weights(self) -> dict[str, NDArray[Any]]:
+        """The model's own weights, which a checkpoint must keep beside the averaged ones; none without an average."""
+        return {f"{_PREFIX}{name}": array for name, array in self._model.weights().items()} if self.steps else {}
+
+    def state(self) -> dict[str, Any]:
+        """All else that changes, as JSON values."""
+        return {"steps": self._steps, "plateau": self._plateau.state()}
+
+    def restore(
+        self, weights: Mapping[str, NDArray[Any]], tensors: Mapping[str, NDArray[Any]], state: Any, where: str
+    ) -> None:
+        """Put back ``weights``, which were evaluated, ``last_weights`` from among ``tensors``, and ``state``.
+
+        Raises ``DataError`` where they do not belong together.
+        """
+        # Checkpoints from before there were averages have no state of one.
+        steps, plateau = (0, Plateau()) if state is None else _parsed(state, where)
+        if steps and self._kind == "none":
+            raise DataError(f"{where} has an average that its training does not make")
+        self._steps, self._plateau, self._mean = steps, plateau, []
+        self._model.load_weights(weights)
+        if steps:
+            self._mean = [weight.clone() for weight in self._weights()]
+            self._model.load_weights(_last_weights(weights, tensors, where))
+
+
+def _parsed(state: Any, where: str) -> tuple[int, Plateau]:
+    if not isinstance(state, dict) or set(state) != {"steps", "plateau"}:
+        raise DataError(f"{where} has no average's steps and plateau; use another step")
+    steps = state["steps"]
+    if type(steps) is not int or not 0 <= steps < 2**63:
+        raise DataError(f"{where} has an average of {steps!r:.40} steps, which is no number of them")
+    return steps, Plateau.restored(state["plateau"], where)
+
+
+def _last_weights(
+    weights: Mapping[str, NDArray[Any]], tensors: Mapping[str, NDArray[Any]], where: str
+) -> dict[str, NDArray[Any]]:
+    last = {name: tensors.get(f"{_PREFIX}{name}") for name in weights}
+    found = {name: array for name, array in last.items() if array is not None and array.dtype == np.float32}
+    if {name: array.shape for name, array in found.items()} != {name: array.shape for name, array in weights.items()}:
+        raise DataError(f"{where}: the last weights beside the averaged ones are missing or of another model")
+    return found

@@ -1,0 +1,59 @@
+"""metrics.jsonl: what a training measured on its way, one JSON object a line.
+
+It is for people and plots. Where it cannot be written the training goes on; nothing is ever read back from it but its
+own lines, when a run is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from charlm.system.disk import open_own, write_synced
+
+logger = logging.getLogger("charlm")
+
+
+class Metrics:
+    """The file of one run."""
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / "metrics.jsonl"
+
+    def write(self, kind: str, step: int, seconds: float, **values: Any) -> None:
+        """Add a line; ``kind`` is "train" or "valid", ``seconds`` the time spent on the run so far."""
+        entry = {"kind": kind, "step": step, "seconds": round(seconds, 3), **values}
+        finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
+        try:
+            with open(self._path, "a", encoding="utf-8", opener=open_own) as file:
+                file.write(json.dumps(finite) + "\n")
+        except OSError as error:
+            _warn(error)
+
+    def forget_after(self, step: int, evaluated_step: int | None) -> None:
+        """Drop what was written after the checkpoint that is resumed: those steps are made again."""
+        if self._path.is_symlink() or not self._path.is_file():
+            return
+        try:
+            lines = self._path.read_text("utf-8", "replace").splitlines()
+            kept = [line + "\n" for line in lines if _happened(line, step, evaluated_step)]
+            write_synced(self._path, "".join(kept).encode())
+        except OSError as error:
+            _warn(error)
+
+
+def _warn(error: OSError) -> None:
+    logger.warning("metrics.jsonl could not be written (%s); training goes on", error.strerror)
+
+
+def _happened(line: str, now: int, evaluated_step: int | None) -> bool:
+    """Whether a line is of the past that a training goes on from."""
+    try:
+        entry = json.loads(line)
+        step, kind = int(entry["step"]), entry["kind"]
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return False  # the last line of a killed process may be cut
+    return step < now or (step == now and (kind != "valid" or evaluated_step == now))

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from charlm.corpus.preparation import prepare
+from charlm.corpus.prepared import open_corpus, parse_split
+from charlm.corpus.text import open_source
+from charlm.errors import DataError, MissingInputError, UsageError
+
+
+def prepared(folder, text):
+    path = folder / "text.txt"
+    path.write_text(text)
+    return prepare(folder / "corpus", open_source([str(path)]))
+
+
+def test_opened_again_it_is_the_same(corpus):
+    again = open_corpus(corpus.folder)
+    assert again.sizes == corpus.sizes
+    assert again.description == corpus.description
+    again.check_ids()
+
+
+def test_reading_by_position(corpus):
+    ids = corpus.ids("train")
+    whole = ids.read(0, len(ids))
+    for start, stop in ((0, 1), (5, 50), (len(ids) - 3, len(ids))):
+        assert np.array_equal(ids.read(start, stop), whole[start:stop])
+
+
+def test_held_in_memory_it_reads_the_same(corpus):
+    ids, held = corpus.ids("train"), corpus.ids("train")
+    held.hold()
+    assert np.array_equal(held.read(7, 70), ids.read(7, 70))
+
+
+def test_a_changed_text_is_noticed(tmp_path, text):
+    corpus = prepared(tmp_path, text)
+    path = tmp_path / "text.txt"
+    assert not corpus.changed_sources()
+    path.touch()
+    assert not corpus.changed_sources()  # another time, the same content
+    path.write_text(text[:-1] + "!")
+    assert corpus.changed_sources()
+    path.unlink()
+    assert not corpus.changed_sources()  # the ids are in the run; the text is no longer needed
+
+
+def test_damaged_corpora_are_refused(tmp_path, text):
+    corpus = prepared(tmp_path, text)
+    ids = corpus.folder / "train.ids"
+    good = ids.read_bytes()
+    ids.write_bytes(good[:100] + bytes([good[100] ^ 1]) + good[101:])
+    with pytest.raises(DataError, match="damaged"):
+        corpus.check_ids()
+    ids.write_bytes(good[:-2])
+    with pytest.raises(DataError, match="size"):
+        corpus.ids("train")
+    (corpus.folder / "corpus.json").write_text('{"format": 1}')
+    with pytest.raises(DataError):
+        open_corpus(corpus.folder)
+    (corpus.folder / "corpus.json").unlink()
+    with pytest.raises(MissingInputError):
+        open_corpus(corpus.folder)
+
+
+def test_parse_split():
+    assert parse_split("90/5/5") == pytest.approx((0.9, 0.05, 0.05))
+    assert parse_split("90/10") == pytest.approx((0.9, 0.1, 0.0))
+    for wrong in ("90", "90/20/0", "a/b/c", "0/50/50", "-10/60/50", "nan/50/50", "100/0/0/0"):
+        with pytest.raises(UsageError, match="--split"):
+            parse_split(wrong)

@@ -1,0 +1,111 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from charlm.config import ModelConfig
+from charlm.engine import create_engine
+from charlm.errors import DataError
+from charlm.evaluation.measure import evaluate, evaluate_streams
+from charlm.evaluation.metrics import Tally
+from charlm.model.char_lm import CharLM
+from charlm.tokenizer.characters import CharTokenizer
+
+
+@pytest.fixture(scope="module")
+def setting(text):
+    tokenizer = CharTokenizer.build(Counter(map(ord, text.replace("ï", "i"))))
+    model = CharLM(ModelConfig(tokenizer.vocabulary_size, 2, 24, 16), seed=4)
+    return create_engine(model.config, model.weights(), device="cpu"), tokenizer, text[:3000]
+
+
+def step_by_step(engine, tokenizer, text):
+    """The sum of -log p over ids, one step at a time in float64: the definition."""
+    state, previous, total = engine.start(1), tokenizer.start_id, 0.0
+    for target in tokenizer.encode(text):
+        logits, state = engine.step(np.array([previous]), state)
+        row = logits[0].astype(np.float64)
+        total -= row[target] - (row.max() + math.log(np.exp(row - row.max()).sum()))
+        previous = target
+    return total
+
+
+def test_eval_equals_the_sum_of_single_steps(setting):
+    engine, tokenizer, text = setting
+    evaluation = evaluate(engine, tokenizer, [tokenizer.encode(text)])
+    assert evaluation.nats == pytest.approx(step_by_step(engine, tokenizer, text), rel=1e-6)
+    assert abs(evaluation.nats_per_char - step_by_step(engine, tokenizer, text) / len(text)) < 1e-4
+    assert evaluation.characters == len(text)
+    assert evaluation.predictions == len(tokenizer.encode(text)) > len(text)
+    assert evaluation.bytes == len(text.encode())
+
+
+@pytest.mark.parametrize("size", [1, 7, 128, 1000])
+def test_blocks_do_not_matter(setting, size):
+    engine, tokenizer, text = setting
+    ids = tokenizer.encode(text)
+    whole = evaluate(engine, tokenizer, [ids])
+    blocks = evaluate(engine, tokenizer, (ids[i : i + size] for i in range(0, len(ids), size)))
+    assert blocks.nats == pytest.approx(whole.nats, rel=1e-6)
+    assert (blocks.characters, blocks.unknown_characters) == (whole.characters, whole.unknown_characters)
+    assert blocks.unknown_nats == pytest.approx(whole.unknown_nats, rel=1e-6)
+    assert blocks.standard_error == pytest.approx(whole.standard_error, rel=1e-5)
+
+
+def test_unknown_characters_are_counted_apart(setting):
+    engine, tokenizer, text = setting
+    evaluation = evaluate(engine, tokenizer, [tokenizer.encode(text)])
+    assert evaluation.unknown_characters == text.count("ï") > 0
+    known = evaluation.nats_per_known_char * (evaluation.characters - evaluation.unknown_characters)
+    assert known + evaluation.unknown_nats == pytest.approx(evaluation.nats)
+
+
+def test_measures_agree_with_one_another(setting):
+    engine, tokenizer, text = setting
+    e = evaluate(engine, tokenizer, [tokenizer.encode(text)])
+    assert e.bits_per_char == pytest.approx(e.nats_per_char / math.log(2))
+    assert e.perplexity == pytest.approx(math.exp(e.nats_per_char))
+    assert e.bits_per_byte * e.bytes == pytest.approx(e.bits_per_char * e.characters)
+
+
+def test_parallel_streams_are_nearly_the_exact_pass(setting):
+    engine, tokenizer, text = setting
+    ids = tokenizer.encode(text)
+    exact = evaluate(engine, tokenizer, [ids])
+    one = evaluate_streams(engine, tokenizer, ids, streams=1)
+    many = evaluate_streams(engine, tokenizer, ids, streams=5, warmup=100)
+    assert one.nats == pytest.approx(exact.nats, rel=1e-6)
+    assert many.nats == pytest.approx(exact.nats, rel=1e-3)
+    assert (many.characters, many.predictions) == (exact.characters, exact.predictions)
+
+
+def test_crops_are_cold_windows(setting):
+    engine, tokenizer, text = setting
+    ids = tokenizer.encode(text.replace("ï", "i"))
+    window = 64
+    crops = evaluate(engine, tokenizer, (ids[i : i + 100] for i in range(0, len(ids), 100)), window)
+    total = count = 0
+    for start in range(0, len(ids) - window, window):
+        crop = ids[start : start + window + 1, None]
+        nats, _ = engine.losses(crop[:-1], crop[1:], engine.start(1))
+        total, count = total + nats.sum(), count + nats.size
+    assert crops.predictions == count
+    assert crops.nats == pytest.approx(total, rel=1e-5)
+
+
+def test_too_little_text(setting):
+    engine, tokenizer, _ = setting
+    with pytest.raises(DataError):
+        evaluate(engine, tokenizer, [])
+    with pytest.raises(DataError):
+        evaluate(engine, tokenizer, [tokenizer.encode("short")], 64)
+    assert evaluate(engine, tokenizer, [tokenizer.encode("x")]).standard_error is None
+
+
+def test_the_standard_error_is_right_for_independent_losses():
+    tokenizer = CharTokenizer.build({97: 1, 98: 1})
+    draw = np.random.default_rng(0)
+    tally = Tally(tokenizer)
+    tally.add(np.full(200_000, tokenizer.encode("a")[0]), draw.normal(2.0, 0.5, 200_000))
+    assert tally.result().standard_error == pytest.approx(0.5 / math.sqrt(200_000), rel=0.2)

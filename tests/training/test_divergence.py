@@ -1,0 +1,143 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from trainers import digest, metrics_of, resumed, train
+
+from charlm.checkpoint.step import MODEL, open_checkpoint, step_numbers
+from charlm.checkpoint.weights import weights_from_bytes
+from charlm.errors import DivergedError
+from charlm.training.events import Evaluated, RolledBack, Stepped
+from charlm.training.trainer import MAX_SKIPPED_IN_A_ROW, ROLLBACK_FACTOR
+
+
+def poison(trainer, steps, monkeypatch, also=lambda step: False):
+    """Let the loss be no number in some steps, and where ``also`` says so."""
+    from charlm.training import trainer as module
+
+    genuine = module.cross_entropy
+
+    def poisoned(logits, targets):
+        loss = genuine(logits, targets)
+        return loss * math.nan if trainer.progress.step in steps or also(trainer.progress.step) else loss
+
+    monkeypatch.setattr(module, "cross_entropy", poisoned)
+
+
+def test_a_loss_that_is_no_number_changes_no_weight(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=9, eval_every=100)
+    poison(trainer, {4, 5}, monkeypatch)
+    before, skipped = {}, []
+    for event in trainer.events():
+        if isinstance(event, Stepped):
+            before[event.step] = digest(trainer)
+            if event.skipped:
+                skipped.append(event.step)
+    assert skipped == [5, 6]
+    assert before[4] == before[5] == before[6] != before[7]
+    assert np.isfinite(trainer.model.embedding.weight.detach().numpy()).all()
+
+
+def test_a_gradient_that_is_infinite_changes_no_weight(make_trainer):
+    trainer = make_trainer(steps=6, eval_every=100)
+
+    def explode(gradient):
+        return gradient * math.inf if trainer.progress.step == 3 else gradient
+
+    trainer.model.layers()[0].weight_hh.register_hook(explode)
+    skipped = [e.step for e in train(trainer) if isinstance(e, Stepped) and e.skipped]
+    assert skipped == [4]
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_it_gives_up_when_nothing_is_finite_and_saves_good_weights(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=100, eval_every=1000)
+    poison(trainer, set(range(5, 100)), monkeypatch)
+    with pytest.raises(DivergedError, match="--lr") as error:
+        train(trainer)
+    assert error.value.exit_code == 70
+    data = open_checkpoint(trainer.run, "latest").files[MODEL]
+    weights_from_bytes(data, "model", trainer.model.config.parameter_shapes())
+
+
+def test_a_divergence_goes_back_once_and_on_at_a_lower_rate(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=60, eval_every=10, schedule="constant")
+    left = [MAX_SKIPPED_IN_A_ROW]  # the trouble passes
+    poison(
+        trainer, set(), monkeypatch, lambda step: step >= 33 and left.append(left.pop() - 1) is None and left[0] >= 0
+    )
+    events = train(trainer)
+    (back,) = [event for event in events if isinstance(event, RolledBack)]
+    best = [e for e in events[: events.index(back)] if isinstance(e, Evaluated) and e.is_best][-1]
+    assert (back.step, back.factor) == (best.step, ROLLBACK_FACTOR)
+    after = [event for event in events[events.index(back) :] if isinstance(event, Stepped)]
+    assert [event.step for event in after] == list(range(back.step + 1, 61))
+    assert [event.rate for event in after] == pytest.approx([trainer.config.lr * ROLLBACK_FACTOR] * len(after))
+    assert not any(event.skipped for event in after)
+    assert events[-1].reason == "budget"
+    assert sorted({e["step"] for e in metrics_of(trainer) if e["kind"] == "valid"}) == [10, 20, 30, 40, 50, 60]
+
+
+def test_the_second_divergence_ends_it(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=100, eval_every=10)
+    poison(trainer, set(range(33, 100)), monkeypatch)
+    backs = itertools.count()
+    with pytest.raises(DivergedError, match="last good one") as error:
+        train(trainer, on=lambda event: isinstance(event, RolledBack) and next(backs))
+    assert error.value.exit_code == 70
+    assert next(backs) == 1
+    for step in step_numbers(trainer.run):
+        opened = open_checkpoint(trainer.run / f"step-{step}")
+        weights_from_bytes(opened.files[MODEL], "model", trainer.model.config.parameter_shapes())
+
+
+def test_a_rollback_survives_an_interruption(make_trainer, monkeypatch):
+    digests = []
+    for name, cut in (("whole", None), ("cut", 45)):
+        trainer = make_trainer(name, steps=60, eval_every=10)
+        left = [MAX_SKIPPED_IN_A_ROW]
+        with monkeypatch.context() as patch:
+            poison(
+                trainer,
+                set(),
+                patch,
+                lambda s, left=left: s >= 33 and left.append(left.pop() - 1) is None and left[0] >= 0,
+            )
+            seen = []
+            for event in trainer.events():
+                seen.append(event)
+                if isinstance(event, Stepped) and event.step == cut and any(isinstance(e, RolledBack) for e in seen):
+                    trainer.stop()
+        if cut:
+            trainer = resumed(trainer)
+            assert trainer.progress.rate_factor == ROLLBACK_FACTOR
+            train(trainer)
+        digests.append(digest(trainer))
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_a_validation_loss_that_is_no_number_is_never_best(make_trainer, loss):
+    trainer = make_trainer(steps=14)
+    losses = iter([loss, 2.0])
+    trainer._validation_loss = lambda: next(losses)
+    train(trainer)
+    assert (trainer.progress.best, trainer.progress.best_step) == (2.0, 14)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(make_trainer):
+    trainer = make_trainer(steps=40, save_every=5.0, save_every_unit="steps")
+    events = trainer.events()
+    while trainer.progress.step < 12:
+        next(events)
+    for _ in range(2):  # the first time it goes back
+        with torch.no_grad():
+            trainer.model.decoder.bias[3] = math.inf
+        if trainer.progress.rate_factor == 1.0:
+            assert any(isinstance(event, RolledBack) for event in itertools.islice(events, 30))
+    with pytest.raises(DivergedError, match="last good one"):
+        list(events)
+    opened = open_checkpoint(trainer.run, "latest")
+    weights_from_bytes(opened.files[MODEL], "model", trainer.model.config.parameter_shapes())

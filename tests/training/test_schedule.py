@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+
+from charlm.training import schedule as module
+from charlm.training.schedule import Plateau, Schedule
+
+
+def test_plateau_is_torchs():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=module.PLATEAU_FACTOR, patience=module.PLATEAU_PATIENCE, threshold=module.PLATEAU_THRESHOLD
+    )
+    ours = Plateau()
+    random = torch.Generator().manual_seed(0)
+    for evaluation in range(120):
+        loss = 3.0 / (1 + evaluation / 10) + 0.3 * torch.rand(1, generator=random).item()
+        oracle.step(loss)
+        ours.observe(loss)
+        assert ours.factor == pytest.approx(optimizer.param_groups[0]["lr"])
+    assert ours.reductions >= 2
+
+
+def test_warm_up_rises_to_the_full_rate():
+    schedule = Schedule("constant", 10)
+    factors = [schedule.factor(step, None) for step in range(12)]
+    assert factors[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert factors[10:] == [1.0, 1.0]
+    assert Schedule("constant", 0).factor(0, None) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["plateau", "cosine"])
+def test_a_budget_ends_near_zero(kind):
+    schedule = Schedule(kind, 0)
+    factors = [schedule.factor(step, step / 100) for step in range(101)]
+    assert factors[0] == 1.0
+    assert factors[-1] == pytest.approx(module.FINAL_SHARE)
+    assert factors == sorted(factors, reverse=True)
+
+
+def test_without_a_budget_only_the_plateau_moves_the_rate():
+    schedule = Schedule("plateau", 0)
+    assert schedule.factor(10**6, None) == 1.0
+    for _ in range(module.PLATEAU_PATIENCE + 2):
+        schedule.observe(1.0)
+    assert schedule.factor(10**6, None) == pytest.approx(module.PLATEAU_FACTOR)
+
+
+def test_it_is_exhausted_when_lowering_no_longer_helps():
+    schedule = Schedule("plateau", 0)
+    evaluations = 0
+    while not schedule.exhausted:
+        schedule.observe(1.0)
+        evaluations += 1
+    assert evaluations == 1 + (module.PLATEAU_PATIENCE + 1) * (module.MAX_REDUCTIONS + 1)
+
+
+def test_state_goes_on_where_it_was():
+    losses = [2.0, 1.5, 1.6, 1.55, 1.7, 1.52, 1.4, 1.41, 1.5]
+    whole = Schedule("plateau", 5)
+    for loss in losses:
+        whole.observe(loss)
+    for cut in range(len(losses)):
+        first, second = Schedule("plateau", 5), Schedule("plateau", 5)
+        for loss in losses[:cut]:
+            first.observe(loss)
+        second.restore(first.state(), "here")
+        for loss in losses[cut:]:
+            second.observe(loss)
+        assert second.state() == whole.state()
+
+
+def test_a_fresh_state_has_no_infinity_in_json():
+    assert Schedule("plateau", 5).state()["best"] == "inf"
+    again = Schedule("plateau", 5)
+    again.restore(Schedule("plateau", 5).state(), "here")
+    assert math.isinf(again.plateau.best)
