@@ -8,7 +8,8 @@ current one; without one the script says so and measures nothing. The first text
 each line.
 
     losses      the first 50 training losses on CUDA beside those on the CPU in float32, in each precision, without
-                dropout: the largest relative difference. With ``precision`` "fp32" no TF32 is used.
+                dropout: the largest relative difference
+    graph       the first 50 losses with dropout, with the captured graph and without it: whether they are equal
     steps       a training step of charlm, as ``charlm train`` makes it, beside one of a plain nn.LSTM in float16 and
                 bfloat16 autocast and in float32, of several shapes: milliseconds, and million characters a second;
                 of one shape the kernels that take the most time
@@ -34,6 +35,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from results import FOLDER, Results, circumstances
@@ -45,6 +47,7 @@ from charlm import runs
 from charlm.checkpoint.step import step_numbers
 from charlm.model import char_lm
 from charlm.runs import Prepared, Texts, Where, new_run
+from charlm.training import update
 from charlm.training.events import Stepped
 from charlm.training.recipe import Request
 
@@ -64,6 +67,8 @@ def main() -> None:
     parser.add_argument("--time", default="60s", help="length of the training (default 60s)")
     parser.add_argument("--shapes", nargs="+", default=["2x512", "3x1024", "1x512"], help="layers x width of the steps")
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 128, 256], help="streams of the steps")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16", "fp16"], help="default fp32 bf16 fp16")
+    parser.add_argument("--options", nargs="+", default=[], help="more options of charlm train for the training")
     parser.add_argument("--device", default="cuda", help="cpu tries the script out (default cuda)")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -108,13 +113,25 @@ def losses(arguments: argparse.Namespace, notes: Notes) -> None:
     """Compare the first losses with those of the CPU in float32."""
     wanted = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "lr": 2e-3, "average": "none", **UNDROPPED}
     expected = _losses(arguments.text, "cpu", "fp32", wanted)
-    for precision in ("fp32", "bf16"):
+    for precision in arguments.precisions:
         found = _losses(arguments.text, arguments.device, precision, wanted)
         apart = [abs(a - b) / b for a, b in zip(found, expected, strict=True)]
         figures = {"largest_relative_difference": max(apart), "first": apart[0], "last": apart[-1]}
         notes.add(
             "losses", {"precision": precision, **wanted}, {**figures, "loss": found[-1], "cpu_loss": expected[-1]}
         )
+
+
+def graph(arguments: argparse.Namespace, notes: Notes) -> None:
+    """Compare updates replayed from a graph with the same updates launched one kernel after the other."""
+    wanted = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "dropout_output": 0.3, "dropout_hidden": 0.3}
+    for precision in arguments.precisions:
+        captured = _losses(arguments.text, arguments.device, precision, wanted)
+        with mock.patch.object(update, "_EAGER_UPDATES", 1 << 30):
+            eager = _losses(arguments.text, arguments.device, precision, wanted)
+        apart = max(abs(a - b) / b for a, b in zip(captured, eager, strict=True))
+        figures = {"equal": captured == eager, "largest_relative_difference": apart}
+        notes.add("graph", {"precision": precision, **wanted}, figures)
 
 
 def _losses(text: Path, device: str, precision: str, wanted: dict[str, Any]) -> list[float]:
@@ -159,7 +176,7 @@ def steps(arguments: argparse.Namespace, notes: Notes) -> None:
                     for name, kind in PLAIN_KINDS.items()
                     if kind is None or arguments.device != "cpu"
                 }
-                for precision in ("bf16", "fp32"):
+                for precision in arguments.precisions:
                     step = opened.enter_context(charlm_step(arguments, precision, shape))
                     contenders[f"charlm {precision}"] = step
                 rounds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -257,6 +274,7 @@ def train(arguments: argparse.Namespace, notes: Notes) -> None:
         run = Path(folder) / "run"
         began = time.perf_counter()
         options = ["--split", "90/10/0", "--time", arguments.time, "--device", arguments.device, "--json"]
+        options += arguments.options
         trained = json.loads(command("train", arguments.text, "--out", run, *options))
         spent = time.perf_counter() - began
         evaluated = {
@@ -274,12 +292,12 @@ def train(arguments: argparse.Namespace, notes: Notes) -> None:
         "curve": curve,
         "recipe": {"model": chosen["model"], "training": chosen["training"]},
     }
-    notes.add("train", {"time": arguments.time, "split": "90/10/0"}, figures)
+    notes.add("train", {"time": arguments.time, "split": "90/10/0", "options": arguments.options}, figures)
 
 
 def resume(arguments: argparse.Namespace, notes: Notes) -> None:
     """Whether a run that was stopped and resumed ends with the weights of an uninterrupted one."""
-    for precision in ("fp32", "bf16"):
+    for precision in arguments.precisions:
         digests = []
         for stop_at in (None, 10):
             with tempfile.TemporaryDirectory() as folder:
@@ -353,6 +371,7 @@ def _document_speed(prepared: Prepared) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[argparse.Namespace, Notes], None]] = {
     "losses": losses,
+    "graph": graph,
     "steps": steps,
     "train": train,
     "resume": resume,

@@ -88,8 +88,8 @@ def _introduce(prepared: Prepared) -> None:
         f"to beat: {uniform:.3f} nats/char ({bits(uniform):.2f} bits) knowing only the alphabet, "
         f"{unigram:.3f} ({bits(unigram):.2f} bits) knowing how often each character occurs"
     )
-    if sizes["valid"].ids > len(trainer.steering.ids):
-        say(f"evaluations during training read the first {len(trainer.steering.ids):,} validation characters")
+    if sizes["valid"].ids > len(trainer.validator.text.ids):
+        say(f"evaluations during training read the first {len(trainer.validator.text.ids):,} validation characters")
     verb = "going on from" if trainer.progress.step else "run:"
     say(f"{verb} {trainer.run}" + (f" at step {trainer.progress.step}" if trainer.progress.step else ""))
 
@@ -165,7 +165,9 @@ class _View:
         if self._bar is not None:
             with suppress(OSError, ValueError):  # the terminal may be gone; training goes on
                 self._bar.set_description_str(" " + self._status(event, now), refresh=False)
-                self._bar.update(max(0.0, min(event.progress, 1.0) - self._bar.n) if event.progress is not None else 1)
+                self._bar.update(
+                    max(0.0, min(event.budget_spent, 1.0) - self._bar.n) if event.budget_spent is not None else 1
+                )
         elif not self._quiet and now - self._last_line >= _PLAIN_LINE_EVERY:
             self._last_line = now
             say(self._status(event, now))
@@ -173,12 +175,12 @@ class _View:
     def _status(self, event: Stepped, now: float) -> str:
         elapsed = now - self._began
         status = (
-            f"step {event.step} | {bits(self._smooth or 0.0):.3f} bits/char | rate {event.rate:.1e} | "
+            f"step {event.step} | {bits(self._smooth or 0.0):.3f} bits/char | rate {event.lr:.1e} | "
             f"{self._characters / max(elapsed, 1e-9) / 1000:.1f}k chars/s"
         )
-        done = (event.progress or 0.0) - self._start_progress
-        if event.progress is not None and done > 0:
-            status += f" | {duration(elapsed / done * max(0.0, 1 - event.progress))} left"
+        done = (event.budget_spent or 0.0) - self._start_progress
+        if event.budget_spent is not None and done > 0:
+            status += f" | {duration(elapsed / done * max(0.0, 1 - event.budget_spent))} left"
         return status
 
     def _evaluation(self, event: Evaluated) -> None:
@@ -190,7 +192,7 @@ class _View:
             parts.append(
                 f"validation {valid:.4f} nats/char ({bits(valid):.3f} bits){', best' if event.is_best else ''};"
             )
-        parts.append(f"rate {event.rate:.1e}, {event.clipped_share:.0%} of steps clipped")
+        parts.append(f"rate {event.lr:.1e}, {event.clipped_share:.0%} of steps clipped")
         say(" ".join(parts))
         say("    " + event.sample.strip().replace("\n", "\n    "))
 

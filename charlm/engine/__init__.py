@@ -7,7 +7,6 @@ T characters in time, B streams, V ids.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -87,14 +86,14 @@ def create_engine(
 ) -> Engine:
     """The engine for these weights: native on a CPU where it was built, else torch.
 
-    ``device`` "auto" is a GPU that torch can use, else the CPU. ``precision`` is "fp32", "bf16", "int8" (native engine
-    only) or "auto": the fastest whose cost in nats per character, as ``costs`` tells it, is known to be at most
-    ``MOST_COST``; else fp32. ``threads`` None takes all cores. Raises ``UsageError`` for a device or precision that
-    this machine lacks.
+    ``device`` "auto" is the CPU where the native engine was built, else a GPU that torch can use, else the CPU.
+    ``precision`` is "fp32", "bf16", "int8" (native engine only) or "auto": the fastest whose cost in nats per
+    character, as ``costs`` tells it, is known to be at most ``MOST_COST``; else fp32. ``threads`` None takes all cores.
+    Raises ``UsageError`` for a device or precision that this machine lacks.
     """
     if precision not in (*PRECISIONS, "auto"):
         raise UsageError(f"--precision must be auto, fp32, bf16 or int8, not {precision!r}")
-    library = find() if device == "cpu" or (device == "auto" and not _gpu_may_be_here()) else None
+    library = find() if device in ("cpu", "auto") else None
     if library is not None:
         from charlm.engine.native import NativeEngine
 
@@ -106,8 +105,3 @@ def create_engine(
     if engine.device.type == "cpu" and why_not():
         engine.name += f" (not native: {why_not()})"
     return engine
-
-
-def _gpu_may_be_here() -> bool:
-    """Whether it is worth a second to load torch and ask it for a GPU."""
-    return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from charlm import native
 
 LayerState = tuple[Tensor, Tensor]
+_CUDNN_PADDING = 8
 
 
 def fused_recurrence(
@@ -37,6 +38,8 @@ def fused_recurrence(
     In float32, whatever autocast says, on a CPU for which torch has no bfloat16 kernel.
     """
     weights = (weight_ih, weight_hh, bias, torch.zeros_like(bias))
+    if x_TBI.is_cuda and torch.is_autocast_enabled("cuda"):
+        return _half_lstm(x_TBI, state, weights)
     if x_TBI.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or torch_has_bfloat16():
         return _torch_lstm(x_TBI, state, weights)
     with torch.autocast("cpu", enabled=False):
@@ -73,6 +76,21 @@ def _torch_lstm(
     return output, (h_1BH[0].to(h_BH.dtype), c_1BH[0].to(c_BH.dtype))
 
 
+def _half_lstm(
+    x_TBI: Tensor, state: LayerState, weights: tuple[Tensor, ...], batch_sizes: Tensor | None = None
+) -> tuple[Tensor, LayerState]:
+    """``_torch_lstm`` in autocast's type on CUDA. Autocast itself would take float16, whatever its type is."""
+    dtype = torch.get_autocast_dtype("cuda")
+    weight_ih, *others = (weight.to(dtype) for weight in weights)
+    x = x_TBI.to(dtype)
+    if torch.is_grad_enabled():
+        # For an input width that is not a multiple of 128 torch does not choose cuDNN's persistent kernels. Replayed
+        # from a CUDA graph, the standard kernels are 1.5 times as fast on an H200.
+        x, weight_ih = F.pad(x, (0, _CUDNN_PADDING)), F.pad(weight_ih, (0, _CUDNN_PADDING))
+    with torch.autocast("cuda", enabled=False):
+        return _torch_lstm(x, state, (weight_ih, *others), batch_sizes)
+
+
 def packs(tensor: Tensor) -> bool:
     """Whether streams of different lengths are packed rather than padded on the device of ``tensor``."""
     return tensor.is_cuda
@@ -87,7 +105,8 @@ def packed_recurrence(
     """
     packed = nn.utils.rnn.pack_padded_sequence(x_TBI, lengths_B)
     weights = (weight_ih, weight_hh, bias, torch.zeros_like(bias))
-    output, last = _torch_lstm(packed.data, state, weights, packed.batch_sizes)
+    lstm = _half_lstm if torch.is_autocast_enabled("cuda") else _torch_lstm
+    output, last = lstm(packed.data, state, weights, packed.batch_sizes)
     unpacked = nn.utils.rnn.PackedSequence(output, packed.batch_sizes)
     output_TBH, _ = nn.utils.rnn.pad_packed_sequence(unpacked, total_length=len(x_TBI))
     return output_TBH, last

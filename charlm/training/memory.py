@@ -17,7 +17,7 @@ def training_bytes(model: ModelConfig, training: TrainingConfig, ids: int) -> in
 
     Of every layer a step keeps four gates, h and c for each id, of the decoder the logits and their gradient.
     """
-    number = 2 if training.precision == "bf16" else 4
+    number = 4 if training.precision == "fp32" else 2
     copies = 2 + _OPTIMIZER_COPIES[training.optimizer] + (training.average == "ema")
     kept_per_id = sum(width * (5 * number + 4) for _, width in model.layer_widths()) + 8 * model.vocabulary_size
     ids_in_a_step = min(training.batch * training.bptt, ids)

@@ -36,7 +36,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=0.95)
     adam = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return adam(groups, lr=config.lr, fused=fused)
+    # Capturable: its steps can be part of a CUDA graph.
+    return adam(groups, lr=config.lr, fused=fused, capturable=torch.device(config.device).type == "cuda")
 
 
 def optimizer_arrays(optimizer: torch.optim.Optimizer) -> dict[str, NDArray[Any]]:
