@@ -30,7 +30,7 @@ def trained(update_class, count=8, poisoned=(), **options):
     for number, chunk in enumerate(chunks(count)):
         if number in poisoned:
             carried = tuple((h_BH * np.nan, c_BH) for h_BH, c_BH in carried)
-        updated = update.apply(chunk, carried, lr=1e-2 / (1 + number))
+        updated = update.apply(chunk, carried, lr=2.0 ** -(7 + number % 3))  # exact in float32, too
         carried = updated.state
         losses.append((updated.loss, updated.grad_norm))
     return state, losses, carried
@@ -43,9 +43,9 @@ def memory(state):
 @pytest.mark.parametrize("optimizer", ["adamw", "adam"])
 @pytest.mark.parametrize("poisoned", [(), (3,), (0, 1, 5)])
 def test_deciding_on_the_device_gives_the_same_weights_as_deciding_on_the_host(optimizer, poisoned):
-    host, host_losses, host_carried = trained(Update, poisoned=poisoned, optimizer=optimizer, weight_decay=0.1)
+    host, host_losses, host_carried = trained(Update, poisoned=poisoned, optimizer=optimizer, weight_decay=0.12525)
     device, device_losses, device_carried = trained(
-        DeviceUpdate, poisoned=poisoned, optimizer=optimizer, weight_decay=0.1
+        DeviceUpdate, poisoned=poisoned, optimizer=optimizer, weight_decay=0.12525
     )
     np.testing.assert_array_equal(host_losses, device_losses)
     assert all(torch.equal(a, b) for a, b in zip(host.model.parameters(), device.model.parameters(), strict=True))
