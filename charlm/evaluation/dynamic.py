@@ -87,9 +87,10 @@ class Learner:
 
 
 def _losses(model: CharLM, previous: int, ids_N: Ids, state: State) -> tuple[torch.Tensor, State]:
-    inputs_N1 = torch.from_numpy(np.append(previous, ids_N[:-1]))[:, None]
+    device = model.embedding.weight.device
+    inputs_N1 = torch.from_numpy(np.append(previous, ids_N[:-1])).to(device)[:, None]
     logits_N1V, state = model(inputs_N1, state)
-    return cross_entropy(logits_N1V, torch.from_numpy(ids_N)[:, None])[:, 0], state
+    return cross_entropy(logits_N1V, torch.from_numpy(ids_N).to(device)[:, None])[:, 0], state
 
 
 def segments(blocks: Iterable[Ids], end_id: int | None) -> Iterator[Ids]:
@@ -166,7 +167,7 @@ def gather_gradient_rms(
         gradients = torch.autograd.grad(_losses(model, previous, ids, state)[0].mean(), list(weights.values()))
         for square, gradient in zip(squares.values(), gradients, strict=True):
             square.addcmul_(gradient, gradient)
-    return {name: (square / len(spread)).sqrt().numpy() for name, square in squares.items()}
+    return {name: (square / len(spread)).sqrt().cpu().numpy() for name, square in squares.items()}
 
 
 def _spread(corpus: Corpus, count: int) -> Iterator[tuple[Ids, Ids]]:

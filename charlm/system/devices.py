@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -81,8 +82,16 @@ def autocast(device_type: str, precision: str) -> AbstractContextManager[object]
     return torch.autocast(device_type, dtype, cache_enabled=device_type != "cuda")
 
 
-def exact_float32() -> None:
-    """Let products of float32 matrices on CUDA be computed in float32; torch's LSTM would use TF32."""
+def make_reproducible(device: torch.device) -> None:
+    """Let CUDA compute the same bits each time, and products of float32 matrices in float32.
+
+    By default torch's LSTM takes TF32 there, and the gradient of a large embedding look-up adds in any order. On an
+    H200 a training step takes 1% longer for it.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 

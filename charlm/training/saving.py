@@ -101,14 +101,15 @@ class Saver:
         kept = f"step {steps[-1]} in {self._run} is the last good one" if steps else "nothing was saved"
         return f"{kept}; train again with a lower --lr (now {lr:g})"
 
-    def save_gradients(self, stop: Callable[[], bool]) -> None:
-        """Save the best step again with the rms of its gradients, which dynamic evaluation needs.
+    def save_gradients(self, device: torch.device, stop: Callable[[], bool]) -> None:
+        """Save the best step again with the rms of its gradients, computed on ``device``, for dynamic evaluation.
 
         Without them, dynamic evaluation reads the corpus again. ``stop()`` ends it early, and nothing is saved then.
         Raises ``InputOutputError``.
         """
         best = open_checkpoint(self._run, "best", ALL_FILES)
-        rms = gather_gradient_rms(network_of(best), self._corpus, segments_of_gradients(best.step), stop)
+        model = network_of(best).to(device)
+        rms = gather_gradient_rms(model, self._corpus, segments_of_gradients(best.step), stop)
         if not stop():
             save_step(self._run, best.step, {**best.files, GRADIENTS: tensors_to_bytes(rms)})
 

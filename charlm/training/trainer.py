@@ -24,7 +24,7 @@ from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation.dynamic import ids_of_gradients
 from charlm.model.char_lm import CharLM
 from charlm.system.cores import cores
-from charlm.system.devices import exact_float32, keep_freed_memory, memory_bytes, memory_errors
+from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
 from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
 from charlm.training.memory import need_and_advice, refuse_too_large
 from charlm.training.metrics_log import Metrics
@@ -38,6 +38,8 @@ ROLLBACK_FACTOR = 0.3
 """The learning rate is multiplied by this after a rollback to the last good checkpoint."""
 _LOG_EVERY = 50
 _RESET_KEY = 0x5E7
+_ACCELERATOR_SECONDS_PER_ID = 1e-4
+"""Of one stream with its gradients, where launching kernels takes the time."""
 
 
 class Trainer:
@@ -52,7 +54,7 @@ class Trainer:
         refuse_too_large(model_config, config, ids, available)
         self._memory_advice = need_and_advice(model_config, config, ids, available)
         keep_freed_memory()
-        exact_float32()
+        make_reproducible(self.device)
         # A run from a larger machine may ask for more threads than this one has cores.
         torch.set_num_threads(min(config.threads or torch.get_num_threads(), cores()))
         with memory_errors(self._memory_advice):
@@ -191,8 +193,11 @@ class Trainer:
         return self.seconds / self.progress.ids_seen * len(self.validator.text.ids) / 3
 
     def _gradients_seconds(self) -> float:
-        """Estimated time of ``_save_gradients``: one stream is about five times slower per id than a batch."""
-        return 5 * self.seconds / max(1, self.progress.ids_seen) * ids_of_gradients(self.progress.step)
+        """Estimated time of ``_save_gradients``: on a CPU, one stream takes five times as long per id as a batch."""
+        ids = ids_of_gradients(self.progress.step)
+        if self.device.type != "cpu":
+            return ids * _ACCELERATOR_SECONDS_PER_ID
+        return 5 * self.seconds / max(1, self.progress.ids_seen) * ids
 
     # ------------------------------------------------------------------------------------------------ step
 
@@ -278,7 +283,7 @@ class Trainer:
     def _save_gradients(self) -> Iterator[Event]:
         try:
             with memory_errors(self._memory_advice):
-                self.saver.save_gradients(self._stop_requested)
+                self.saver.save_gradients(self.device, self._stop_requested)
         except (InputOutputError, OutOfMemoryError) as error:
             yield SaveFailed(self.progress.step, str(error))
 
