@@ -142,7 +142,7 @@ class Charlm:
     def watch(self) -> None:
         """Measure the weights that would be saved now."""
         tokenizer = self.corpus.tokenizer
-        with self.trainer.average.applied():
+        with self.trainer.state.average.applied():
             weights = self.trainer.model.weights()
         engine = create_engine(self.trainer.model.config, weights, "cpu", "fp32", torch.get_num_threads())
         streams = evaluate_streams(engine, tokenizer, self.held_out).nats_per_char

@@ -14,7 +14,7 @@ from charlm.engine import FloatArray
 from charlm.errors import UsageError
 from charlm.model.char_lm import CharLM, State, cross_entropy
 from charlm.model.lstm import cell
-from charlm.system.devices import autocast, choose_device
+from charlm.system.devices import autocast, choose_device, make_reproducible
 
 # For a single step of few streams, elementary operations cost less than a call of torch's kernel:
 # on a CPU they do at 8 streams and no longer at 64.
@@ -38,6 +38,7 @@ class TorchEngine:
         if precision == "int8":
             raise UsageError("--precision int8 needs the native engine, on a CPU; charlm info says why it does not run")
         chosen = choose_device(device)
+        make_reproducible(chosen)
         if threads is not None:
             torch.set_num_threads(threads)
         model = CharLM(config)

@@ -29,7 +29,8 @@ from charlm.corpus.prepared import Corpus
 from charlm.corpus.text import open_source
 from charlm.errors import InputOutputError
 from charlm.training.events import Saved, SaveFailed
-from charlm.training.trainer import MAX_FAILED_SAVES, Trainer
+from charlm.training.saving import MAX_FAILED_SAVES
+from charlm.training.trainer import Trainer
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 STEPS, SAVE_EVERY, EVAL_EVERY = 14, 4, 6
