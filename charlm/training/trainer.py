@@ -27,7 +27,7 @@ from charlm.system.cores import cores
 from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
 from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
 from charlm.training.memory import need_and_advice, refuse_too_large
-from charlm.training.metrics_log import Metrics
+from charlm.training.metrics_log import MetricsLog
 from charlm.training.saving import NonFiniteError, Saver
 from charlm.training.state import Progress, TrainingState
 from charlm.training.update import make_update
@@ -62,7 +62,7 @@ class Trainer:
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed, config.bptt_jitter)
         self.validator = Validator(corpus, self._memory_advice)
         self.saver = Saver(run, corpus)
-        self.metrics = Metrics(run)
+        self.metrics_log = MetricsLog(run)
         self._update = make_update(self.state)
         size = corpus.sizes["train"]
         self._ids_per_character = size.ids / max(1, size.predictions)
@@ -110,7 +110,7 @@ class Trainer:
         """
         self._started = time.monotonic() - self.progress.seconds
         self._last_save = time.monotonic()
-        self.metrics.forget_after(self.progress.step, self.progress.evaluated_step)
+        self.metrics_log.forget_after(self.progress.step, self.progress.evaluated_step)
         try:
             while (reason := (yield from self._train_or_roll_back())) is None:
                 pass  # rolled back; train again
@@ -229,7 +229,8 @@ class Trainer:
             budget_spent=self.budget_progress(),
         )
         if progress.step % _LOG_EVERY == 0:
-            self.metrics.write("train", progress.step, self.seconds, train_nats_per_char=progress.mean_loss(), rate=lr)
+            mean_loss = progress.mean_loss()
+            self.metrics_log.write("train", progress.step, self.seconds, train_nats_per_char=mean_loss, rate=lr)
         return stepped
 
     def _prepare_carried_state(self, chunk: Chunk) -> None:
@@ -250,7 +251,7 @@ class Trainer:
         began = time.monotonic()
         progress = self.progress
         measured = self.validator.evaluate(self.state, self._stop_requested)
-        self.metrics.write(
+        self.metrics_log.write(
             "valid",
             progress.step,
             self.seconds,
@@ -302,7 +303,7 @@ class Trainer:
         self.saver.roll_back(self.state, self.batches, reason)
         self._update = make_update(self.state)
         self.progress.rate_factor = ROLLBACK_FACTOR
-        self.metrics.forget_after(self.progress.step, self.progress.evaluated_step)
+        self.metrics_log.forget_after(self.progress.step, self.progress.evaluated_step)
         return RolledBack(self.progress.step, ROLLBACK_FACTOR, f"{reason}, up to step {diverged_at}")
 
     def _restore(self, checkpoint: Checkpoint) -> None:
