@@ -77,12 +77,51 @@ def test_only_characters_of_the_corpus_come_out(model, text):
 
 
 def test_options_without_meaning(model):
-    for wrong in ({"length": -1}, {"stop": ""}, {"temperature": -1.0}, {"top_p": 2.0}):
-        with pytest.raises(UsageError, match="--"):
-            model.generate("a", **wrong)
+    for name, value in {"length": -1, "stop": "", "temperature": -1.0, "top_p": 2.0, "seed": -1}.items():
+        with pytest.raises(UsageError, match=name.replace("_", ".")):
+            model.generate("a", **{name: value})
     with pytest.raises(DataError):
         model.generate("\ud800", 5)
     assert model.generate("a", 0) == ""
+
+
+def test_invalid_arguments_are_refused_at_once(model, text):
+    for window in (0, -3):
+        with pytest.raises(UsageError, match="window must be"):
+            model.evaluate(text, window=window)
+    with pytest.raises(UsageError, match="in a list"):
+        model.score_documents("abc")
+    with pytest.raises(UsageError, match="count must be"):
+        model.samples(-1)
+    with pytest.raises(UsageError, match="alternatives must be"):
+        model.surprisals("abc", -1)
+    with pytest.raises(UsageError, match="length must be"):
+        model.stream("a", -1)
+    with pytest.raises(UsageError, match="no members"):
+        model.evaluate_members([])
+    assert list(model.samples(0)) == []
+
+
+def test_the_defaults_are_those_of_the_command(model):
+    expected = model.generate("the ", 60, temperature=0.8, seed=1)
+    assert model.generate("the ", 60, seed=1) == "".join(model.stream("the ", 60, seed=1)) == expected
+    assert next(model.samples(1, "the ", 60, seed=1)) == expected
+
+
+def test_representations_are_short(model, text):
+    fresh = charlm.load(model.checkpoint.path, device="cpu", threads=1)
+    assert repr(fresh) == (
+        f"LanguageModel({str(model.checkpoint.path)!r}, step {model.checkpoint.step}, "
+        f"{model.config.parameter_count():,} parameters, char tokenizer)"
+    )
+    assert fresh.evaluate(text[:50]).characters == 50
+    assert f"evaluation: {fresh.engine.name})" in repr(fresh)
+    assert repr(charlm.LanguageModel.ensemble([fresh, fresh])).startswith("LanguageModel.ensemble([LanguageModel(")
+    evaluation = model.evaluate(text[:2000])
+    assert repr(evaluation) == (
+        f"Evaluation({evaluation.nats_per_char:.4f} ± {evaluation.standard_error:.4f} nats/char, "
+        f"{evaluation.bits_per_char:.4f} bits/char, perplexity {evaluation.perplexity:.4f}, 2,000 characters)"
+    )
 
 
 def test_scores_sum_to_the_evaluation(model, text):
@@ -155,9 +194,9 @@ def test_torch_is_not_needed_to_write_evaluate_and_score(trained_run):
 def test_it_writes_in_the_precision_that_the_checkpoint_proved(trained_run):
     model = charlm.load(trained_run, device="cpu", threads=1)
     assert abs(model.checkpoint.config["precision_costs"]["int8"]) <= 1e-3
-    assert "int8" in model.writing_engine.name
+    assert "int8" in model.generation_engine.name
     assert "fp32" in model.engine.name
-    assert "bf16" in charlm.load(trained_run, device="cpu", precision="bf16").writing_engine.name
+    assert "bf16" in charlm.load(trained_run, device="cpu", precision="bf16").generation_engine.name
 
 
 @needs_native
@@ -167,7 +206,7 @@ def test_costs_that_prove_nothing_are_not_trusted(model, costs):
         model.checkpoint, config={**model.checkpoint.config, "precision_costs": costs},
         files={**model.checkpoint.files},
     )  # fmt: skip
-    assert "fp32" in charlm.LanguageModel.from_checkpoint(checkpoint, "cpu").writing_engine.name
+    assert "fp32" in charlm.LanguageModel.from_checkpoint(checkpoint, "cpu").generation_engine.name
 
 
 def test_public_names():
@@ -187,7 +226,7 @@ def test_describe_says_what_it_is(model):
     facts = model.describe()
     assert facts["model"]["layers"] == 1
     assert facts["corpus"]["name"] == "salad"
-    assert facts["engine"] == model.writing_engine.name
+    assert facts["engine"] == model.generation_engine.name
 
 
 # ---------------------------------------------------------------------------------------------------- documents
@@ -212,7 +251,7 @@ def test_a_document_is_the_same_however_many_are_written_beside_it(document_run,
         model = charlm.load(document_run, device="cpu", precision="fp32", threads=1)
         whole = list(model.samples(12, "the", 60, seed=5))
         assert "".join(model.stream("the", 60, seed=5)) == whole[0]
-        monkeypatch.setattr("charlm.language_model._SAMPLES_AT_ONCE", 3)
+        monkeypatch.setattr("charlm.generation.texts._MAX_PARALLEL_SAMPLES", 3)
         assert list(model.samples(12, "the", 60, seed=5)) == whole
         assert list(itertools.islice(model.samples(None, "the", 60, seed=5), 12)) == whole
         assert min(map(len, whole)) < 20 < max(map(len, whole))  # rows end at different times
@@ -221,9 +260,9 @@ def test_a_document_is_the_same_however_many_are_written_beside_it(document_run,
 def test_the_end_is_as_likely_as_the_model_says(writer):
     """Of many documents, the share without a character is the probability of the end right at the beginning."""
     (empty,) = writer.score_documents([""])
-    (first, *_) = writer.surprises("a")
+    (first, *_) = writer.surprisals("a")
     likely = dict(first.alternatives)
-    shares = [sum(d[:1] == c for d in writer.samples(3000, length=1, seed=3)) / 3000 for c in "ts"]
+    shares = [sum(d[:1] == c for d in writer.samples(3000, length=1, config=SamplingConfig(), seed=3)) / 3000 for c in "ts"]
     for share, character in zip(shares, "ts", strict=True):
         if character in likely:
             assert share == pytest.approx(likely[character], abs=0.03)

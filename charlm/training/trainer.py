@@ -25,7 +25,7 @@ from charlm.corpus.prepared import Corpus
 from charlm.engine import create_engine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
-from charlm.evaluation.dynamic import ids_of_gradients
+from charlm.evaluation.dynamic import gradient_rms_ids
 from charlm.evaluation.measure import precision_costs
 from charlm.model.char_lm import CharLM, activation_penalty, cross_entropy, detach
 from charlm.system.cores import cores
@@ -185,7 +185,7 @@ class Trainer:
 
     def _gradients_seconds(self) -> float:
         """What ``keep_gradients`` may take: a stream by itself is read at about a fifth of the speed of many."""
-        return 5 * self.seconds / max(1, self.progress.ids_seen) * ids_of_gradients(self.progress.step)
+        return 5 * self.seconds / max(1, self.progress.ids_seen) * gradient_rms_ids(self.progress.step)
 
     def _budget_spent(self) -> bool:
         progress = self.budget_progress()

@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import ModelConfig, SamplingConfig
-from charlm.engine import WritingEngine, create_engine
+from charlm.engine import GenerationEngine, create_engine
 from charlm.engine.native import NativeEngine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import UsageError
 from charlm.model.char_lm import CharLM, cross_entropy
+from charlm.tokenizer.protocol import Constraint
 
 CONFIGS = [ModelConfig(30, 1, 20, 20), ModelConfig(30, 3, 20, 12), ModelConfig(70, 2, 48, 64)]
 KINDS = ["torch", *INSTRUCTION_SETS]
@@ -42,7 +43,7 @@ def test_each_engine_is_what_was_asked_for(model):
 
 
 def test_forward_equals_the_model(engine, model):
-    logits, _ = engine.forward(IDS_TB, engine.start(3))
+    logits, _ = engine.forward(IDS_TB, engine.initial_state(3))
     with environment(CHARLM_ENGINE="torch"):
         expected, _ = model(torch.from_numpy(IDS_TB.astype(np.int64)), model.initial_state(3))
     np.testing.assert_allclose(logits, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
@@ -50,26 +51,26 @@ def test_forward_equals_the_model(engine, model):
 
 
 def test_step_equals_sequence(engine):
-    whole, _ = engine.forward(IDS_TB, engine.start(3))
-    state = engine.start(3)
+    whole, _ = engine.forward(IDS_TB, engine.initial_state(3))
+    state = engine.initial_state(3)
     for ids_B, expected in zip(IDS_TB, whole, strict=True):
         logits, state = engine.step(ids_B, state)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     after_step, _ = engine.forward(IDS_TB[:4], state)
-    after_forward, _ = engine.forward(np.concatenate([IDS_TB, IDS_TB[:4]]), engine.start(3))
+    after_forward, _ = engine.forward(np.concatenate([IDS_TB, IDS_TB[:4]]), engine.initial_state(3))
     np.testing.assert_allclose(after_step, after_forward[-4:], rtol=1e-4, atol=1e-5)
 
 
 def test_losses_are_the_cross_entropy_of_forward(engine):
     inputs, targets = IDS_TB[:-1], IDS_TB[1:]
-    nats, _ = engine.losses(inputs, targets, engine.start(3))
-    logits, _ = engine.forward(inputs, engine.start(3))
+    nats, _ = engine.losses(inputs, targets, engine.initial_state(3))
+    logits, _ = engine.forward(inputs, engine.initial_state(3))
     expected = cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets.astype(np.int64)))
     np.testing.assert_allclose(nats, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_calls_leave_a_given_state_as_it_was(engine):
-    _, state = engine.forward(IDS_TB, engine.start(3))
+    _, state = engine.forward(IDS_TB, engine.initial_state(3))
     first, _ = engine.step(IDS_TB[0], state)
     engine.forward(IDS_TB, state)
     again, _ = engine.step(IDS_TB[0], state)
@@ -77,8 +78,8 @@ def test_calls_leave_a_given_state_as_it_was(engine):
 
 
 def test_a_repeated_state_is_that_of_streams_which_read_the_same(engine):
-    _, one = engine.forward(IDS_TB[:, :1], engine.start(1))
-    _, three = engine.forward(np.repeat(IDS_TB[:, :1], 3, axis=1), engine.start(3))
+    _, one = engine.forward(IDS_TB[:, :1], engine.initial_state(1))
+    _, three = engine.forward(np.repeat(IDS_TB[:, :1], 3, axis=1), engine.initial_state(3))
     found, _ = engine.step(IDS_TB[0], engine.gather([(one, np.zeros(3, np.int64))]))
     expected, _ = engine.step(IDS_TB[0], three)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -88,12 +89,12 @@ def test_a_repeated_state_is_that_of_streams_which_read_the_same(engine):
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precisions_are_near(model, kind, precision):
     if (kind, precision) == ("torch", "int8"):
-        with pytest.raises(UsageError, match="int8 needs the native engine"):
+        with pytest.raises(UsageError, match="'int8' needs the native engine"):
             make(model, kind, precision)
         return
     engine, exact = make(model, kind, precision), make(model, kind)
-    near, _ = engine.losses(IDS_TB[:-1], IDS_TB[1:], engine.start(3))
-    nats, _ = exact.losses(IDS_TB[:-1], IDS_TB[1:], exact.start(3))
+    near, _ = engine.losses(IDS_TB[:-1], IDS_TB[1:], engine.initial_state(3))
+    nats, _ = exact.losses(IDS_TB[:-1], IDS_TB[1:], exact.initial_state(3))
     np.testing.assert_allclose(near, nats, atol=0.05)
     assert not np.array_equal(near, nats)
 
@@ -104,9 +105,12 @@ def test_devices_that_are_not_there(model, device):
         create_engine(model.config, model.weights(), device=device)
 
 
-def test_precisions_that_are_none(model):
-    with pytest.raises(UsageError, match="--precision"):
+def test_invalid_arguments(model):
+    with pytest.raises(UsageError, match="precision must be"):
         create_engine(model.config, model.weights(), "cpu", "fp8")
+    for threads in (0, -1, 5000):
+        with pytest.raises(UsageError, match="threads must be"):
+            create_engine(model.config, model.weights(), "cpu", threads=threads)
 
 
 @needs_native
@@ -144,17 +148,17 @@ def test_neither_chunks_nor_threads_nor_neighbours_change_a_bit(
 ):
     ids_TB = np.random.default_rng(length * batch).integers(config.vocabulary_size, size=(length, batch))
     one = native(instruction_set, config, precision, 1)
-    whole, end = one.forward(ids_TB, one.start(batch))
+    whole, end = one.forward(ids_TB, one.initial_state(batch))
     three = native(instruction_set, config, precision, 3)
     cuts = sorted(data.draw(st.sets(st.integers(0, length), max_size=4)) | {0, length})
-    state, pieces = three.start(batch), []
+    state, pieces = three.initial_state(batch), []
     for start, stop in itertools.pairwise(cuts):
         logits, state = three.forward(ids_TB[start:stop], state)
         pieces.append(logits)
     assert np.array_equal(np.concatenate(pieces), whole)
     assert all(np.array_equal(a, b) for a, b in zip(state, end, strict=True))
     stream = data.draw(st.integers(0, batch - 1))
-    alone, _ = one.forward(ids_TB[:, stream : stream + 1], one.start(1))
+    alone, _ = one.forward(ids_TB[:, stream : stream + 1], one.initial_state(1))
     assert np.array_equal(alone[:, 0], whole[:, stream])
 
 
@@ -162,7 +166,7 @@ def test_neither_chunks_nor_threads_nor_neighbours_change_a_bit(
 def test_int8_multiplies_alike_on_every_processor():
     """The sums are integers; what is left of a difference is the rounding of the floats between them."""
     config = ModelConfig(30, 2, 64, 48)
-    results = [native(name, config, "int8", 1).forward(IDS_TB, native(name, config, "int8", 1).start(3))[0]
+    results = [native(name, config, "int8", 1).forward(IDS_TB, native(name, config, "int8", 1).initial_state(3))[0]
                for name in INSTRUCTION_SETS]  # fmt: skip
     for result in results[1:]:
         assert np.abs(result - results[0]).max() < 0.02
@@ -180,14 +184,14 @@ def test_a_vocabulary_whose_table_does_not_fit_gives_the_same(precision):
     engines = [NativeEngine(library(), config, w, precision, 2) for config, w in ((big, weights), (small, fewer))]
     logits, results = [], []
     for engine in engines:
-        logits_TBV, state = engine.forward(ids_TB, engine.start(2))
+        logits_TBV, state = engine.forward(ids_TB, engine.initial_state(2))
         logits.append(logits_TBV[..., :50])
         allowed = np.zeros((1, engine.vocabulary_size), np.bool_)
         allowed[0, :50] = True
-        grammar = allowed, np.zeros((1, engine.vocabulary_size), np.int64)
+        constraint = Constraint(allowed, np.zeros((1, engine.vocabulary_size), np.int64))
         uniform_NB = np.random.default_rng(2).random((20, 2))
         results.append(
-            engine.write(logits_TBV[-1], state, np.zeros(2, np.int64), uniform_NB, SamplingConfig(), grammar)
+            engine.generate(logits_TBV[-1], state, np.zeros(2, np.int64), uniform_NB, SamplingConfig(), constraint)
         )
     assert np.array_equal(*logits)
     assert np.array_equal(results[0][0], results[1][0])
@@ -198,7 +202,7 @@ def test_ids_that_are_none_are_refused(model):
     engine = make(model, INSTRUCTION_SETS[0])
     for wrong in (-1, model.config.vocabulary_size):
         with pytest.raises(IndexError):
-            engine.step(np.array([wrong]), engine.start(1))
+            engine.step(np.array([wrong]), engine.initial_state(1))
 
 
 @needs_native
@@ -206,16 +210,16 @@ def test_two_models_may_work_at_once():
     config = ModelConfig(60, 2, 256, 256)  # large enough for two threads each
     engines = [native("", config, precision, 2) for precision in ("int8", "fp32")]
     uniform_NB = np.random.default_rng(0).random((300, 1))
-    grammar = np.ones((1, 60), np.bool_), np.zeros((1, 60), np.int64)
+    constraint = Constraint(np.ones((1, 60), np.bool_), np.zeros((1, 60), np.int64))
 
-    def write(engine):
-        logits, state = engine.step(np.zeros(1, np.int64), engine.start(1))
-        return engine.write(logits, state, np.zeros(1, np.int64), uniform_NB, SamplingConfig(), grammar)[0]
+    def generate(engine):
+        logits, state = engine.step(np.zeros(1, np.int64), engine.initial_state(1))
+        return engine.generate(logits, state, np.zeros(1, np.int64), uniform_NB, SamplingConfig(), constraint)[0]
 
-    alone = [write(engine) for engine in engines]
+    alone = [generate(engine) for engine in engines]
     together: dict[int, list] = {0: [], 1: []}
     threads = [
-        threading.Thread(target=lambda n=n: together[n].extend(write(engines[n]) for _ in range(5))) for n in together
+        threading.Thread(target=lambda n=n: together[n].extend(generate(engines[n]) for _ in range(5))) for n in together
     ]
     for thread in threads:
         thread.start()
@@ -227,6 +231,6 @@ def test_two_models_may_work_at_once():
 
 
 @needs_native
-def test_the_native_engine_writes_and_torch_does_not(model):
-    assert isinstance(make(model, INSTRUCTION_SETS[0]), WritingEngine)
-    assert not isinstance(make(model, "torch"), WritingEngine)
+def test_the_native_engine_generates_and_torch_does_not(model):
+    assert isinstance(make(model, INSTRUCTION_SETS[0]), GenerationEngine)
+    assert not isinstance(make(model, "torch"), GenerationEngine)

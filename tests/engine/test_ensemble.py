@@ -11,7 +11,7 @@ from conftest import needs_native
 import charlm as library
 from charlm.config import ModelConfig
 from charlm.engine import create_engine
-from charlm.engine.ensemble import Ensemble, mean_losses
+from charlm.engine.ensemble import Ensemble, ensemble_losses
 from charlm.errors import DataError, UsageError
 from charlm.language_model import LanguageModel
 from charlm.model.char_lm import CharLM
@@ -33,7 +33,7 @@ def engines():
 
 
 def losses(engine):
-    return engine.losses(READ_TB, TARGETS_TB, engine.start(3))[0]
+    return engine.losses(READ_TB, TARGETS_TB, engine.initial_state(3))[0]
 
 
 def softmax(logits):
@@ -45,8 +45,8 @@ def softmax(logits):
 def test_an_ensemble_of_one_is_that_one(engines):
     for engine in engines:
         assert np.array_equal(losses(Ensemble([engine])), losses(engine))
-        logits, _ = Ensemble([engine]).forward(READ_TB, Ensemble([engine]).start(3))
-        expected, _ = engine.forward(READ_TB, engine.start(3))
+        logits, _ = Ensemble([engine]).forward(READ_TB, Ensemble([engine]).initial_state(3))
+        expected, _ = engine.forward(READ_TB, engine.initial_state(3))
         np.testing.assert_allclose(np.exp(logits), softmax(expected), rtol=1e-5)
 
 
@@ -56,8 +56,8 @@ def test_the_same_model_twice_is_that_model(engines):
 
 def test_probabilities_are_averaged_not_logits(engines):
     ensemble = Ensemble(engines)
-    logits, _ = ensemble.forward(READ_TB, ensemble.start(3))
-    each = [engine.forward(READ_TB, engine.start(3))[0] for engine in engines]
+    logits, _ = ensemble.forward(READ_TB, ensemble.initial_state(3))
+    each = [engine.forward(READ_TB, engine.initial_state(3))[0] for engine in engines]
     np.testing.assert_allclose(np.exp(logits), np.mean([softmax(one) for one in each], axis=0), rtol=1e-5)
     by_logits = softmax(np.mean(each, axis=0))
     assert np.abs(np.exp(logits) - by_logits).max() > 0.01  # so that the line above could tell
@@ -70,7 +70,7 @@ def test_losses_are_the_log_of_the_mean_probability(engines):
 
 def test_losses_are_the_cross_entropy_of_forward(engines):
     ensemble = Ensemble(engines)
-    logits, _ = ensemble.forward(READ_TB, ensemble.start(3))
+    logits, _ = ensemble.forward(READ_TB, ensemble.initial_state(3))
     picked = np.take_along_axis(logits, TARGETS_TB[..., None], axis=2)[..., 0]
     np.testing.assert_allclose(losses(ensemble), -picked, rtol=1e-5, atol=1e-6)
 
@@ -89,14 +89,14 @@ def test_never_worse_than_the_members_are_on_average(engines):
 
 
 def test_impossible_and_certain_are_no_trouble():
-    found = mean_losses([np.float32([0.0, 2000.0, 5000.0]), np.float32([0.0, 0.0, 5000.0])])
+    found = ensemble_losses([np.float32([0.0, 2000.0, 5000.0]), np.float32([0.0, 0.0, 5000.0])])
     np.testing.assert_allclose(found, [0.0, math.log(2), 5000.0], atol=1e-12)
 
 
 def test_step_equals_sequence(engines):
     ensemble = Ensemble(engines)
-    whole, end = ensemble.forward(IDS_TB, ensemble.start(3))
-    state = ensemble.start(3)
+    whole, end = ensemble.forward(IDS_TB, ensemble.initial_state(3))
+    state = ensemble.initial_state(3)
     for ids_B, expected in zip(IDS_TB, whole, strict=True):
         logits, state = ensemble.step(ids_B, state)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
@@ -107,7 +107,7 @@ def test_step_equals_sequence(engines):
 
 def test_calls_leave_a_given_state_as_it_was(engines):
     ensemble = Ensemble(engines)
-    _, state = ensemble.forward(READ_TB, ensemble.start(3))
+    _, state = ensemble.forward(READ_TB, ensemble.initial_state(3))
     first, _ = ensemble.step(IDS_TB[0], state)
     ensemble.losses(READ_TB, TARGETS_TB, state)
     assert np.array_equal(ensemble.step(IDS_TB[0], state)[0], first)
@@ -115,8 +115,8 @@ def test_calls_leave_a_given_state_as_it_was(engines):
 
 def test_streams_are_picked_in_every_member(engines):
     ensemble = Ensemble(engines)
-    _, three = ensemble.forward(READ_TB, ensemble.start(3))
-    _, one = ensemble.forward(READ_TB[:, :1], ensemble.start(1))
+    _, three = ensemble.forward(READ_TB, ensemble.initial_state(3))
+    _, one = ensemble.forward(READ_TB[:, :1], ensemble.initial_state(1))
     picked = ensemble.gather([(three, np.array([2, 1])), (one, np.array([0]))])
     found, _ = ensemble.step(np.array([4, 5, 6]), picked)
     expected, _ = ensemble.step(np.array([6, 5, 4]), three)
@@ -175,7 +175,7 @@ def test_only_models_that_read_alike(models, document_run, text_file, lines_file
     def refused(other, *words):
         with pytest.raises(DataError) as error:
             LanguageModel.ensemble([models[0], library.load(other, device="cpu")])
-        assert all(word in str(error.value) for word in [*words, "--tokenizer"])
+        assert all(word in str(error.value) for word in [*words, "tokenizer"])
 
     options = {"steps": 2, "size": "tiny", "batch": 2, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32"}
     library.train(text_file, out=tmp_path / "byte", tokenizer="byte", **options)
@@ -183,9 +183,9 @@ def test_only_models_that_read_alike(models, document_run, text_file, lines_file
     library.train(tmp_path / "other.txt", out=tmp_path / "other", **options)
     library.train(lines_file, out=tmp_path / "shuffled", documents="lines", seed=5, **options)
     refused(tmp_path / "byte", "characters", "bytes")
-    refused(document_run, "runs on", "documents (lines)")
+    refused(document_run, "running text", "documents (lines)")
     refused(tmp_path / "other", "vocabularies differ")
-    with pytest.raises(DataError, match="--seed"):  # which shuffles other documents into the training part
+    with pytest.raises(DataError, match="and seed"):  # which shuffles other documents into the training part
         LanguageModel.ensemble([library.load(path, device="cpu") for path in (document_run, tmp_path / "shuffled")])
     with pytest.raises(UsageError):
         LanguageModel.ensemble([])

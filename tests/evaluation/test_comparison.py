@@ -16,7 +16,7 @@ from charlm.config import ModelConfig
 from charlm.engine import create_engine
 from charlm.errors import DataError
 from charlm.evaluation import losses
-from charlm.evaluation.comparison import Reading, compare, writing_speeds
+from charlm.evaluation.comparison import ComparisonInput, compare, generation_speeds
 from charlm.model.char_lm import CharLM
 from charlm.tokenizer.characters import CharTokenizer
 from charlm.tokenizer.documents import DocumentTokenizer
@@ -44,19 +44,19 @@ def in_blocks(ids, size):
 def reading(which, text=TEXT, size=1000):
     """One of two models with vocabularies of their own."""
     tokenizer = TOKENIZERS[which]
-    return Reading(make_engine(tokenizer, which), tokenizer, in_blocks(tokenizer.encode(text), size))
+    return ComparisonInput(make_engine(tokenizer, which), tokenizer, in_blocks(tokenizer.encode(text), size))
 
 
 def document_reading(which, documents):
     tokenizer = DOCUMENTS[which]
     ids = np.concatenate([np.append(tokenizer.encode(document), tokenizer.end_id) for document in documents])
-    return Reading(make_engine(tokenizer, which), tokenizer, in_blocks(ids, 700))
+    return ComparisonInput(make_engine(tokenizer, which), tokenizer, in_blocks(ids, 700))
 
 
 def character_losses(which, text):
     """Of each character, in float64: read id by id, from the definition."""
     engine, tokenizer, _ = reading(which)
-    state, previous, nats = engine.start(1), tokenizer.start_id, []
+    state, previous, nats = engine.initial_state(1), tokenizer.start_id, []
     for character in text:
         nats.append(0.0)
         for target in tokenizer.encode(character):
@@ -89,6 +89,7 @@ def test_a_model_and_itself():
     found = compare(reading(0), reading(0))
     assert (found.nats_per_char, found.standard_error) == (0, 0)
     assert (found.better, found.standard_errors) == (None, None)
+    assert repr(found).startswith("Comparison(+0.0000 ± 0.0000 bits/char, better=None, (Evaluation(")
     lines = TEXT.splitlines()
     found = compare(document_reading(1, lines), document_reading(1, lines))
     assert (found.bits_per_char, found.bits_standard_error, found.better) == (0, 0, None)
@@ -130,7 +131,7 @@ def test_documents_are_paired_one_by_one():
 def test_documents_larger_than_memory_are_paired_too(monkeypatch):
     documents = [TEXT[start : start + length].replace("\n", " ") for start, length in enumerate([900, 3, 40, 1500] * 3)]
     whole = compare(document_reading(0, documents), document_reading(1, documents))
-    monkeypatch.setattr(losses, "POOL", 300)  # what is longer is read in several pieces, which the two cut apart
+    monkeypatch.setattr(losses, "DOCUMENT_POOL", 300)  # what is longer is read in several pieces, which the two cut apart
     found = compare(document_reading(0, documents), document_reading(1, documents))
     assert found.nats_per_char == pytest.approx(whole.nats_per_char, rel=1e-4)
     assert found.standard_error == pytest.approx(whole.standard_error, rel=1e-3)
@@ -150,8 +151,8 @@ def test_little_waits_however_differently_they_spell():
             assert abs(fetched[0] - fetched[1]) < 2_000
             yield ids[start : start + 500]
 
-    first = Reading(make_engine(wide, 0), wide, watched(0, wide))
-    found = compare(first, Reading(make_engine(NARROW, 1), NARROW, watched(1, NARROW)))
+    first = ComparisonInput(make_engine(wide, 0), wide, watched(0, wide))
+    found = compare(first, ComparisonInput(make_engine(NARROW, 1), NARROW, watched(1, NARROW)))
     assert [evaluation.characters for evaluation in found.evaluations] == [40_000] * 2
     assert found.evaluations[1].predictions == 120_000
 
@@ -178,7 +179,7 @@ def test_speeds_are_speeds():
     found = compare(first, second)
     assert 0 < sum(found.seconds) < time.perf_counter() - began
     assert found.chars_per_second == tuple(len(TEXT) / seconds for seconds in found.seconds)
-    assert min(writing_speeds([first[:2], second[:2]])) > 100
+    assert min(generation_speeds([first[:2], second[:2]])) > 100
 
 
 # ---------------------------------------------------------------------------------------------------- charlm compare

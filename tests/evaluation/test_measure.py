@@ -22,7 +22,7 @@ def setting(text):
 
 def step_by_step(engine, tokenizer, text):
     """The sum of -log p over ids, one step at a time in float64: the definition."""
-    state, previous, total = engine.start(1), tokenizer.start_id, 0.0
+    state, previous, total = engine.initial_state(1), tokenizer.start_id, 0.0
     for target in tokenizer.encode(text):
         logits, state = engine.step(np.array([previous]), state)
         row = logits[0].astype(np.float64)
@@ -88,7 +88,7 @@ def test_crops_are_cold_windows(setting):
     total = count = 0
     for start in range(0, len(ids) - window, window):
         crop = ids[start : start + window + 1, None]
-        nats, _ = engine.losses(crop[:-1], crop[1:], engine.start(1))
+        nats, _ = engine.losses(crop[:-1], crop[1:], engine.initial_state(1))
         total, count = total + nats.sum(), count + nats.size
     assert crops.predictions == count
     assert crops.nats == pytest.approx(total, rel=1e-5)

@@ -11,9 +11,9 @@ from charlm.corpus.documents import Piece, split_documents
 from charlm.engine import create_engine
 from charlm.errors import DataError
 from charlm.evaluation import losses, scoring
-from charlm.evaluation.losses import _PLACES, exact_losses, side_by_side
+from charlm.evaluation.losses import MAX_BATCH_IDS, batched_document_losses, exact_losses
 from charlm.evaluation.measure import evaluate
-from charlm.evaluation.scoring import document_texts, score_documents, surprises
+from charlm.evaluation.scoring import document_texts, score_documents, surprisals
 from charlm.model.char_lm import CharLM
 from charlm.tokenizer.bytes import ByteTokenizer
 from charlm.tokenizer.characters import CharTokenizer
@@ -44,7 +44,7 @@ def with_end(text, tokenizer=TOKENIZER):
 
 def alone(text, tokenizer=TOKENIZER, engine=ENGINE):
     """The losses of one document, read by itself."""
-    return np.concatenate([nats for _, nats in exact_losses(engine, tokenizer, [with_end(text, tokenizer)])])
+    return np.concatenate([nats for _, nats in exact_losses(engine, tokenizer.start_id, [with_end(text, tokenizer)])])
 
 
 def cut(texts, sizes):
@@ -62,10 +62,10 @@ def cut(texts, sizes):
 
 @settings(max_examples=60, deadline=None)
 @given(documents_of_words)
-def test_side_by_side_equals_one_at_a_time(texts):
+def test_a_batch_of_documents_equals_one_at_a_time(texts):
     ids = np.concatenate([with_end(text) for text in texts])
     ends = np.flatnonzero(ids == TOKENIZER.end_id) + 1
-    found = side_by_side(ENGINE, TOKENIZER.start_id, ids, ends)
+    found = batched_document_losses(ENGINE, TOKENIZER.start_id, ids, ends)
     expected = np.concatenate([alone(text) for text in texts])
     assert np.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -96,10 +96,10 @@ def test_a_document_larger_than_memory_is_read_chunk_by_chunk(monkeypatch):
     texts = ["abc", "", "cab" * 400, "b", "a" * 700, "c"]
     ids = np.concatenate([with_end(text) for text in texts])
     whole = evaluate(ENGINE, TOKENIZER, [ids])
-    monkeypatch.setattr(losses, "POOL", 300)
+    monkeypatch.setattr(losses, "DOCUMENT_POOL", 300)
     largest = []
-    genuine = side_by_side
-    monkeypatch.setattr(losses, "side_by_side", lambda *a: largest.append(len(a[2])) or genuine(*a))
+    genuine = batched_document_losses
+    monkeypatch.setattr(losses, "batched_document_losses", lambda *a: largest.append(len(a[2])) or genuine(*a))
     for size in (1, 50, 299, 2000):
         found = evaluate(ENGINE, TOKENIZER, [ids[i : i + size] for i in range(0, len(ids), size)])
         assert found.nats == pytest.approx(whole.nats, rel=1e-5)
@@ -115,7 +115,7 @@ def test_an_evaluation_can_be_stopped_between_chunks():
     steps = []
     evaluate(ENGINE, TOKENIZER, [ids], progress=steps.append)
     assert sum(steps) == len(ids)
-    assert max(steps) <= _PLACES < len(ids)
+    assert max(steps) <= MAX_BATCH_IDS < len(ids)
 
 
 def test_no_document_is_nothing_to_evaluate():
@@ -145,7 +145,7 @@ def test_the_texts_of_documents(texts, sizes):
 def test_pools_do_not_show(monkeypatch):
     texts = [("abc é" * (number % 7)) + "b" for number in range(300)]
     whole = list(itertools.chain(*score_documents(ENGINE, TOKENIZER, cut(texts, []))))
-    monkeypatch.setattr(scoring, "POOL", 64)
+    monkeypatch.setattr(scoring, "DOCUMENT_POOL", 64)
     pools = list(score_documents(ENGINE, TOKENIZER, cut(texts, range(10, 9000, 37))))
     assert len(pools) > 10
     found = list(itertools.chain(*pools))
@@ -163,7 +163,7 @@ def test_bytes_and_running_text_have_scores_too():
     engine = make_engine(INNER)
     (found,) = score_documents(engine, INNER, cut(["cab", "a", ""], []))
     assert [s.characters for s in found] == [3, 1, 0]
-    expected = sum(float(nats.sum()) for _, nats in exact_losses(engine, INNER, [INNER.encode("cab")]))
+    expected = sum(float(nats.sum()) for _, nats in exact_losses(engine, INNER.start_id, [INNER.encode("cab")]))
     assert found[0].nats == pytest.approx(expected, rel=1e-5)
     assert (found[2].nats, found[2].bits_per_char) == (0.0, 0.0)
 
@@ -175,16 +175,16 @@ def test_ids_of_pieces_are_those_of_documents():
 
 
 @pytest.mark.parametrize("text", ["", "a", "abcxüé" * 100])
-def test_surprises_add_up_to_the_score(text):
-    found = list(surprises(ENGINE, TOKENIZER, with_end(text)))
+def test_surprisals_add_up_to_the_score(text):
+    found = list(surprisals(ENGINE, TOKENIZER, with_end(text)))
     assert "".join(s.character for s in found) == text
     assert found[-1].character == ""
     assert len(found) == len(text) + 1
     assert sum(s.nats for s in found) == pytest.approx(float(alone(text).sum(dtype=np.float64)), rel=1e-5)
-    for surprise in found:
-        chances = [chance for _, chance in surprise.alternatives]
+    for surprisal in found:
+        chances = [chance for _, chance in surprisal.alternatives]
         assert len(chances) == 5
         assert chances == sorted(chances, reverse=True)
-        likely = dict(surprise.alternatives)
-        if surprise.character in likely and surprise.character in [*ALPHABET, ""]:
-            assert likely[surprise.character] == pytest.approx(math.exp(-surprise.nats), rel=1e-6)
+        likely = dict(surprisal.alternatives)
+        if surprisal.character in likely and surprisal.character in [*ALPHABET, ""]:
+            assert likely[surprisal.character] == pytest.approx(math.exp(-surprisal.nats), rel=1e-6)

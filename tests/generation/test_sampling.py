@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.engine import create_engine
 from charlm.errors import UsageError
-from charlm.generation.sampling import next_ids, uniform_sources
-from charlm.generation.streams import Stream
+from charlm.generation.sampling import next_ids, uniform_generators
+from charlm.generation.streams import IdStream
 from charlm.model.char_lm import CharLM
 from charlm.tokenizer.characters import CharTokenizer
 
@@ -99,10 +99,11 @@ def setting():
 
 
 class StepByStep:
-    """An engine without its ``write``: what is drawn goes through ``next_ids``."""
+    """An engine without its ``generate``: what is drawn goes through ``next_ids``."""
 
     def __init__(self, engine):
-        self.start, self.step, self.forward, self.gather = engine.start, engine.step, engine.forward, engine.gather
+        self.initial_state, self.gather = engine.initial_state, engine.gather
+        self.step, self.forward = engine.step, engine.forward
         self.losses, self.name = engine.losses, engine.name
 
 
@@ -128,7 +129,7 @@ def test_the_native_engine_draws_the_same_ids(setting, instruction_set, config):
         engine = create_engine(model.config, model.weights(), "cpu", "int8", 2)
     whole = draw((engine, tokenizer), "ab", range(5), 300, config=config)
     assert np.array_equal(draw((StepByStep(engine), tokenizer), "ab", range(5), 300, config=config), whole)
-    one_by_one = Stream(engine, tokenizer, [tokenizer.encode("ab")], config, uniform_sources(5, range(5)))
+    one_by_one = IdStream(engine, tokenizer, [tokenizer.encode("ab")], config, uniform_generators(5, range(5)))
     assert np.array_equal(np.concatenate([one_by_one.draw(1) for _ in range(300)]), whole)
     assert np.array_equal(draw((engine, tokenizer), "ab", [3], 300, config=config)[:, 0], whole[:, 3])
 
@@ -138,7 +139,7 @@ def draw(setting, prompt, samples, count=60, seed=5, config=None, size=None):
     ids = tokenizer.encode(prompt)
     size = size or max(1, len(ids))
     blocks = (ids[i : i + size] for i in range(0, len(ids), size))
-    stream = Stream(engine, tokenizer, blocks, config or SamplingConfig(), uniform_sources(seed, samples))
+    stream = IdStream(engine, tokenizer, blocks, config or SamplingConfig(), uniform_generators(seed, samples))
     return drawn(stream, count)
 
 
