@@ -262,7 +262,9 @@ def test_the_end_is_as_likely_as_the_model_says(writer):
     (empty,) = writer.score_documents([""])
     (first, *_) = writer.surprisals("a")
     likely = dict(first.alternatives)
-    shares = [sum(d[:1] == c for d in writer.samples(3000, length=1, config=SamplingConfig(), seed=3)) / 3000 for c in "ts"]
+    shares = [
+        sum(d[:1] == c for d in writer.samples(3000, length=1, config=SamplingConfig(), seed=3)) / 3000 for c in "ts"
+    ]
     for share, character in zip(shares, "ts", strict=True):
         if character in likely:
             assert share == pytest.approx(likely[character], abs=0.03)

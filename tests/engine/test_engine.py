@@ -219,7 +219,8 @@ def test_two_models_may_work_at_once():
     alone = [generate(engine) for engine in engines]
     together: dict[int, list] = {0: [], 1: []}
     threads = [
-        threading.Thread(target=lambda n=n: together[n].extend(generate(engines[n]) for _ in range(5))) for n in together
+        threading.Thread(target=lambda n=n: together[n].extend(generate(engines[n]) for _ in range(5)))
+        for n in together
     ]
     for thread in threads:
         thread.start()

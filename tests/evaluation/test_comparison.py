@@ -131,7 +131,9 @@ def test_documents_are_paired_one_by_one():
 def test_documents_larger_than_memory_are_paired_too(monkeypatch):
     documents = [TEXT[start : start + length].replace("\n", " ") for start, length in enumerate([900, 3, 40, 1500] * 3)]
     whole = compare(document_reading(0, documents), document_reading(1, documents))
-    monkeypatch.setattr(losses, "DOCUMENT_POOL", 300)  # what is longer is read in several pieces, which the two cut apart
+    monkeypatch.setattr(
+        losses, "DOCUMENT_POOL", 300
+    )  # what is longer is read in several pieces, which the two cut apart
     found = compare(document_reading(0, documents), document_reading(1, documents))
     assert found.nats_per_char == pytest.approx(whole.nats_per_char, rel=1e-4)
     assert found.standard_error == pytest.approx(whole.standard_error, rel=1e-3)
