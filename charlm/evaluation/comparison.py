@@ -124,13 +124,13 @@ def compare(first: ComparisonInput, second: ComparisonInput, progress: Progress 
 class _ModelReader:
     """Reads the text with one model: its units as they are completed, and the time that the model took."""
 
-    def __init__(self, given: ComparisonInput, progress: Progress) -> None:
-        self.tally = make_tally(given.tokenizer)
+    def __init__(self, inputs: ComparisonInput, progress: Progress) -> None:
+        self.tally = make_tally(inputs.tokenizer)
         self.seconds = 0.0
         self.pending: Units = np.zeros((2, 0))
         """Units that the other model has not completed yet."""
-        _warm_up(given)
-        losses = compute_losses(given.engine, given.tokenizer, self._untimed(given.blocks), None, progress)
+        _warm_up(inputs)
+        losses = compute_losses(inputs.engine, inputs.tokenizer, self._untimed(inputs.blocks), None, progress)
         self._units = _completed_units(self.tally, losses)
 
     def _untimed(self, blocks: Iterable[Ids]) -> Iterator[Ids]:
@@ -157,11 +157,11 @@ class _ModelReader:
         return taken
 
 
-def _warm_up(given: ComparisonInput) -> None:
+def _warm_up(inputs: ComparisonInput) -> None:
     """Compute a few losses, so that one-time preparations are not timed."""
-    ids = np.full(CHUNK, given.tokenizer.start_id)
-    for piece in compute_losses(given.engine, given.tokenizer, [ids]):
-        make_tally(given.tokenizer).add(*piece)
+    ids = np.full(CHUNK, inputs.tokenizer.start_id)
+    for piece in compute_losses(inputs.engine, inputs.tokenizer, [ids]):
+        make_tally(inputs.tokenizer).add(*piece)
 
 
 def _completed_units(tally: Tally | DocumentTally, losses: Losses) -> Iterator[Units]:

@@ -14,9 +14,9 @@ import numpy as np
 from charlm.config import SamplingConfig
 from charlm.engine import Engine
 from charlm.errors import UsageError
+from charlm.generation.assembler import TextAssembler
 from charlm.generation.sampling import uniform_generators
 from charlm.generation.streams import IdStream
-from charlm.generation.text_assembler import TextAssembler
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
 _MAX_PARALLEL_SAMPLES = 256

@@ -36,7 +36,7 @@ def engine(model, request):
     return make(model, request.param)
 
 
-def test_each_engine_is_what_was_asked_for(model):
+def test_each_engine_is_the_requested_one(model):
     assert isinstance(make(model, "torch"), TorchEngine)
     for kind in INSTRUCTION_SETS:
         assert kind in make(model, kind).name
@@ -69,7 +69,7 @@ def test_losses_are_the_cross_entropy_of_forward(engine):
     np.testing.assert_allclose(nats, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_calls_leave_a_given_state_as_it_was(engine):
+def test_calls_do_not_modify_a_given_state(engine):
     _, state = engine.forward(IDS_TB, engine.initial_state(3))
     first, _ = engine.step(IDS_TB[0], state)
     engine.forward(IDS_TB, state)
@@ -77,7 +77,7 @@ def test_calls_leave_a_given_state_as_it_was(engine):
     assert np.array_equal(first, again)
 
 
-def test_a_repeated_state_is_that_of_streams_which_read_the_same(engine):
+def test_a_repeated_state_equals_that_of_identical_streams(engine):
     _, one = engine.forward(IDS_TB[:, :1], engine.initial_state(1))
     _, three = engine.forward(np.repeat(IDS_TB[:, :1], 3, axis=1), engine.initial_state(3))
     found, _ = engine.step(IDS_TB[0], engine.gather([(one, np.zeros(3, np.int64))]))
@@ -100,7 +100,7 @@ def test_lower_precisions_are_near(model, kind, precision):
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])
-def test_devices_that_are_not_there(model, device):
+def test_missing_devices(model, device):
     with pytest.raises(UsageError, match="--device"):
         create_engine(model.config, model.weights(), device=device)
 
@@ -114,7 +114,7 @@ def test_invalid_arguments(model):
 
 
 @needs_native
-def test_auto_is_the_fastest_precision_known_to_cost_little(model):
+def test_auto_is_the_fastest_precision_with_a_small_cost(model):
     def chosen(costs):
         return create_engine(model.config, model.weights(), "cpu", "auto", 1, costs).name.split(", ")[1]
 
@@ -143,9 +143,7 @@ def native(instruction_set, config, precision, threads):
     st.integers(1, 40),
     st.data(),
 )
-def test_neither_chunks_nor_threads_nor_neighbours_change_a_bit(
-    instruction_set, precision, config, length, batch, data
-):
+def test_chunks_threads_and_other_streams_do_not_change_a_bit(instruction_set, precision, config, length, batch, data):
     ids_TB = np.random.default_rng(length * batch).integers(config.vocabulary_size, size=(length, batch))
     one = native(instruction_set, config, precision, 1)
     whole, end = one.forward(ids_TB, one.initial_state(batch))
@@ -163,8 +161,8 @@ def test_neither_chunks_nor_threads_nor_neighbours_change_a_bit(
 
 
 @needs_native
-def test_int8_multiplies_alike_on_every_processor():
-    """The sums are integers; what is left of a difference is the rounding of the floats between them."""
+def test_int8_is_nearly_the_same_on_every_processor():
+    """The sums are exact integers; only the floating-point operations between them round differently."""
     config = ModelConfig(30, 2, 64, 48)
     results = [native(name, config, "int8", 1).forward(IDS_TB, native(name, config, "int8", 1).initial_state(3))[0]
                for name in INSTRUCTION_SETS]  # fmt: skip
@@ -175,7 +173,7 @@ def test_int8_multiplies_alike_on_every_processor():
 @needs_native
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_vocabulary_whose_table_does_not_fit_gives_the_same(precision):
-    """Above 256 MB the first layer's input sums are computed when they are needed, not looked up."""
+    """Above 256 MB the input sums of the first layer are not looked up but computed as needed."""
     big, small = ModelConfig(40_000, 1, 432, 432), ModelConfig(50, 1, 432, 432)
     weights = CharLM(big, seed=1).weights()
     fewer = {name: array[:50] if name in ("embedding.weight", "decoder.bias") else array
@@ -198,7 +196,7 @@ def test_a_vocabulary_whose_table_does_not_fit_gives_the_same(precision):
 
 
 @needs_native
-def test_ids_that_are_none_are_refused(model):
+def test_ids_out_of_range_are_refused(model):
     engine = make(model, INSTRUCTION_SETS[0])
     for wrong in (-1, model.config.vocabulary_size):
         with pytest.raises(IndexError):
@@ -206,7 +204,7 @@ def test_ids_that_are_none_are_refused(model):
 
 
 @needs_native
-def test_two_models_may_work_at_once():
+def test_two_models_run_in_parallel():
     config = ModelConfig(60, 2, 256, 256)  # large enough for two threads each
     engines = [native("", config, precision, 2) for precision in ("int8", "fp32")]
     uniform_NB = np.random.default_rng(0).random((300, 1))

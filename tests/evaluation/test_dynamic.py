@@ -22,7 +22,7 @@ from charlm.evaluation.dynamic import (
 from charlm.model.char_lm import CharLM
 
 NEW = "mad dogs hate moths; " * 40
-"""Characters that the word salad has, in words that it does not have."""
+"""Words that the word salad does not have, of characters that it has."""
 
 
 def network(run):
@@ -52,8 +52,8 @@ def losses(run, blocks, **settings):
 
 
 @pytest.mark.parametrize("changed", [SEGMENT, 2 * SEGMENT + 5, 7 * SEGMENT - 1])
-def test_nothing_is_scored_after_it_was_learnt_from(trained_run, changed):
-    """What comes at or after a place, whatever it is, changes no loss before it."""
+def test_no_segment_is_scored_after_learning_from_it(trained_run, changed):
+    """Ids at or after ``changed`` do not change any loss before it."""
     one = ids_of(trained_run, NEW)[: 8 * SEGMENT]
     other = one.copy()
     other[changed:] = np.roll(other[changed:], 3)
@@ -62,15 +62,15 @@ def test_nothing_is_scored_after_it_was_learnt_from(trained_run, changed):
     assert not np.array_equal(first[changed:], second[changed:])
 
 
-def test_each_segment_is_scored_by_weights_that_learnt_from_those_before(trained_run):
+def test_each_segment_is_scored_after_learning_from_those_before(trained_run):
     ids = ids_of(trained_run, NEW)[: 5 * SEGMENT]
     found = losses(trained_run, [ids])
     for segment in range(5):
         before, own = ids[: segment * SEGMENT], ids[segment * SEGMENT : (segment + 1) * SEGMENT]
         model, tokenizer = network(trained_run), charlm.load(trained_run, device="cpu").tokenizer
-        teacher = Learner(model, rms_of(trained_run))
-        list(teacher.losses(tokenizer, [before]))
-        # The state comes from the weights that read each segment, so it is carried from where they were.
+        learning = Learner(model, rms_of(trained_run))
+        list(learning.losses(tokenizer, [before]))
+        # The state depends on the weights that read each segment, so it is computed with a second learner.
         state, previous = model.initial_state(1), tokenizer.start_id
         again = Learner(network(trained_run), rms_of(trained_run))
         for start in range(0, segment * SEGMENT, SEGMENT):
@@ -87,7 +87,7 @@ def test_with_a_learning_rate_of_0_it_is_the_plain_evaluation(trained_run, docum
         ids = ids_of(run, text)
         if documents:
             codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
-            piece = next(iter(adaptation_pieces(codes)))
+            piece = next(iter(pieces_of_lines(codes)))
             ids = model.tokenizer.encode_documents(*piece).astype(np.int64)
         plain, dynamic = model.evaluate_ids([ids]), evaluate_dynamically(learner(run, lr=0.0), model.tokenizer, [ids])
         assert dynamic.nats == pytest.approx(plain.nats, rel=1e-5)
@@ -95,13 +95,13 @@ def test_with_a_learning_rate_of_0_it_is_the_plain_evaluation(trained_run, docum
         assert dynamic.end_nats == pytest.approx(plain.end_nats, rel=1e-5)
 
 
-def adaptation_pieces(codes):
+def pieces_of_lines(codes):
     from charlm.corpus.documents import split_documents
 
     return split_documents([iter([codes])], "lines")
 
 
-def test_the_size_of_the_blocks_changes_nothing(trained_run):
+def test_the_size_of_blocks_does_not_matter(trained_run):
     ids = ids_of(trained_run, NEW)
     whole = losses(trained_run, [ids])
     pieces = [ids[start : start + 7] for start in range(0, len(ids), 7)]
@@ -116,7 +116,7 @@ def test_segments_end_where_documents_end():
     assert [len(segment) for segment in found] == [5, 1, SEGMENT, 5, SEGMENT, 2 * SEGMENT - 1 - 11 - SEGMENT]
 
 
-def test_it_learns_what_repeats_and_keeps_the_checkpoint(trained_run):
+def test_it_learns_repetitions_and_leaves_the_checkpoint_unchanged(trained_run):
     model = charlm.load(trained_run, device="cpu")
     ids = ids_of(trained_run, NEW)
     before = open_checkpoint(trained_run).files[MODEL]
@@ -124,7 +124,7 @@ def test_it_learns_what_repeats_and_keeps_the_checkpoint(trained_run):
     assert open_checkpoint(trained_run).files[MODEL] == before
 
 
-def test_an_adapted_model_writes_what_it_read(trained_run):
+def test_an_adapted_model_generates_what_it_has_read(trained_run):
     model = charlm.load(trained_run, device="cpu", precision="fp32")
     after = model.adapted([ids_of(trained_run, NEW * 3)])
     assert after.evaluate(NEW).nats < 0.7 * model.evaluate(NEW).nats
@@ -132,32 +132,32 @@ def test_an_adapted_model_writes_what_it_read(trained_run):
     assert "moths" not in model.generate("mad ", 200, temperature=0.3, seed=1)
 
 
-def test_decay_draws_back_to_the_trained_weights(trained_run):
+def test_decay_moves_weights_towards_the_trained_weights(trained_run):
     ids = ids_of(trained_run, NEW)
 
     def distance(decay):
         moved, rms = network(trained_run), rms_of(trained_run)
-        teacher = Learner(moved, rms, decay=decay)
-        list(teacher.losses(charlm.load(trained_run, device="cpu").tokenizer, [ids]))
+        learning = Learner(moved, rms, decay=decay)
+        list(learning.losses(charlm.load(trained_run, device="cpu").tokenizer, [ids]))
         start = network(trained_run).weights()
-        # It draws most where the rms is large.
+        # The decay is strongest where the rms is large.
         return sum(float((rms[name] * np.abs(array - start[name])).sum()) for name, array in moved.weights().items())
 
     assert distance(0.0) > 1.2 * distance(0.05) > 0
 
 
 def test_a_step_by_hand(trained_run):
-    """theta <- theta - rate clip(g / (rms + eps)) + decay (theta_0 - theta) rms / mean(rms), twice."""
+    """theta <- theta - lr clip(g / (rms + eps)) + decay (theta_0 - theta) rms / mean(rms), twice."""
     rms = rms_of(trained_run)
     mean = np.concatenate([array.ravel() for array in rms.values()]).mean()
     model, by_hand = network(trained_run), network(trained_run)
     start = by_hand.weights()
-    teacher, state, previous = Learner(model, rms), model.initial_state(1), 0
+    learning, state, previous = Learner(model, rms), model.initial_state(1), 0
     for segment in np.split(ids_of(trained_run, NEW)[: 2 * SEGMENT], 2):
         weights = dict(by_hand.named_parameters())
         loss = _segment_losses(by_hand, previous, segment, state)[0].mean()
         gradients = torch.autograd.grad(loss, list(weights.values()))
-        _, state = teacher.read(previous, segment, state)
+        _, state = learning.read(previous, segment, state)
         previous = int(segment[-1])
         moved = {}
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
@@ -170,12 +170,12 @@ def test_a_step_by_hand(trained_run):
         assert np.allclose(array, by_hand.weights()[name], atol=2e-6)
 
 
-def test_the_gradients_are_kept_with_the_best_step_and_can_be_had_again(trained_run):
-    kept = rms_of(trained_run)
+def test_the_best_step_has_the_gradients_and_they_are_reproducible(trained_run):
+    stored = rms_of(trained_run)
     again = compute_gradient_rms(network(trained_run), open_corpus(trained_run / "corpus"), count=37)
     assert GRADIENTS in open_checkpoint(trained_run, names=[GRADIENTS]).files
-    assert set(kept) == set(again)
-    assert all(np.allclose(kept[name], again[name], rtol=1e-4, atol=1e-8) for name in kept)
+    assert set(stored) == set(again)
+    assert all(np.allclose(stored[name], again[name], rtol=1e-4, atol=1e-8) for name in stored)
 
 
 def test_gradients_by_hand(trained_run):
@@ -192,11 +192,11 @@ def test_gradients_by_hand(trained_run):
     assert np.allclose(compute_gradient_rms(model, corpus, 5)["decoder.bias"], expected, rtol=1e-4)
 
 
-def test_without_gradients_and_corpus_it_says_what_to_do(trained_run, tmp_path):
+def test_without_gradients_and_corpus_the_error_says_what_to_do(trained_run, tmp_path):
     checkpoint = open_checkpoint(trained_run)
-    lonely = save_step(tmp_path, 1, checkpoint.files)
+    alone = save_step(tmp_path, 1, checkpoint.files)
     with pytest.raises(DataError, match="use the run it came from"):
-        charlm.load(lonely, device="cpu").evaluate_dynamically([np.arange(50)])
+        charlm.load(alone, device="cpu").evaluate_dynamically([np.arange(50)])
 
 
 def test_an_ensemble_cannot_learn(trained_run):
@@ -207,9 +207,9 @@ def test_an_ensemble_cannot_learn(trained_run):
 
 
 def test_non_finite_gradients_move_nothing(trained_run):
-    teacher = learner(trained_run)
+    learning = learner(trained_run)
     with torch.no_grad():
-        teacher._weights[0][3] = torch.nan
-    others = teacher._weights[1].clone()
-    teacher.read(0, np.full(SEGMENT, 3), teacher._model.initial_state(1))
-    assert torch.equal(teacher._weights[1], others)
+        learning._weights[0][3] = torch.nan
+    others = learning._weights[1].clone()
+    learning.read(0, np.full(SEGMENT, 3), learning._model.initial_state(1))
+    assert torch.equal(learning._weights[1], others)

@@ -19,7 +19,7 @@ LOGITS = np.log(PROBABILITIES)[None] + 3.0
 
 
 def support(config, allowed=None):
-    """Which ids come out over a fine grid of uniform numbers, and how often."""
+    """The ids sampled over a fine grid of uniform numbers, and their frequencies."""
     u = (np.arange(20_000) + 0.5) / 20_000
     ids = next_ids(np.repeat(LOGITS, len(u), axis=0), u, config, allowed)
     return {int(i): np.mean(ids == i) for i in np.unique(ids)}
@@ -48,18 +48,18 @@ def test_temperature():
         ({"top_k": 4, "top_p": 0.8}, {1, 3, 4}),
     ],
 )
-def test_filters_keep_what_they_say_in_the_right_proportions(options, kept):
+def test_filters_keep_the_right_ids_in_the_right_proportions(options, kept):
     expected = {i: PROBABILITIES[i] / sum(PROBABILITIES[j] for j in kept) for i in kept}
     assert support(SamplingConfig(**options)) == pytest.approx(expected, abs=1e-3)
 
 
-def test_what_is_not_allowed_never_comes():
+def test_ids_that_are_not_allowed_are_never_sampled():
     allowed = np.array([[True, False, True, False, False]])
     assert set(support(SamplingConfig(), allowed)) == {0, 2}
     assert set(support(SamplingConfig(temperature=0), allowed)) == {2}
 
 
-def test_among_equals_the_lower_id_comes_first():
+def test_ties_favour_the_lower_id():
     logits = np.zeros((1, 6))
     assert next_ids(logits, np.array([0.999]), SamplingConfig(top_k=2))[0] == 1
     assert next_ids(logits, np.array([0.5]), SamplingConfig(temperature=0))[0] == 0
@@ -86,7 +86,7 @@ def test_any_logits_give_a_valid_id(logits, u, temperature, top_k, top_p, min_p)
     "wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_k": -1},
               {"top_p": 0}, {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": float("nan")}]
 )  # fmt: skip
-def test_options_without_meaning_are_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(UsageError, match="--"):
         SamplingConfig(**wrong)
 
@@ -99,7 +99,7 @@ def setting():
 
 
 class StepByStep:
-    """An engine without its ``generate``: what is drawn goes through ``next_ids``."""
+    """An engine without its ``generate``, so that ids are sampled by ``next_ids``."""
 
     def __init__(self, engine):
         self.initial_state, self.gather = engine.initial_state, engine.gather
@@ -122,7 +122,7 @@ CONFIGS = [
 @needs_native
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_the_native_engine_draws_the_same_ids(setting, instruction_set, config):
+def test_the_native_engine_samples_the_same_ids(setting, instruction_set, config):
     _, tokenizer = setting
     model = CharLM(ModelConfig(tokenizer.vocabulary_size, 2, 40, 24), seed=1)
     with environment(CHARLM_ISA=instruction_set):
@@ -155,7 +155,7 @@ def test_same_seed_same_ids(setting):
     assert not np.array_equal(draw(setting, "ab", [0]), draw(setting, "ab", [0], seed=6))
 
 
-def test_a_sample_does_not_depend_on_those_beside_it(setting):
+def test_a_sample_does_not_depend_on_the_others(setting):
     together = draw(setting, "ab", range(7))
     for number in (0, 3, 6):
         assert np.array_equal(draw(setting, "ab", [number])[:, 0], together[:, number])
@@ -166,9 +166,9 @@ def test_the_prompt_may_come_in_pieces(setting):
     assert np.array_equal(draw(setting, "abcab" * 90, [0]), draw(setting, "abcab" * 90, [0], size=7))
 
 
-def test_only_characters_of_the_corpus_are_written(setting):
+def test_only_characters_of_the_corpus_are_generated(setting):
     _, tokenizer = setting
-    config = SamplingConfig(temperature=50.0)  # an untrained model at this heat draws nearly evenly
+    config = SamplingConfig(temperature=50.0)  # at this temperature an untrained model is nearly uniform
     written = "".join(tokenizer.decode(column) for column in draw(setting, "", range(20), 100, config=config).T)
     assert set(written) - {"\ufffd"} == set("abc\u2581\0\n")
     assert written.count("\ufffd") <= 20  # only where a column was cut inside a character
