@@ -1,7 +1,7 @@
 """Streams of ids that an engine samples, a few at a time.
 
 Every stream has its own seeded generator of uniform numbers, one number for each id; see ``sampling``. Shapes: T time
-steps, B streams, V vocabulary, N ids per call.
+steps, B streams, V vocabulary, N ids per call, S states of the constraint.
 """
 
 from __future__ import annotations
