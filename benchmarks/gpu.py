@@ -332,7 +332,7 @@ def write(arguments: argparse.Namespace, notes: Notes) -> None:
                 began = time.perf_counter()
                 written = sum(map(len, model.samples(count, length=length, seed=1)))
                 speed = written / (time.perf_counter() - began)
-                figures = {"chars_per_s": speed, "engine": model.writing_engine.name}
+                figures = {"chars_per_s": speed, "engine": model.generation_engine.name}
                 notes.add("write", {"device": device, "samples": count, "length": length}, figures)
 
 

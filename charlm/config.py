@@ -177,6 +177,10 @@ AVERAGES = ("ema", "triggered", "none")
 SCHEDULES = ("plateau", "cosine", "constant")
 
 
+DEFAULT_TEMPERATURE = 0.8
+"""Of ``charlm generate`` and of ``LanguageModel``. The default of ``SamplingConfig`` is the model's distribution."""
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How the next id is drawn: applied in this order, each to what the one before has left.

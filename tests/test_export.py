@@ -107,7 +107,7 @@ def test_the_native_int8_engine_loses_nothing_more(exports, instruction_set):
     logits = []
     for versions in (weights, again, by_hand):
         engine = NativeEngine(library(instruction_set), config, versions, "int8", 1)
-        logits.append(engine.forward(ids_TB, engine.start(3))[0])
+        logits.append(engine.forward(ids_TB, engine.initial_state(3))[0])
     assert np.array_equal(logits[0], logits[1])
     assert np.array_equal(logits[0], logits[2])
 

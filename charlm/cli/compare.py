@@ -46,23 +46,23 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Tell which of two models predicts a text better, and whether the difference is more than chance."""
-    from charlm.evaluation.comparison import Reading, difference, writing_speeds
+    from charlm.evaluation.comparison import ComparisonInput, generation_speeds, tokenizer_difference
     from charlm.evaluation.comparison import compare as read_both
     from charlm.language_model import load
 
     models = [load(path, device, precision, threads) for path in (a, b)]
-    if why := difference(models[0].tokenizer, models[1].tokenizer):
+    if why := tokenizer_difference(models[0].tokenizer, models[1].tokenizer):
         raise UsageError(f"{a} and {b} cannot be compared: {why}; name two that read alike")
     with (
         measured_text(models, text or [], encoding, None, "charlm compare A B FILE") as measured,
         counting("comparing", measured.total) as progress,
     ):
         first, second = (
-            Reading(model.engine, model.tokenizer, blocks)
+            ComparisonInput(model.engine, model.tokenizer, blocks)
             for model, blocks in zip(models, measured.blocks, strict=True)
         )
         found = read_both(first, second, progress)
-    speeds = writing_speeds([(model.writing_engine, model.tokenizer) for model in models])
+    speeds = generation_speeds([(model.generation_engine, model.tokenizer) for model in models])
     costs = [_cost(model, speed) for model, speed in zip(models, speeds, strict=True)]
     if json:
         write_json({**_facts(models, found, costs), "corpus": measured.name})
@@ -82,7 +82,7 @@ def _facts(models: Sequence[LanguageModel], found: Comparison, costs: Sequence[_
         name.lower(): {
             "checkpoint": str(model.checkpoint.path),
             "engine": model.engine.name,
-            "writing_engine": model.writing_engine.name,
+            "writing_engine": model.generation_engine.name,
             **evaluation.as_dict(),
             "read_chars_per_second": speed,
             "written_chars_per_second": cost.written_per_second,
@@ -110,7 +110,7 @@ def _shown(models: Sequence[LanguageModel], found: Comparison, costs: Sequence[_
     if evaluations[0].documents:
         count += f", {evaluations[0].documents:,} end markers among them"
     legend = [
-        f"{name}: {model.checkpoint.path}, measured by {model.engine.name}, writing by {model.writing_engine.name}\n"
+        f"{name}: {model.checkpoint.path}, measured by {model.engine.name}, writing by {model.generation_engine.name}\n"
         for name, model in zip(_NAMES, models, strict=True)
     ]
     error = "" if found.bits_standard_error is None else f" ± {found.bits_standard_error:.4f}"
@@ -128,12 +128,13 @@ def _shown(models: Sequence[LanguageModel], found: Comparison, costs: Sequence[_
 
 
 def _verdict(found: Comparison) -> str:
-    from charlm.evaluation.comparison import TELLING
+    from charlm.evaluation.comparison import SIGNIFICANT_STANDARD_ERRORS
 
     if found.bits_standard_error is None:
         return "no difference can be told: the text is too short for a standard error"
     apart = f"{abs(found.bits_per_char):.4f} ± {found.bits_standard_error:.4f} bits per character"
     times = "" if found.standard_errors is None else f" ({found.standard_errors:.1f} standard errors)"
     if found.better is None:
-        return f"no difference can be told: {apart}{times}; it takes more than {TELLING:g} standard errors"
+        least = f"more than {SIGNIFICANT_STANDARD_ERRORS:g} standard errors"
+        return f"no difference can be told: {apart}{times}; it takes {least}"
     return f"{_NAMES[found.better]} is better by {apart}{times}"

@@ -51,25 +51,24 @@ def evaluate(
         raise UsageError("--split is for the run's own corpus; leave it out, or leave out FILE")
     from charlm.language_model import LanguageModel, load
 
-    model = LanguageModel.ensemble(
-        [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
-    )
+    models = [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
+    model = LanguageModel.ensemble(models) if len(models) > 1 else models[0]
     crop = (window or 256) if protocol == "crops" else None
     if crop is not None and model.tokenizer.documents is not None:
         raise UsageError("this model reads each document from a cold state anyway; leave out --protocol crops")
     with (
-        measured_text(model.members, text or [], encoding, split, "charlm eval FILE") as measured,
+        measured_text(models, text or [], encoding, split, "charlm eval FILE") as measured,
         counting("evaluating", measured.total) as progress,
     ):
+        each: list[Evaluation] = []
         if dynamic:
-            from charlm.adaptation import evaluate_dynamically
-
-            evaluation = evaluate_dynamically(model, measured.blocks[0], progress)
-            members = [evaluation]
+            evaluation = model.evaluate_dynamically(measured.blocks[0], progress)
+        elif model.members:
+            evaluation, each = model.evaluate_members(measured.blocks[0], crop, progress)
         else:
-            evaluation, members = model.evaluate_members(measured.blocks[0], crop, progress)
+            evaluation = model.evaluate_ids(measured.blocks[0], crop, progress)
     text_and_protocol = measured.name, _protocol(crop, dynamic, evaluation.documents > 0)
-    _report(model, evaluation, members, text_and_protocol, json)
+    _report(models, evaluation, each, text_and_protocol, json)
 
 
 def _protocol(crop: int | None, dynamic: bool, documents: bool) -> tuple[str, str]:
@@ -83,40 +82,34 @@ def _protocol(crop: int | None, dynamic: bool, documents: bool) -> tuple[str, st
 
 
 def _report(
-    model: LanguageModel,
+    models: list[LanguageModel],
     evaluation: Evaluation,
-    members: list[Evaluation],
+    each: list[Evaluation],
     text_and_protocol: tuple[str, tuple[str, str]],
     as_json: bool,
 ) -> None:
     name, (protocol, in_words) = text_and_protocol
     if as_json:
-        write_json({**evaluation.as_dict(), **_models(model, members), "corpus": name, "protocol": protocol})
+        write_json({**evaluation.as_dict(), **_models(models, each), "corpus": name, "protocol": protocol})
         return
-    rows = _rows(evaluation, model.tokenizer.kind)
-    paths = [f"{member.checkpoint.path}, {member.engine.name}\n" for member in model.members]
+    rows = _rows(evaluation, models[0].tokenizer.kind)
+    paths = [f"{model.checkpoint.path}, {model.engine.name}\n" for model in models]
     shown = "".join(f"  {label:<22}{value}\n" for label, value in rows)
-    write_text(f"{name}, {in_words}\n{''.join(paths)}{shown}{_member_rows(model, members)}")
+    write_text(f"{name}, {in_words}\n{''.join(paths)}{shown}{_member_rows(models, each)}")
 
 
-def _models(model: LanguageModel, members: list[Evaluation]) -> dict[str, Any]:
-    """Of one model where it is; of an ensemble its members and what each reaches alone."""
-    found = [
-        {"checkpoint": str(member.checkpoint.path), "engine": member.engine.name, "nats_per_char": own.nats_per_char}
-        for member, own in zip(model.members, members, strict=True)
-    ]
-    if len(found) == 1:
-        return {"checkpoint": found[0]["checkpoint"], "engine": found[0]["engine"]}
-    return {"members": found}
+def _models(models: list[LanguageModel], each: list[Evaluation]) -> dict[str, Any]:
+    """The path and engine of one model; of an ensemble those of its members, with the loss of each."""
+    facts = [{"checkpoint": str(model.checkpoint.path), "engine": model.engine.name} for model in models]
+    if not each:
+        return facts[0]
+    return {"members": [{**f, "nats_per_char": e.nats_per_char} for f, e in zip(facts, each, strict=True)]}
 
 
-def _member_rows(model: LanguageModel, members: list[Evaluation]) -> str:
-    if len(members) == 1:
+def _member_rows(models: list[LanguageModel], each: list[Evaluation]) -> str:
+    if not each:
         return ""
-    rows = [
-        f"  {own.nats_per_char:<22.4f}{member.checkpoint.path}\n"
-        for member, own in zip(model.members, members, strict=True)
-    ]
+    rows = [f"  {e.nats_per_char:<22.4f}{model.checkpoint.path}\n" for model, e in zip(models, each, strict=True)]
     return "that is of the mean of their probabilities; nats per character of each alone:\n" + "".join(rows)
 
 

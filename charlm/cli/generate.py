@@ -11,6 +11,7 @@ import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, ThreadsOption
 from charlm.cli.output import chosen_checkpoint, counting, end_line, say, write_json, write_text
+from charlm.config import DEFAULT_TEMPERATURE
 from charlm.errors import MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def generate(
             help="New characters to write. [default: 500; a document to its end, 10000 at most]",
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder, 0 always the likeliest.")] = 0.8,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 safer, above 1 wilder, 0 always the likeliest.")
+    ] = DEFAULT_TEMPERATURE,
     top_k: Annotated[int, typer.Option(help="Choose among the k likeliest only; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Choose among the likeliest that hold this probability.")] = 1.0,
     min_p: Annotated[float, typer.Option(help="Choose among those this fraction as likely as the likeliest.")] = 0.0,
@@ -93,14 +96,13 @@ def generate(
 
 def _adapted(model: LanguageModel, path: Path) -> LanguageModel:
     """The model after it has read and learnt the text; the checkpoint stays what it is."""
-    from charlm.adaptation import adapted
     from charlm.cli.texts import measured_text
 
     with (
         measured_text([model], [str(path)], "utf-8", None, "charlm generate --adapt FILE") as read,
         counting("reading", read.total) as progress,
     ):
-        return adapted(model, read.blocks[0], progress)
+        return model.adapted(read.blocks[0], progress)
 
 
 def _write_one(

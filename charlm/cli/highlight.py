@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from charlm.evaluation.scoring import Surprise
+    from charlm.evaluation.scoring import Surprisal
 
 LEVELS = (1, 2, 4, 6, 9)
 """The borders in bits between the colours; a character on a border has the stronger colour."""
@@ -63,7 +63,7 @@ def _level_names() -> list[str]:
 # ---------------------------------------------------------------------------------------------------- terminal
 
 
-def terminal(documents: Iterable[Iterable[Surprise]], colour: bool) -> Iterator[str]:
+def terminal(documents: Iterable[Iterable[Surprisal]], colour: bool) -> Iterator[str]:
     """What to write of documents, a line end between two; without ``colour`` their visible text alone.
 
     Every piece ends the colours that it begins, so whoever stops reading between two leaves the terminal as it was.
@@ -83,18 +83,18 @@ def legend(colour: bool) -> str:
     return "bits: " + (" ".join(map(_paint, range(len(names)), names)) if colour else ", ".join(names))
 
 
-def _pieces(document: Iterable[Surprise], colour: bool) -> Iterator[str]:
+def _pieces(document: Iterable[Surprisal], colour: bool) -> Iterator[str]:
     for level, run in groupby(_shown(document, colour), itemgetter(0)):
         characters = (character for _, character in run)
         while text := "".join(islice(characters, _RUN)):
             yield text if level is None else _paint(level, text)
 
 
-def _shown(document: Iterable[Surprise], colour: bool) -> Iterator[tuple[int | None, str]]:
+def _shown(document: Iterable[Surprisal], colour: bool) -> Iterator[tuple[int | None, str]]:
     """Each character with its level, None where no colour belongs: a background would go on over a line end."""
-    for surprise in document:
-        for character in visible(surprise.character) or (_END_SIGN if colour else ""):
-            yield level_of(surprise.nats) if colour and character != "\n" else None, character
+    for surprisal in document:
+        for character in visible(surprisal.character) or (_END_SIGN if colour else ""):
+            yield level_of(surprisal.nats) if colour and character != "\n" else None, character
 
 
 def _paint(level: int, text: str) -> str:
@@ -108,7 +108,7 @@ def _text_colour(level: int) -> int:
 # -------------------------------------------------------------------------------------------------------- page
 
 
-def page(documents: Iterable[tuple[str, Iterable[Surprise]]], title: str) -> Iterator[str]:
+def page(documents: Iterable[tuple[str, Iterable[Surprisal]]], title: str) -> Iterator[str]:
     """The pieces of an HTML page that needs nothing else: documents with their headings, each character a span.
 
     A span's title tells the character, its bits and its probability, and what was likeliest in its place. The signs for
@@ -168,17 +168,17 @@ def _hexadecimal(colour: int) -> str:
     return "#" + "".join(f"{steps[step]:02x}" for step in (red, *divmod(rest, 6)))
 
 
-def _span(surprise: Surprise) -> str:
-    kind = {"": " end", "\n": " line-end"}.get(surprise.character, "")
-    title = escape(_explanation(surprise)).replace("\n", "&#10;")
-    text = escape(visible(surprise.character))
-    return f'<span class="s{level_of(surprise.nats)}{kind}" title="{title}">{text}</span>'
+def _span(surprisal: Surprisal) -> str:
+    kind = {"": " end", "\n": " line-end"}.get(surprisal.character, "")
+    title = escape(_explanation(surprisal)).replace("\n", "&#10;")
+    text = escape(visible(surprisal.character))
+    return f'<span class="s{level_of(surprisal.nats)}{kind}" title="{title}">{text}</span>'
 
 
-def _explanation(surprise: Surprise) -> str:
+def _explanation(surprisal: Surprisal) -> str:
     lines = [
-        f"{_name(surprise.character)}: {_bits(surprise.nats):.2f} bits, probability {math.exp(-surprise.nats):.3g}",
-        *(f"{probability:.1%} {_alternative(character)}" for character, probability in surprise.alternatives),
+        f"{_name(surprisal.character)}: {_bits(surprisal.nats):.2f} bits, probability {math.exp(-surprisal.nats):.3g}",
+        *(f"{probability:.1%} {_alternative(character)}" for character, probability in surprisal.alternatives),
     ]
     return "\n".join(lines)
 

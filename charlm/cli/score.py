@@ -20,7 +20,7 @@ from charlm.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
     from charlm.corpus.documents import Piece
-    from charlm.evaluation.scoring import Scored, Surprise
+    from charlm.evaluation.scoring import Scored, Surprisal
     from charlm.language_model import LanguageModel
 
 _COLUMNS = ("number", "log_probability", "bits_per_char", "characters", "unknown_characters", "document")
@@ -194,11 +194,11 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str
         say(highlight.legend(sys.stderr.isatty() and colour))
         if not colour:
             say("no colours where stdout is no terminal or NO_COLOR is set; --html PAGE writes a web page")
-        for piece in highlight.terminal((model.surprises(text) for _, text in texts), colour):
+        for piece in highlight.terminal((model.surprisals(text) for _, text in texts), colour):
             write_text(piece)
         end_line()
         return
-    surprised = ((number, list(model.surprises(text))) for number, text in texts)
+    surprised = ((number, list(model.surprisals(text))) for number, text in texts)
     headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
     pieces = highlight.page(headed, f"{model.checkpoint.path}: surprise")
     if html == "-":
@@ -208,8 +208,8 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str
     _write_page(Path(html), pieces)
 
 
-def _mean_bits(surprises: list[Surprise]) -> float:
-    return bits(math.fsum(surprise.nats for surprise in surprises) / max(1, len(surprises)))
+def _mean_bits(surprisals: list[Surprisal]) -> float:
+    return bits(math.fsum(surprisal.nats for surprisal in surprisals) / max(1, len(surprisals)))
 
 
 def _write_page(path: Path, pieces: Iterable[str]) -> None:

@@ -59,9 +59,8 @@ def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding:
 
 def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
     from charlm.corpus.documents import split_documents
-    from charlm.tokenizer.documents import DocumentTokenizer
 
-    if isinstance(tokenizer, DocumentTokenizer):
+    if tokenizer.documents is not None:
         return starmap(tokenizer.encode_documents, split_documents(source.files(tokenizer.kind), tokenizer.documents))
     return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
 

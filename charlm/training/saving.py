@@ -34,7 +34,7 @@ from charlm.config import dump_json, to_dict
 from charlm.corpus.batches import Batches
 from charlm.corpus.prepared import Corpus
 from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
-from charlm.evaluation.dynamic import gather_gradient_rms, network_of, segments_of_gradients
+from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
 
@@ -108,8 +108,9 @@ class Saver:
         Raises ``InputOutputError``.
         """
         best = open_checkpoint(self._run, "best", ALL_FILES)
-        model = network_of(best).to(device)
-        rms = gather_gradient_rms(model, self._corpus, segments_of_gradients(best.step), stop)
+        config, _, weights = checkpoint_parts(best)
+        model = make_network(config, weights).to(device)
+        rms = compute_gradient_rms(model, self._corpus, gradient_rms_segments(best.step), stop)
         if not stop():
             save_step(self._run, best.step, {**best.files, GRADIENTS: tensors_to_bytes(rms)})
 

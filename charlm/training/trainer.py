@@ -21,7 +21,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.batches import Chunk, make_batches
 from charlm.corpus.prepared import Corpus
 from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
-from charlm.evaluation.dynamic import ids_of_gradients
+from charlm.evaluation.dynamic import gradient_rms_ids
 from charlm.model.char_lm import CharLM
 from charlm.system.cores import cores
 from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
@@ -194,7 +194,7 @@ class Trainer:
 
     def _gradients_seconds(self) -> float:
         """Estimated time of ``_save_gradients``: on a CPU, one stream takes five times as long per id as a batch."""
-        ids = ids_of_gradients(self.progress.step)
+        ids = gradient_rms_ids(self.progress.step)
         if self.device.type != "cpu":
             return ids * _ACCELERATOR_SECONDS_PER_ID
         return 5 * self.seconds / max(1, self.progress.ids_seen) * ids

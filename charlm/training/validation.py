@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from charlm.config import SamplingConfig
+from charlm.config import DEFAULT_TEMPERATURE, SamplingConfig
 from charlm.corpus.prepared import Corpus
 from charlm.engine import Engine, create_engine
 from charlm.engine.torch import TorchEngine
-from charlm.evaluation.losses import Progress, silent
+from charlm.evaluation.losses import Progress, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_streams, precision_costs
-from charlm.generation.sampling import uniform_sources, up_to_end
-from charlm.generation.streams import Stream
+from charlm.generation.sampling import ids_before_end, uniform_generators
+from charlm.generation.streams import IdStream
 from charlm.system.devices import memory_errors
 from charlm.tokenizer.protocol import SEPARATORS, Ids, Tokenizer
 from charlm.training.recipe import STEERING_IDS
@@ -41,13 +41,13 @@ class ValidationText:
         """Empty where there is no validation text."""
         self._sample = self._spread(self.ids if len(self.ids) else _first_ids(corpus, "train"))
 
-    def loss(self, engine: Engine, progress: Progress = silent) -> float | None:
+    def loss(self, engine: Engine, progress: Progress = no_progress) -> float | None:
         """In nats per character; None without a validation text."""
         return self._measure(engine, self.ids, progress) if len(self.ids) else None
 
     def precision_loss(self, engine: Engine) -> float:
         """The loss on a sample large enough to tell two precisions of an engine apart."""
-        return self._measure(engine, self._sample, silent)
+        return self._measure(engine, self._sample, no_progress)
 
     def _measure(self, engine: Engine, ids: Ids, progress: Progress) -> float:
         if self._tokenizer.documents is not None:
@@ -121,10 +121,10 @@ class Validator:
 def sample(engine: Engine, tokenizer: Tokenizer, seed: int) -> str:
     """A short generated text, or the beginnings of a few documents."""
     count = 1 if tokenizer.documents is None else SAMPLE_DOCUMENTS
-    sources = uniform_sources(seed, range(count))
-    stream = Stream(engine, tokenizer, (), SamplingConfig(temperature=0.8), sources)
+    sources = uniform_generators(seed, range(count))
+    stream = IdStream(engine, tokenizer, (), SamplingConfig(temperature=DEFAULT_TEMPERATURE), sources)
     ids_NB = np.concatenate([stream.draw(1) for _ in range(SAMPLE_LENGTH // count)])
-    texts = [tokenizer.decoder().feed(up_to_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
+    texts = [tokenizer.decoder().feed(ids_before_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
     return SEPARATORS.get(tokenizer.documents or "", "").join(texts)
 
 

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from charlm.cli.highlight import LEVELS, legend, level_of, page, terminal, visible
-from charlm.evaluation.scoring import Surprise
+from charlm.evaluation.scoring import Surprisal
 
 # One that spells markup, one that drives a terminal, and what HTML or UTF-8 cannot hold.
 HOSTILE = ["<script>document.title='owned'</script>", "\x1b]0;owned\x07\x1b[2J\x9b31m", "\"'&amp;&#10;<!--]]>",
@@ -29,11 +29,11 @@ BITS = [0.5, 1.5, 3, 5, 7, 12]
 
 
 def surprises(text, bits=0.5, alternatives=()):
-    return [Surprise(character, bits * math.log(2), list(alternatives)) for character in text]
+    return [Surprisal(character, bits * math.log(2), list(alternatives)) for character in text]
 
 
 def as_surprises(documents):
-    return [[Surprise(character, nats, [(character, 0.5)]) for character, nats in document] for document in documents]
+    return [[Surprisal(character, nats, [(character, 0.5)]) for character, nats in document] for document in documents]
 
 
 class Reader(HTMLParser):
@@ -177,7 +177,7 @@ def test_the_colour_of_a_terminals_character_is_that_of_its_level_in_the_legend(
     colours = [background for _, background in background_of_each(legend(colour=True)) if background]
     by_level = list(dict.fromkeys(colours))
     assert len(by_level) == len(LEVELS) + 1
-    text = [Surprise("x", bits * math.log(2), []) for bits in [*BITS, *reversed(BITS)]]
+    text = [Surprisal("x", bits * math.log(2), []) for bits in [*BITS, *reversed(BITS)]]
     assert background_of_each("".join(terminal([text], colour=True))) == [("x", c) for c in by_level + by_level[::-1]]
 
 
@@ -213,7 +213,7 @@ def test_the_text_of_a_page_is_the_text_that_went_in(documents):
 @example(HOSTILE[1], HOSTILE[4], "</title>" + HOSTILE[0])
 def test_nothing_that_is_put_into_a_page_is_markup_or_a_control_character(text, heading, title):
     def document(text, other):
-        return [Surprise("x", 1.0, [(text, 0.5), (other, 0.25)]), Surprise(text, 1.0, [])]
+        return [Surprisal("x", 1.0, [(text, 0.5), (other, 0.25)]), Surprisal(text, 1.0, [])]
 
     markup = "".join(page([(heading, document(text, heading))], title))
     harmless = "".join(page([("", document("y", "y"))], ""))
@@ -225,7 +225,7 @@ def test_nothing_that_is_put_into_a_page_is_markup_or_a_control_character(text, 
 
 def test_a_span_tells_bits_probability_and_alternatives_in_words():
     alternatives = [(" ", 0.5), ("\n", 0.2), ("\t", 0.1), ("", 0.05), ("\ufffd", 0.01), ("\x1b", 0.0009), ("<", 0)]
-    (span,) = read([("", [Surprise('"', 3 * math.log(2), alternatives)])]).spans
+    (span,) = read([("", [Surprisal('"', 3 * math.log(2), alternatives)])]).spans
     assert span["title"].split("\n") == [
         '": 3.00 bits, probability 0.125', "50.0% space", "20.0% line end", "10.0% tab", "5.0% end of the document",
         "1.0% a rarer character", "0.1% U+001B", "0.0% <",
@@ -238,14 +238,14 @@ def test_a_span_tells_bits_probability_and_alternatives_in_words():
      ("\u200d", "U+200D"), ("\ufffd", "\ufffd"), ("\udcc3", "byte 0xC3"), ("\ud800", "U+D800")],
 )  # fmt: skip
 def test_a_span_names_its_character(character, name):
-    (span,) = read([("", [Surprise(character, -0.0, [])])]).spans  # -log(1) is -0.0
+    (span,) = read([("", [Surprisal(character, -0.0, [])])]).spans  # -log(1) is -0.0
     assert span["title"] == f"{name}: 0.00 bits, probability 1"
 
 
 def test_a_page_comes_while_the_documents_are_read():
     def endless():
         while True:
-            yield Surprise("x", 1.0, [])
+            yield Surprisal("x", 1.0, [])
 
     pieces = page([("heading", endless())], "title")
     assert sum("<span" in next(pieces) for _ in range(1000)) > 900
@@ -334,9 +334,9 @@ def contrast(one, other):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_the_colours_of_the_levels_and_runs_nothing_of_the_text(browser, scheme):
-    ramp = [Surprise(character, bits * math.log(2), []) for character, bits in zip("a \ntz", BITS, strict=False)]
-    ramp.append(Surprise("", BITS[-1] * math.log(2), [("</title><b>", 0.5)]))
-    injected = [*surprises(HOSTILE[0]), Surprise(HOSTILE[0], 3.0, []), *surprises("".join(HOSTILE[1:]))]
+    ramp = [Surprisal(character, bits * math.log(2), []) for character, bits in zip("a \ntz", BITS, strict=False)]
+    ramp.append(Surprisal("", BITS[-1] * math.log(2), [("</title><b>", 0.5)]))
+    injected = [*surprises(HOSTILE[0]), Surprisal(HOSTILE[0], 3.0, []), *surprises("".join(HOSTILE[1:]))]
     markup = "".join(page([("1", ramp), (HOSTILE[0], injected)], "a page"))
     dark = {"light": [], "dark": ["--blink-settings=preferredColorScheme=0"]}[scheme]
     found = measured(browser, markup, *dark)

@@ -89,7 +89,7 @@ ids = np.arange(50 * 8).reshape(50, 8) % 50
 def work():
     with torch.no_grad():
         trained = native_recurrence(x, (h, c), *weights)[0]
-    return trained.numpy().tobytes(), engine.forward(ids, engine.start(8))[0].tobytes()
+    return trained.numpy().tobytes(), engine.forward(ids, engine.initial_state(8))[0].tobytes()
 before = work()
 child = os.fork()
 if child == 0:
