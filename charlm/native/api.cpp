@@ -1,28 +1,11 @@
 #include "api.h"
 
-#include <new>
-#include <system_error>
-
+#include "buffer.h"
 #include "dispatch.h"
 #include "model.h"
 #include "threads.h"
 
 using namespace charlm;
-
-namespace {
-
-// No exception may leave a C function; what can be thrown here says that memory is short.
-template <class Work>
-int guarded(const Work& work) {
-  try {
-    work();
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
-}
-
-}  // namespace
 
 int charlm_interface() { return kInterface; }
 
@@ -36,7 +19,7 @@ Model* charlm_model_create(const Kernels* kernels, int storage, int64_t vocabula
                            const int64_t* widths, const float* embedding, const float* decoder_bias,
                            const float* const* weights, int threads) {
   Model* model = nullptr;
-  guarded([&] {
+  allocation_status([&] {
     model = new Model(kernels, storage, vocabulary, layers, widths, embedding, decoder_bias, weights, threads);
   });
   return model;
@@ -46,13 +29,13 @@ void charlm_model_destroy(Model* model) { delete model; }
 
 int charlm_model_read(const Model* model, int64_t T, int64_t B, const int64_t* ids, float* h, float* c, float* logits,
                       const int64_t* targets, float* losses, int threads) {
-  return guarded([&] { model->read(T, B, ids, h, c, logits, targets, losses, threads); });
+  return allocation_status([&] { model->read(T, B, ids, h, c, logits, targets, losses, threads); });
 }
 
 Writer* charlm_writer_create(const Model* model, int64_t count, const int64_t* ids, int64_t places,
                              const uint8_t* allowed, const int64_t* following) {
   Writer* writer = nullptr;
-  guarded([&] { writer = new Writer(*model, count, ids, places, allowed, following); });
+  allocation_status([&] { writer = new Writer(*model, count, ids, places, allowed, following); });
   return writer;
 }
 
@@ -60,5 +43,5 @@ void charlm_writer_destroy(Writer* writer) { delete writer; }
 
 int charlm_writer_write(const Writer* writer, int64_t N, int64_t B, const CharlmDraw* draw, float* h, float* c,
                         float* logits, int64_t* place, const double* uniform, int64_t* written, int threads) {
-  return guarded([&] { writer->write(N, B, *draw, h, c, logits, place, uniform, written, threads); });
+  return allocation_status([&] { writer->write(N, B, *draw, h, c, logits, place, uniform, written, threads); });
 }

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace charlm {
 namespace {
 
-constexpr size_t kLine = 64;
 constexpr size_t kMostTableBytes = size_t(256) << 20;
 constexpr size_t kScratchNumbers = size_t(4) << 20;  // sums of one layer held at a time
 constexpr long kStrip = 96;                          // rows that stay in the cache while all weights pass
@@ -16,44 +16,30 @@ constexpr double kWorkPerThread = 1.5e5;             // multiplications below wh
 // Rows [rows][columns] with zeros up to `wide` columns, or the rows themselves if that is what they have.
 const float* widened(const float* rows, long count, long columns, long wide, Buffer& held) {
   if (columns == wide) return rows;
-  held = Buffer(size_t(count) * wide * sizeof(float));
+  held = Buffer::zeros(size_t(count) * wide * sizeof(float));
   for (long row = 0; row < count; ++row)
-    memcpy(held.at<float>(size_t(row) * wide), rows + row * columns, size_t(columns) * sizeof(float));
-  return held.at<float>();
+    memcpy(held.data<float>(size_t(row) * wide), rows + row * columns, size_t(columns) * sizeof(float));
+  return held.data<float>();
 }
 
 Buffer packed(const Kernels* kernels, int storage, const Matrix& matrix) {
-  Buffer out(size_t(kernels->packed_bytes(storage, matrix)));
+  Buffer out = Buffer::zeros(size_t(kernels->packed_bytes(storage, matrix)));
   const long lanes = kernels->lanes;
   const long blocks = matrix.gates ? ceil_to(matrix.outputs / 4, kUnitPadding) / lanes
                                    : ceil_to(matrix.outputs, 4 * lanes) / (4 * lanes);
-  kernels->pack[storage](matrix, out.at(), 0, blocks);
+  kernels->pack[storage](matrix, out.data(), 0, blocks);
   return out;
 }
 
 }  // namespace
-
-Buffer::Buffer(size_t bytes, bool scratch)
-    : data_(static_cast<char*>(::operator new(bytes, std::align_val_t(kLine)))) {
-  if (!scratch) memset(data_, 0, bytes);
-}
-
-Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  return *this;
-}
-
-Buffer::~Buffer() {
-  if (data_) ::operator delete(data_, std::align_val_t(kLine));
-}
 
 // ------------------------------------------------------------------------------------------------- packing
 
 Model::Model(const Kernels* kernels, int storage, long vocabulary, long layers, const int64_t* widths,
              const float* embedding, const float* decoder_bias, const float* const* weights, int threads)
     : kernels_(kernels), storage_(storage), vocabulary_(vocabulary), embedding_width_(widths[0]) {
-  embedding_ = Buffer(size_t(vocabulary) * widths[0] * sizeof(float));
-  memcpy(embedding_.at(), embedding, size_t(vocabulary) * widths[0] * sizeof(float));
+  embedding_ = Buffer::zeros(size_t(vocabulary) * widths[0] * sizeof(float));
+  memcpy(embedding_.data(), embedding, size_t(vocabulary) * widths[0] * sizeof(float));
   for (long number = 0; number < layers; ++number) {
     Layer layer;
     layer.width_in = widths[number];
@@ -65,8 +51,8 @@ Model::Model(const Kernels* kernels, int storage, long vocabulary, long layers, 
   }
   pack_first_input(weights[0], threads);
   decoder_ = pack_decoder(vocabulary, nullptr);
-  decoder_bias_ = Buffer(size_t(ceil_to(vocabulary, 4 * kernels->lanes)) * sizeof(float));
-  memcpy(decoder_bias_.at(), decoder_bias, size_t(vocabulary) * sizeof(float));
+  decoder_bias_ = Buffer::zeros(size_t(ceil_to(vocabulary, 4 * kernels->lanes)) * sizeof(float));
+  memcpy(decoder_bias_.data(), decoder_bias, size_t(vocabulary) * sizeof(float));
 }
 
 void Model::pack_layer(Layer& layer, bool first, const float* const* weights) {
@@ -75,10 +61,10 @@ void Model::pack_layer(Layer& layer, bool first, const float* const* weights) {
   const float* x = first ? nullptr : widened(weights[0], rows, layer.width_in, layer.in, wide_x);
   const float* h = widened(weights[1], rows, layer.width, layer.H, wide_h);
   for (Buffer* per_gate : {&layer.bias, &layer.scale, &layer.x_scale, &layer.start, &layer.x_start})
-    *per_gate = Buffer(size_t(4 * layer.H) * 4);
+    *per_gate = Buffer::zeros(size_t(4 * layer.H) * 4);
   for (long row = 0; row < rows; ++row)
-    layer.bias.at<float>()[row / layer.width * layer.H + row % layer.width] = weights[2][row];
-  if (storage_ != kInt8) memcpy(layer.start.at(), layer.bias.at(), size_t(4 * layer.H) * 4);
+    layer.bias.data<float>()[row / layer.width * layer.H + row % layer.width] = weights[2][row];
+  if (storage_ != kInt8) memcpy(layer.start.data(), layer.bias.data(), size_t(4 * layer.H) * 4);
   if (x) layer.x_weights = pack_gates(layer, x, layer.in, layer.x_scale, layer.x_start);
   layer.h_weights = pack_gates(layer, h, layer.H, layer.scale, layer.start);
 }
@@ -95,8 +81,8 @@ Buffer Model::pack_gates(const Layer& layer, const float* weights, long inputs, 
     int32_t sum = 0;
     for (long k = 0; k < inputs; ++k) sum += int32_t(lrintf(values[k] * factor));
     const long place = row / layer.width * layer.H + row % layer.width;
-    start.at<int32_t>()[place] = -128 * sum;
-    scale.at<float>()[place] = most / (127.0f * 127.0f);
+    start.data<int32_t>()[place] = -128 * sum;
+    scale.data<float>()[place] = most / (127.0f * 127.0f);
   }
   return packed(kernels_, storage_, Matrix{weights, rows, inputs, true, factors.data()});
 }
@@ -105,9 +91,9 @@ void Model::pack_first_input(const float* w_ih, int threads) {
   const Layer& layer = layers_.front();
   first_weights_ = packed(kernels_, kFp32, Matrix{w_ih, 4 * layer.width, layer.width_in, true, nullptr});
   if (size_t(vocabulary_) * 4 * layer.H * sizeof(float) > kMostTableBytes) return;
-  Buffer table(size_t(vocabulary_) * 4 * layer.H * sizeof(float));
-  const Affine a{embedding_.at(), embedding_width_, layer.width_in, first_weights_.at(), layer.bias.at(),
-                 table.at<float>(), 4 * layer.H,    true,           layer.H,             nullptr, nullptr};
+  Buffer table = Buffer::zeros(size_t(vocabulary_) * 4 * layer.H * sizeof(float));
+  const Affine a{embedding_.data(), embedding_width_, layer.width_in, first_weights_.data(), layer.bias.data(),
+                 table.data<float>(), 4 * layer.H,    true,           layer.H,             nullptr, nullptr};
   run_team(members(double(vocabulary_) * 4 * layer.H * layer.width_in, threads), [&](const Member& member) {
     kernels_->affine[kFp32](a, 0, vocabulary_, member.first(layer.H / kernels_->lanes),
                             member.last(layer.H / kernels_->lanes));
@@ -119,11 +105,11 @@ void Model::pack_first_input(const float* w_ih, int threads) {
 // The decoder's rows, all of them or those of `ids`; they are the embedding's.
 Buffer Model::pack_decoder(long count, const int64_t* ids) const {
   const long E = embedding_width_, H = layers_.back().H;
-  Buffer rows(size_t(count) * H * sizeof(float));
+  Buffer rows = Buffer::zeros(size_t(count) * H * sizeof(float));
   for (long row = 0; row < count; ++row)
-    memcpy(rows.at<float>(size_t(row) * H), embedding_.at<float>(size_t(ids ? ids[row] : row) * E),
+    memcpy(rows.data<float>(size_t(row) * H), embedding_.data<float>(size_t(ids ? ids[row] : row) * E),
            size_t(E) * sizeof(float));
-  return packed(kernels_, decoder_storage(), Matrix{rows.at<float>(), count, H, false, nullptr});
+  return packed(kernels_, decoder_storage(), Matrix{rows.data<float>(), count, H, false, nullptr});
 }
 
 double Model::multiplications() const {
@@ -158,10 +144,10 @@ struct Model::Chunk {
 void Model::first_inputs(const int64_t* ids, long count, float* rows, float* out, const Member& member) const {
   const Layer& layer = layers_.front();
   for (long n = member.first(count); n < member.last(count); ++n)
-    memcpy(rows + n * embedding_width_, embedding_.at<float>(size_t(ids[n]) * embedding_width_),
+    memcpy(rows + n * embedding_width_, embedding_.data<float>(size_t(ids[n]) * embedding_width_),
            size_t(embedding_width_) * sizeof(float));
   member.wait();
-  const Affine a{rows, embedding_width_, layer.width_in, first_weights_.at(), layer.bias.at(),
+  const Affine a{rows, embedding_width_, layer.width_in, first_weights_.data(), layer.bias.data(),
                  out,  4 * layer.H,      true,           layer.H,             nullptr,         nullptr};
   const long blocks = layer.H / kernels_->lanes;
   kernels_->affine[kFp32](a, 0, count, member.first(blocks), member.last(blocks));
@@ -180,17 +166,17 @@ void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) c
   char* out = chunk.outputs[number % 2];
   if (number == 0 && !table_) first_inputs(chunk.ids, rows, chunk.embedded, chunk.first, member);
   if (number > 0) {
-    const void* start = storage_ == kInt8 ? layer.x_start.at() : layer.start.at();
-    const Affine a{in,   layer.in, layer.in, layer.x_weights.at(),      start,                   chunk.sums, 4 * H,
-                   true, H,        layer.x_scale.at<float>(), layer.bias.at<float>()};
+    const void* start = storage_ == kInt8 ? layer.x_start.data() : layer.start.data();
+    const Affine a{in,   layer.in, layer.in, layer.x_weights.data(),      start,                   chunk.sums, 4 * H,
+                   true, H,        layer.x_scale.data<float>(), layer.bias.data<float>()};
     for (long row = member.first(rows); row < member.last(rows); row += kStrip)
       kernels_->affine[storage_](a, row, std::min(row + kStrip, member.last(rows)), 0, units);
   }
   for (long n = member.first(rows); n < member.last(rows); ++n) {
-    const float* first = table_ ? table_.at<float>(size_t(number ? 0 : chunk.ids[n]) * 4 * H) : chunk.first + n * 4 * H;
+    const float* first = table_ ? table_.data<float>(size_t(number ? 0 : chunk.ids[n]) * 4 * H) : chunk.first + n * 4 * H;
     const float* input = number ? chunk.sums + n * 4 * H : first;
     (*chunk.addends)[size_t(n)] = input;
-    (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.at() : reinterpret_cast<const char*>(input);
+    (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.data() : reinterpret_cast<const char*>(input);
   }
   if (member.number == 0) kernels_->convert[storage_](h, out, B * H);
   member.wait();
@@ -198,14 +184,14 @@ void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) c
     const CellStep step{H,
                         chunk.starts->data() + t * B,
                         chunk.addends->data() + t * B,
-                        layer.scale.at<float>(),
+                        layer.scale.data<float>(),
                         nullptr,
                         0,
                         nullptr,
                         nullptr,
                         nullptr,
                         out + size_t(t) * B * H * value,
-                        layer.h_weights.at(),
+                        layer.h_weights.data(),
                         c,
                         out + size_t(t + 1) * B * H * value,
                         h,
@@ -230,7 +216,7 @@ void Model::decode(const Chunk& chunk, const Member& member, float* logits, cons
   for (long row = member.first(rows); row < member.last(rows); row += kStrip) {
     const long count = std::min(kStrip, member.last(rows) - row);
     const size_t value = decoder_storage() == kFp32 ? 4 : 2;
-    const Affine a{static_cast<const char*>(x) + size_t(row) * H * value, H, H, decoder_.at(), decoder_bias_.at(),
+    const Affine a{static_cast<const char*>(x) + size_t(row) * H * value, H, H, decoder_.data(), decoder_bias_.data(),
                    scratch, stride, false, 0, nullptr, nullptr};
     kernels_->affine[decoder_storage()](a, 0, count, 0, stride / (4 * kernels_->lanes));
     if (losses) kernels_->losses(scratch, stride, vocabulary_, targets + row, losses + row, count);
@@ -250,7 +236,7 @@ void Model::read(long T, long B, const int64_t* ids, float* h, float* c, float* 
   const int team = members(multiplications() * double(T * B), threads);
   const long stride = ceil_to(vocabulary_, 4 * kernels_->lanes);
   const bool many = layers_.size() > 1;
-  const auto scratch = [](bool needed, size_t bytes) { return Buffer(needed ? bytes : 0, true); };
+  const auto scratch = [](bool needed, size_t bytes) { return Buffer::uninitialized(needed ? bytes : 0); };
   const Buffer sums = scratch(many, size_t(rows) * 4 * widest * 4);
   const Buffer outputs[2] = {scratch(true, size_t(rows + B) * widest * value_size()),
                              scratch(true, size_t(rows + B) * widest * value_size())};
@@ -266,14 +252,14 @@ void Model::read(long T, long B, const int64_t* ids, float* h, float* c, float* 
               h,
               c,
               B >= 8 * team,
-              sums.at<float>(),
-              first.at<float>(),
-              embedded.at<float>(),
+              sums.data<float>(),
+              first.data<float>(),
+              embedded.data<float>(),
               &starts,
               &addends,
-              {outputs[0].at(), outputs[1].at()},
-              storage_ == kInt8 ? bf16.at<uint16_t>() : nullptr,
-              strips.at<float>()};
+              {outputs[0].data(), outputs[1].data()},
+              storage_ == kInt8 ? bf16.data<uint16_t>() : nullptr,
+              strips.data<float>()};
   run_team(team, [&](const Member& member) {
     Chunk mine = chunk;
     for (long t = 0; t < T; t += steps) {

@@ -3,35 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <new>
 #include <vector>
 
 #include "api.h"
+#include "buffer.h"
 #include "kernels.h"
 #include "threads.h"
 
 namespace charlm {
-
-// Memory on a cache line's border: zero at first, or, for scratch, whatever was there.
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(size_t bytes, bool scratch = false);
-  Buffer(Buffer&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
-  Buffer& operator=(Buffer&& other) noexcept;
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  ~Buffer();
-
-  explicit operator bool() const { return data_ != nullptr; }
-  template <class T = char>
-  T* at(size_t index = 0) const {
-    return reinterpret_cast<T*>(data_) + index;
-  }
-
- private:
-  char* data_ = nullptr;
-};
 
 struct Layer {
   long width_in, width;    // as trained

@@ -1,8 +1,8 @@
 // The recurrence of one layer for training, forward and backward, as C functions.
 
 #include "api.h"
+#include "buffer.h"
 #include "kernels.h"
-#include "model.h"
 #include "threads.h"
 
 namespace charlm {
@@ -63,21 +63,18 @@ int charlm_weight_gradient(const Kernels* kernels, int storage, int64_t N, int64
                            const void* d, float* sums, int threads) {
   const size_t value = storage == kFp32 ? 4 : 2;
   const long chunks = (N + kChunkRows - 1) / kChunkRows, block = 4 * kernels->lanes;
-  try {
-    const Buffer words(size_t(chunks) * kChunkRows * size_t(inputs + kUnitPadding) * value, true);
+  return allocation_status([&] {
+    const Buffer words = Buffer::uninitialized(size_t(chunks) * kChunkRows * size_t(inputs + kUnitPadding) * value);
     share(chunks, threads, [&](long first, long last) {
-      kernels->interleave[storage](x, N, inputs, words.at(), first, last);
+      kernels->interleave[storage](x, N, inputs, words.data(), first, last);
     });
     const size_t room = size_t(kChunkRows * block) * value;
-    const Buffer scratch(room * size_t(threads), true);
-    const WeightGradient a{long(N), long(inputs), long(columns), words.at(), d, sums};
+    const Buffer scratch = Buffer::uninitialized(room * size_t(threads));
+    const WeightGradient a{long(N), long(inputs), long(columns), words.data(), d, sums};
     const long blocks = columns / block, parts = blocks < threads ? blocks : threads;
     run_parts(int(parts), [&](int part) {
-      kernels->weight_gradient[storage](a, scratch.at(size_t(part) * room), blocks * part / parts,
+      kernels->weight_gradient[storage](a, scratch.data(size_t(part) * room), blocks * part / parts,
                                         blocks * (part + 1) / parts);
     });
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
+  });
 }
