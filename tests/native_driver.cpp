@@ -199,7 +199,7 @@ const ModelShape kModels[] = {
 // checked.
 const ModelShape kUntabled = {87382, {1, 192, 1}, 2, 3};
 // T, B, H and the width of the input.
-constexpr long kTrainings[][4] = {{1, 1, 16, 16}, {2, 3, 48, 80},  {9, 7, 80, 16}, {9, 13, 48, 48},
+constexpr long kTrainings[][4] = {{1, 1, 16, 16},  {2, 3, 48, 80},  {9, 7, 80, 16},  {9, 13, 48, 48},
                                   {2, 13, 16, 80}, {3, 41, 32, 64}, {4, 18, 96, 32}, {3, 17, 64, 80}};
 const CharlmDraw kDraws[] = {{1.0, 0, 1.0, 0.0}, {0.0, 0, 1.0, 0.0}, {0.8, 5, 1.0, 0.0}, {1.3, 9, 0.8, 0.05}};
 
@@ -268,7 +268,8 @@ void check(const Kernels* kernels) {
       for (const bool by_index : {false, true}) check_add_rows(kernels, storage, T * B, 4 * H, by_index);
       check_weight_gradient(kernels, storage, T * B, width, 4 * H);
       if (H != 80) continue;
-      for (const long inputs : {19, 32}) check_weight_gradient(kernels, storage, kChunkRows + 77, inputs, 192);  // two chunks
+      for (const long inputs : {19, 32})
+        check_weight_gradient(kernels, storage, kChunkRows + 77, inputs, 192);  // two chunks
     }
   Reader one{70, {24, 80, 33, 24}, 9, 13}, other{33, {40, 90, 40}, 9, 13};
   one.pack(kernels, kFp32), other.pack(kernels, kInt8);

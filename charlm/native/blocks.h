@@ -43,8 +43,7 @@ __attribute__((noinline)) void accumulate(typename S::Sum (&held)[R][4 * U], con
         }
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v)
-          sums[0][4 * u + v] =
-              S::dot(sums[0][4 * u + v], spread, S::weights(block + v * kLanes * S::kGroup));
+          sums[0][4 * u + v] = S::dot(sums[0][4 * u + v], spread, S::weights(block + v * kLanes * S::kGroup));
       }
     } else {
 #pragma GCC unroll 4

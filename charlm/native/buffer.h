@@ -8,8 +8,8 @@
 
 namespace charlm {
 
-// An aligned block of memory that is freed with its owner. Allocation throws std::bad_alloc. A default-constructed buffer
-// owns nothing and converts to false.
+// An aligned block of memory that is freed with its owner. Allocation throws std::bad_alloc. A default-constructed
+// buffer owns nothing and converts to false.
 class Buffer {
  public:
   Buffer() = default;
@@ -47,8 +47,8 @@ class Buffer {
   char* data_ = nullptr;
 };
 
-// Runs `work` and returns 0, or 1 if it ran out of memory. Every C function that allocates goes through this, because no
-// exception may leave a C function.
+// Runs `work` and returns 0, or 1 if it ran out of memory. Every C function that allocates goes through this, because
+// no exception may leave a C function.
 template <class Work>
 int allocation_status(const Work& work) {
   try {

@@ -1,9 +1,9 @@
 // What one instruction set offers to the rest of the engine: a table of plain functions over plain memory.
 //
-// Shapes, row-major: T steps, B rows (streams), H units padded to kUnitPadding, G = 4 H gates in torch's order i, f, g, o.
-// Weights are packed into blocks of 4 vectors: for gates the four gates of one vector of units, for plain outputs four
-// neighbouring vectors. Every sum runs over its inputs in ascending order, whatever the block of rows, the split over
-// threads or the number of steps in a call, so results are the same, bit by bit, in each of these.
+// Shapes, row-major: T steps, B rows (streams), H units padded to kUnitPadding, G = 4 H gates in torch's order i, f, g,
+// o. Weights are packed into blocks of 4 vectors: for gates the four gates of one vector of units, for plain outputs
+// four neighbouring vectors. Every sum runs over its inputs in ascending order, whatever the block of rows, the split
+// over threads or the number of steps in a call, so results are the same, bit by bit, in each of these.
 #pragma once
 
 #include <cstdint>
@@ -23,11 +23,11 @@ struct Matrix {
   const float* scale;
 };
 
-// One layer's recurrence over T steps for training. Its input is either `x` [T][B][x_width] with `x_weights` packed like
-// `weights`, x_width a multiple of kUnitPadding; or what x would add to the gates, given as a table: `index` [T][B] says
-// which row of `gates_in` [.][G] a step takes. `bias` [G] is added in both cases. `hidden` [T+1][B][H] and `cell` [T+1][B][H] begin with the first state
-// (without `gates` cell is [1][B][H], updated in place); `gates` [T][B][G], the activations, is written for the
-// backward pass. All but cell in the storage's own type.
+// One layer's recurrence over T steps for training. Its input is either `x` [T][B][x_width] with `x_weights` packed
+// like `weights`, x_width a multiple of kUnitPadding; or what x would add to the gates, given as a table: `index`
+// [T][B] says which row of `gates_in` [.][G] a step takes. `bias` [G] is added in both cases. `hidden` [T+1][B][H] and
+// `cell` [T+1][B][H] begin with the first state (without `gates` cell is [1][B][H], updated in place); `gates`
+// [T][B][G], the activations, is written for the backward pass. All but cell in the storage's own type.
 struct Recurrence {
   long T, B, H;
   const void* x;
@@ -57,8 +57,8 @@ struct RecurrenceGradient {
 };
 
 // Gradient of a weight matrix: sums[k][g] = sum over n of x[n][k] d[n][g], for N rows, `inputs` k and `columns` g, the
-// latter a multiple of 4 lanes. kChunkRows rows at a time are brought into the order of the sum (`interleave`): words of
-// kGroup rows. For x that is done beforehand, into [chunk][words][inputs + kUnitPadding], since all columns need it.
+// latter a multiple of 4 lanes. kChunkRows rows at a time are brought into the order of the sum (`interleave`): words
+// of kGroup rows. For x that is done beforehand, into [chunk][words][inputs + kUnitPadding], since all columns need it.
 struct WeightGradient {
   long N, inputs, columns;
   const void* x_words;
@@ -69,8 +69,9 @@ constexpr long kChunkRows = 512;
 
 // One step of a layer for some rows and some units (inference). A row's sums begin with `start[row]` (floats, for int8
 // integers); `x`, where there is one, is the layer's input, `h` its last output, both in the storage's type, as are the
-// new outputs `h_new`, which also go as floats to `h_floats` and, where given, as bf16 to `h_bf16`. For int8 the sums of x
-// begin with `x_start` [G], are multiplied by `x_scale` [G] and added to `addend[row]` [G], as are those of h by `scale`.
+// new outputs `h_new`, which also go as floats to `h_floats` and, where given, as bf16 to `h_bf16`. For int8 the sums
+// of x begin with `x_start` [G], are multiplied by `x_scale` [G] and added to `addend[row]` [G], as are those of h by
+// `scale`.
 struct CellStep {
   long H;
   const void* const* start;
@@ -124,7 +125,8 @@ struct Kernels {
   // From floats to the storage's type.
   void (*convert[3])(const float* from, void* to, long count);
   // exp((logits - most) / temperature) of those that are allowed, 0 for the others.
-  void (*weights)(const float* logits, const uint8_t* allowed, long count, double most, double temperature, double* out);
+  void (*weights)(const float* logits, const uint8_t* allowed, long count, double most, double temperature,
+                  double* out);
   // -log softmax(logits)[target], logits [rows][stride], the first `size` of which count.
   void (*losses)(const float* logits, long stride, long size, const int64_t* targets, float* out, long rows);
 };

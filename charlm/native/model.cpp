@@ -11,7 +11,7 @@ namespace {
 constexpr size_t kMostTableBytes = size_t(256) << 20;
 constexpr size_t kScratchNumbers = size_t(4) << 20;  // sums of one layer held at a time
 constexpr long kStrip = 96;                          // rows that stay in the cache while all weights pass
-constexpr double kWorkPerThread = 1.5e5;             // multiplications below which another thread costs more than it helps
+constexpr double kWorkPerThread = 1.5e5;  // multiplications below which another thread costs more than it helps
 
 // Rows [rows][columns] with zeros up to `wide` columns, or the rows themselves if that is what they have.
 const float* widened(const float* rows, long count, long columns, long wide, Buffer& held) {
@@ -92,8 +92,17 @@ void Model::pack_first_input(const float* w_ih, int threads) {
   first_weights_ = packed(kernels_, kFp32, Matrix{w_ih, 4 * layer.width, layer.width_in, true, nullptr});
   if (size_t(vocabulary_) * 4 * layer.H * sizeof(float) > kMostTableBytes) return;
   Buffer table = Buffer::zeros(size_t(vocabulary_) * 4 * layer.H * sizeof(float));
-  const Affine a{embedding_.data(), embedding_width_, layer.width_in, first_weights_.data(), layer.bias.data(),
-                 table.data<float>(), 4 * layer.H,    true,           layer.H,             nullptr, nullptr};
+  const Affine a{embedding_.data(),
+                 embedding_width_,
+                 layer.width_in,
+                 first_weights_.data(),
+                 layer.bias.data(),
+                 table.data<float>(),
+                 4 * layer.H,
+                 true,
+                 layer.H,
+                 nullptr,
+                 nullptr};
   run_team(members(double(vocabulary_) * 4 * layer.H * layer.width_in, threads), [&](const Member& member) {
     kernels_->affine[kFp32](a, 0, vocabulary_, member.first(layer.H / kernels_->lanes),
                             member.last(layer.H / kernels_->lanes));
@@ -131,14 +140,14 @@ struct Model::Chunk {
   float* h;
   float* c;
   bool by_rows;
-  float* sums;                        // [T][B][4H] the input sums of a layer
-  float* first;                       // [T][B][4H] input sums of the first layer where there is no table
-  float* embedded;                    // [T][B][E] likewise
-  std::vector<const void*>* starts;   // [T][B]
+  float* sums;                       // [T][B][4H] the input sums of a layer
+  float* first;                      // [T][B][4H] input sums of the first layer where there is no table
+  float* embedded;                   // [T][B][E] likewise
+  std::vector<const void*>* starts;  // [T][B]
   std::vector<const float*>* addends;
-  char* outputs[2];                   // [T + 1][B][H] values of the layer below and of this one, taking turns
-  uint16_t* last_bf16;                // [T][B][H] for the decoder of int8
-  float* logits;                      // [members][kStrip][V]
+  char* outputs[2];     // [T + 1][B][H] values of the layer below and of this one, taking turns
+  uint16_t* last_bf16;  // [T][B][H] for the decoder of int8
+  float* logits;        // [members][kStrip][V]
 };
 
 void Model::first_inputs(const int64_t* ids, long count, float* rows, float* out, const Member& member) const {
@@ -147,8 +156,9 @@ void Model::first_inputs(const int64_t* ids, long count, float* rows, float* out
     memcpy(rows + n * embedding_width_, embedding_.data<float>(size_t(ids[n]) * embedding_width_),
            size_t(embedding_width_) * sizeof(float));
   member.wait();
-  const Affine a{rows, embedding_width_, layer.width_in, first_weights_.data(), layer.bias.data(),
-                 out,  4 * layer.H,      true,           layer.H,             nullptr,         nullptr};
+  const Affine a{
+      rows,    embedding_width_, layer.width_in, first_weights_.data(), layer.bias.data(), out, 4 * layer.H, true,
+      layer.H, nullptr,          nullptr};
   const long blocks = layer.H / kernels_->lanes;
   kernels_->affine[kFp32](a, 0, count, member.first(blocks), member.last(blocks));
   member.wait();
@@ -167,13 +177,23 @@ void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) c
   if (number == 0 && !table_) first_inputs(chunk.ids, rows, chunk.embedded, chunk.first, member);
   if (number > 0) {
     const void* start = storage_ == kInt8 ? layer.x_start.data() : layer.start.data();
-    const Affine a{in,   layer.in, layer.in, layer.x_weights.data(),      start,                   chunk.sums, 4 * H,
-                   true, H,        layer.x_scale.data<float>(), layer.bias.data<float>()};
+    const Affine a{in,
+                   layer.in,
+                   layer.in,
+                   layer.x_weights.data(),
+                   start,
+                   chunk.sums,
+                   4 * H,
+                   true,
+                   H,
+                   layer.x_scale.data<float>(),
+                   layer.bias.data<float>()};
     for (long row = member.first(rows); row < member.last(rows); row += kStrip)
       kernels_->affine[storage_](a, row, std::min(row + kStrip, member.last(rows)), 0, units);
   }
   for (long n = member.first(rows); n < member.last(rows); ++n) {
-    const float* first = table_ ? table_.data<float>(size_t(number ? 0 : chunk.ids[n]) * 4 * H) : chunk.first + n * 4 * H;
+    const float* first =
+        table_ ? table_.data<float>(size_t(number ? 0 : chunk.ids[n]) * 4 * H) : chunk.first + n * 4 * H;
     const float* input = number ? chunk.sums + n * 4 * H : first;
     (*chunk.addends)[size_t(n)] = input;
     (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.data() : reinterpret_cast<const char*>(input);
@@ -216,8 +236,17 @@ void Model::decode(const Chunk& chunk, const Member& member, float* logits, cons
   for (long row = member.first(rows); row < member.last(rows); row += kStrip) {
     const long count = std::min(kStrip, member.last(rows) - row);
     const size_t value = decoder_storage() == kFp32 ? 4 : 2;
-    const Affine a{static_cast<const char*>(x) + size_t(row) * H * value, H, H, decoder_.data(), decoder_bias_.data(),
-                   scratch, stride, false, 0, nullptr, nullptr};
+    const Affine a{static_cast<const char*>(x) + size_t(row) * H * value,
+                   H,
+                   H,
+                   decoder_.data(),
+                   decoder_bias_.data(),
+                   scratch,
+                   stride,
+                   false,
+                   0,
+                   nullptr,
+                   nullptr};
     kernels_->affine[decoder_storage()](a, 0, count, 0, stride / (4 * kernels_->lanes));
     if (losses) kernels_->losses(scratch, stride, vocabulary_, targets + row, losses + row, count);
     if (logits)

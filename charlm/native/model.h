@@ -13,13 +13,13 @@
 namespace charlm {
 
 struct Layer {
-  long width_in, width;    // as trained
-  long in, H;              // padded to kUnitPadding
-  Buffer x_weights;        // none in the first layer, whose input is one of V rows
+  long width_in, width;  // as trained
+  long in, H;            // padded to kUnitPadding
+  Buffer x_weights;      // none in the first layer, whose input is one of V rows
   Buffer h_weights;
-  Buffer bias;             // [4H]
-  Buffer scale, x_scale;   // [4H] what the integer sums of int8 are multiplied by
-  Buffer start, x_start;   // [4H] what sums begin with: the bias, for int8 the integers that take off the 128 of inputs
+  Buffer bias;            // [4H]
+  Buffer scale, x_scale;  // [4H] what the integer sums of int8 are multiplied by
+  Buffer start, x_start;  // [4H] what sums begin with: the bias, for int8 the integers that take off the 128 of inputs
 };
 
 class Model {
@@ -51,11 +51,11 @@ class Model {
   int storage_;
   long vocabulary_, embedding_width_;
   std::vector<Layer> layers_;
-  Buffer embedding_;          // [V][E]
-  Buffer table_;              // [V][4H] the first layer's input sums for every id, if they fit
-  Buffer first_weights_;      // else its weights, as floats
-  Buffer decoder_;            // packed
-  Buffer decoder_bias_;       // [V], padded
+  Buffer embedding_;      // [V][E]
+  Buffer table_;          // [V][4H] the first layer's input sums for every id, if they fit
+  Buffer first_weights_;  // else its weights, as floats
+  Buffer decoder_;        // packed
+  Buffer decoder_bias_;   // [V], padded
 };
 
 class Writer {
@@ -86,8 +86,8 @@ struct DrawMemory {
 };
 
 // Which of `count` candidates, of those that are allowed, the uniform number chooses.
-long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logits, const uint8_t* allowed,
-              long count, double uniform, DrawMemory& memory);
+long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logits, const uint8_t* allowed, long count,
+              double uniform, DrawMemory& memory);
 
 inline long ceil_to(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
 

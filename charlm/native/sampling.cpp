@@ -8,7 +8,8 @@
 namespace charlm {
 namespace {
 
-// Leaves only the likeliest candidates their weight: top_k of them, and of these the smallest set with top_p of the whole.
+// Leaves only the likeliest candidates their weight: top_k of them, and of these the smallest set with top_p of the
+// whole.
 void keep_likeliest(const CharlmDraw& draw, std::vector<double>& weights, std::vector<long>& order) {
   const long count = long(weights.size());
   for (long v = 0; v < count; ++v) order[size_t(v)] = v;
@@ -26,8 +27,8 @@ void keep_likeliest(const CharlmDraw& draw, std::vector<double>& weights, std::v
 
 }  // namespace
 
-long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logits, const uint8_t* allowed,
-              long count, double uniform, DrawMemory& memory) {
+long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logits, const uint8_t* allowed, long count,
+              double uniform, DrawMemory& memory) {
   std::vector<double>& weights = memory.weights;
   double most = -std::numeric_limits<double>::infinity();
   long best = 0;
@@ -48,7 +49,8 @@ long draw_one(const Kernels* kernels, const CharlmDraw& draw, const float* logit
   for (double& weight : weights) weight = sum += weight;
   const auto chosen = std::upper_bound(weights.begin(), weights.end(), uniform * sum);
   // Rounding may carry uniform * sum up to the sum itself; the answer is then the last that has any weight.
-  return long((chosen == weights.end() ? std::lower_bound(weights.begin(), weights.end(), sum) : chosen) - weights.begin());
+  return long((chosen == weights.end() ? std::lower_bound(weights.begin(), weights.end(), sum) : chosen) -
+              weights.begin());
 }
 
 }  // namespace charlm

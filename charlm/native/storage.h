@@ -1,8 +1,9 @@
 // How numbers are stored, and the products that each way of storing allows.
 //
-// A storage has `kGroup` numbers of one row side by side in a 32-bit word. `spread` copies such a word of an input row to
-// all lanes; `dot` adds, lane by lane, its product with a word of weights. Sums are float, for int8 exact integers, so
-// that int8 gives the same integers on every processor. Activations of a `kFine` storage are computed to a float's last place.
+// A storage has `kGroup` numbers of one row side by side in a 32-bit word. `spread` copies such a word of an input row
+// to all lanes; `dot` adds, lane by lane, its product with a word of weights. Sums are float, for int8 exact integers,
+// so that int8 gives the same integers on every processor. Activations of a `kFine` storage are computed to a float's
+// last place.
 #pragma once
 
 #include "vector.h"
@@ -67,7 +68,8 @@ struct Bf16 {
   static CHARLM_INLINE Weight weight(float w, float) { return to_bf16(w); }
 };
 
-// Activations lie in -1 to 1 and are stored as round(127 h) + 128; the 128 is taken off again by what a sum begins with.
+// Activations lie in -1 to 1 and are stored as round(127 h) + 128; the 128 is taken off again by what a sum begins
+// with.
 struct Int8 {
   using Value = uint8_t;
   using Weight = int8_t;

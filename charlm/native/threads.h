@@ -1,6 +1,6 @@
-// Work shared by several threads, without a pool: threads are made for a call and end with it, so there is nothing that a
-// fork could lose or that two callers could fight over. Inside a process that has torch's OpenMP, work without barriers
-// goes to that instead, because two sets of threads would take the cores from one another.
+// Work shared by several threads, without a pool: threads are made for a call and end with it, so there is nothing that
+// a fork could lose or that two callers could fight over. Inside a process that has torch's OpenMP, work without
+// barriers goes to that instead, because two sets of threads would take the cores from one another.
 #pragma once
 
 #include <atomic>
@@ -39,8 +39,9 @@ struct Member {
   long last(long count) const { return count * (number + 1) / of; }
 };
 
-// Runs `work` in `members` threads at once, this one included. While another call's team is at work, where no thread can
-// be made, and for a while after a crowded team, this one does it alone: results never depend on the number of members.
+// Runs `work` in `members` threads at once, this one included. While another call's team is at work, where no thread
+// can be made, and for a while after a crowded team, this one does it alone: results never depend on the number of
+// members.
 void run_team(int members, const std::function<void(const Member&)>& work);
 
 // Calls work(part) for each part in [0, parts), on torch's OpenMP threads where they are known. Parts must not wait for

@@ -2,8 +2,8 @@
 //
 // A tile of weights is a part of a packed block as it is: 16 words of one vector. A tile of an input is up to 16 rows
 // of 32 numbers. Sums lie in tiles 0 to 3, one for each vector of a block, and are brought there and taken away through
-// memory. Fewer rows than 16 are said to the processor, so that nothing beside them is read or written. Widths that tiles
-// do not divide are left to the vectors.
+// memory. Fewer rows than 16 are said to the processor, so that nothing beside them is read or written. Widths that
+// tiles do not divide are left to the vectors.
 #pragma once
 
 #include "training_kernels.h"
@@ -62,7 +62,8 @@ CHARLM_INLINE void store_sums(float* sums, long stride) {
   _tile_stored(3, sums + 3 * kLanes, bytes);
 }
 
-// Adds to the sums the rows x[r * stride ...] of `tiles` tiles, each `next` numbers after the one before, times weights.
+// Adds to the sums the rows x[r * stride ...] of `tiles` tiles, each `next` numbers after the one before, times
+// weights.
 CHARLM_INLINE void multiply_tiles(const uint16_t* x, long stride, long next, long tiles, const uint16_t* weights) {
   constexpr long width = kLanes * Bf16::kGroup, row_bytes = kGates * width * long(sizeof(uint16_t));
   const long x_bytes = stride * long(sizeof(uint16_t));

@@ -38,10 +38,11 @@ int64_t charlm_transposed_size(const Kernels* kernels, int64_t H) {
   return (H + block - 1) / block * block * 4 * H;
 }
 
-void charlm_recurrence(const Kernels* kernels, int storage, int64_t T, int64_t B, int64_t H, const void* x, int64_t x_width,
-                       const void* x_weights, const void* gates_in, const int64_t* index, const float* bias, const void* weights, void* hidden, float* cell,
-                       void* gates, int threads) {
-  const Recurrence a{long(T), long(B), long(H), x, long(x_width), x_weights, gates_in, index, bias, weights, hidden, cell, gates};
+void charlm_recurrence(const Kernels* kernels, int storage, int64_t T, int64_t B, int64_t H, const void* x,
+                       int64_t x_width, const void* x_weights, const void* gates_in, const int64_t* index,
+                       const float* bias, const void* weights, void* hidden, float* cell, void* gates, int threads) {
+  const Recurrence a{long(T), long(B), long(H), x,      long(x_width), x_weights, gates_in,
+                     index,   bias,    weights, hidden, cell,          gates};
   share(B, threads, [&](long first, long last) { kernels->recurrence[storage](a, first, last); });
 }
 
@@ -59,15 +60,14 @@ void charlm_add_rows(const Kernels* kernels, int storage, const void* rows, cons
   });
 }
 
-int charlm_weight_gradient(const Kernels* kernels, int storage, int64_t N, int64_t inputs, int64_t columns, const void* x,
-                           const void* d, float* sums, int threads) {
+int charlm_weight_gradient(const Kernels* kernels, int storage, int64_t N, int64_t inputs, int64_t columns,
+                           const void* x, const void* d, float* sums, int threads) {
   const size_t value = storage == kFp32 ? 4 : 2;
   const long chunks = (N + kChunkRows - 1) / kChunkRows, block = 4 * kernels->lanes;
   return allocation_status([&] {
     const Buffer words = Buffer::uninitialized(size_t(chunks) * kChunkRows * size_t(inputs + kUnitPadding) * value);
-    share(chunks, threads, [&](long first, long last) {
-      kernels->interleave[storage](x, N, inputs, words.data(), first, last);
-    });
+    share(chunks, threads,
+          [&](long first, long last) { kernels->interleave[storage](x, N, inputs, words.data(), first, last); });
     const size_t room = size_t(kChunkRows * block) * value;
     const Buffer scratch = Buffer::uninitialized(room * size_t(threads));
     const WeightGradient a{long(N), long(inputs), long(columns), words.data(), d, sums};

@@ -39,7 +39,8 @@ struct ForwardBlock {
     const long at = gate * a.H + unit * kLanes;
     const Floats bias = load(a.bias + at);
     if (a.x) return bias;
-    return bias + S::load_values(static_cast<const typename S::Value*>(a.gates_in) + a.index[t * a.B + row] * kGates * a.H + at);
+    return bias + S::load_values(static_cast<const typename S::Value*>(a.gates_in) +
+                                 a.index[t * a.B + row] * kGates * a.H + at);
   }
 
   // A row's new cell and hidden states from its sums.
@@ -60,7 +61,9 @@ struct ForwardBlock {
     S::store_values(to + 3 * H, o);
   }
 
-  CHARLM_INLINE float* new_cell(long row) const { return a.cell + ((a.gates ? t + 1 : 0) * a.B + row) * a.H + unit * kLanes; }
+  CHARLM_INLINE float* new_cell(long row) const {
+    return a.cell + ((a.gates ? t + 1 : 0) * a.B + row) * a.H + unit * kLanes;
+  }
   CHARLM_INLINE typename S::Value* new_hidden(long row) const {
     return static_cast<typename S::Value*>(a.hidden) + ((t + 1) * a.B + row) * a.H + unit * kLanes;
   }
@@ -95,8 +98,7 @@ struct ForwardBlock {
 template <class S>
 void recurrence(const Recurrence& a, long first_row, long last_row) {
   for (long t = 0; t < a.T; ++t)
-    for (long unit = 0; unit < a.H / kLanes; ++unit)
-      for_row_blocks(first_row, last_row, ForwardBlock<S>{a, t, unit});
+    for (long unit = 0; unit < a.H / kLanes; ++unit) for_row_blocks(first_row, last_row, ForwardBlock<S>{a, t, unit});
 }
 
 // ------------------------------------------------------------------------------------------------- training, backward
@@ -162,7 +164,8 @@ struct BackwardBlock {
 
   CHARLM_INLINE void finish(long row, int vector, Floats dh) const {
     using Value = typename S::Value;
-    const long H = a.H, unit = (block * kGates + vector) * kLanes, at = row * H + unit, gate = (t * a.B + row) * kGates * H + unit;
+    const long H = a.H, unit = (block * kGates + vector) * kLanes, at = row * H + unit,
+               gate = (t * a.B + row) * kGates * H + unit;
     const Value* gates = static_cast<const Value*>(a.gates) + gate;
     const Floats one = all(1.0f), i = S::load_values(gates), f = S::load_values(gates + H),
                  g = S::load_values(gates + 2 * H), o = S::load_values(gates + 3 * H);

@@ -44,7 +44,9 @@ CHARLM_INLINE Floats subtract_product(Floats c, Floats a, Floats b) { return _mm
 // The constant stands first, because these return their second operand where one is no number: it must not vanish.
 CHARLM_INLINE Floats at_most(float limit, Floats v) { return _mm512_min_ps(_mm512_set1_ps(limit), v); }
 CHARLM_INLINE Floats at_least(float limit, Floats v) { return _mm512_max_ps(_mm512_set1_ps(limit), v); }
-CHARLM_INLINE Floats nearest(Floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+CHARLM_INLINE Floats nearest(Floats v) {
+  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 CHARLM_INLINE Floats times_power_of_two(Floats v, Floats n) { return _mm512_scalef_ps(v, n); }
 template <bool fine>
 CHARLM_INLINE Floats reciprocal(Floats v) {
@@ -93,7 +95,9 @@ CHARLM_INLINE Floats times_power_of_two(Floats v, Floats n) {
   return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 template <bool>
-CHARLM_INLINE Floats reciprocal(Floats v) { return _mm256_div_ps(_mm256_set1_ps(1.0f), v); }
+CHARLM_INLINE Floats reciprocal(Floats v) {
+  return _mm256_div_ps(_mm256_set1_ps(1.0f), v);
+}
 CHARLM_INLINE Ints shift_left_16(Ints v) { return _mm256_slli_epi32(v, 16); }
 CHARLM_INLINE Ints high_half(Ints v) { return _mm256_and_si256(v, _mm256_set1_epi32(int32_t(0xffff0000u))); }
 CHARLM_INLINE Floats load_bf16(const uint16_t* p) {
@@ -154,7 +158,9 @@ CHARLM_INLINE Floats times_power_of_two(Floats v, Floats n) {
   return v * as_floats((rounded(n) + all_bits(127)) << 23);
 }
 template <bool>
-CHARLM_INLINE Floats reciprocal(Floats v) { return all(1.0f) / v; }
+CHARLM_INLINE Floats reciprocal(Floats v) {
+  return all(1.0f) / v;
+}
 CHARLM_INLINE Ints shift_left_16(Ints v) { return reinterpret_cast<Ints>(reinterpret_cast<UnsignedInts>(v) << 16); }
 CHARLM_INLINE Ints high_half(Ints v) { return v & all_bits(int32_t(0xffff0000u)); }
 CHARLM_INLINE Floats load_bf16(const uint16_t* p) {
@@ -199,8 +205,8 @@ CHARLM_INLINE uint16_t to_bf16(float x) {
   return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// 2^r - 1 for r in [-1/2, 1/2] by a polynomial (least relative error of 2^r, 2^0 exactly 1): to 2e-9 and a float's rounding,
-// or, if not `fine`, to 1e-4, which is far below what bfloat16 and int8 can hold.
+// 2^r - 1 for r in [-1/2, 1/2] by a polynomial (least relative error of 2^r, 2^0 exactly 1): to 2e-9 and a float's
+// rounding, or, if not `fine`, to 1e-4, which is far below what bfloat16 and int8 can hold.
 template <bool fine>
 CHARLM_INLINE Floats power_less_one(Floats r) {
   Floats p;

@@ -29,9 +29,9 @@ struct Writer::Work {
   int64_t* written;
   std::vector<size_t> offsets;
   Buffer values[2];
-  Buffer last_bf16;                  // [B][H] for the decoder of int8
-  Buffer embedded, first;            // where the model has no table
-  std::vector<const void*> starts;   // [layers][B]
+  Buffer last_bf16;                 // [B][H] for the decoder of int8
+  Buffer embedded, first;           // where the model has no table
+  std::vector<const void*> starts;  // [layers][B]
   std::vector<const float*> addends;
   std::vector<DrawMemory> memories;  // one for each member of the team
   long done;                         // ids written in each stream
@@ -43,8 +43,8 @@ bool Writer::draw_ids(Work& work, long n, const Member& member) const {
   const Layer& layer = model_.layers_.front();
   for (long b = member.first(work.B); b < member.last(work.B); ++b) {
     int64_t& place = work.place[b];
-    const long drawn = draw_one(model_.kernels_, work.draw, work.logits + b * work.stride, allowed_.data() + place * count_, count_,
-                                work.uniform[n * work.B + b], memory);
+    const long drawn = draw_one(model_.kernels_, work.draw, work.logits + b * work.stride,
+                                allowed_.data() + place * count_, count_, work.uniform[n * work.B + b], memory);
     place = following_[size_t(place * count_ + drawn)];
     work.written[n * work.B + b] = ids_[size_t(drawn)];
     const float* input = model_.table_ ? model_.table_.data<float>(size_t(ids_[size_t(drawn)]) * 4 * layer.H)
@@ -56,7 +56,8 @@ bool Writer::draw_ids(Work& work, long n, const Member& member) const {
   member.wait();
   const bool crowded = work.crowded;  // read here, where nobody writes it: all members must see the same
   if (!model_.table_)
-    model_.first_inputs(work.written + n * work.B, work.B, work.embedded.data<float>(), work.first.data<float>(), member);
+    model_.first_inputs(work.written + n * work.B, work.B, work.embedded.data<float>(), work.first.data<float>(),
+                        member);
   return crowded;
 }
 
@@ -88,7 +89,8 @@ void Writer::step(Work& work, int parity, const Member& member) const {
     member.wait();
   }
   const long H = model_.layers_.back().H, blocks = work.stride / (4 * kernels->lanes);
-  const void* x = model_.storage_ == kInt8 ? work.last_bf16.data() : work.values[1 - parity].data(work.offsets.back() * B * value);
+  const void* x =
+      model_.storage_ == kInt8 ? work.last_bf16.data() : work.values[1 - parity].data(work.offsets.back() * B * value);
   const Affine a{x, H, H, decoder_.data(), bias_.data(), work.logits, work.stride, false, 0, nullptr, nullptr};
   kernels->affine[model_.decoder_storage()](a, 0, B, member.first(blocks), member.last(blocks));
   member.wait();
@@ -100,7 +102,8 @@ void Writer::write(long N, long B, const CharlmDraw& draw, float* h, float* c, f
   const long stride = ceil_to(count_, 4 * model_.kernels_->lanes);
   const Buffer rows = Buffer::uninitialized(size_t(B) * stride * sizeof(float));
   for (long b = 0; b < B; ++b) memcpy(rows.data<float>(size_t(b) * stride), logits + b * count_, size_t(count_) * 4);
-  Work work{B, draw, h, c, rows.data<float>(), stride, place, uniform, written, {}, {}, {}, {}, {}, {}, {}, {}, 0, false};
+  Work work{B,  draw, h, c,    rows.data<float>(), stride, place, uniform, written, {}, {}, {}, {}, {}, {},
+            {}, {},   0, false};
   size_t size = 0;
   for (const Layer& layer : model_.layers_) {
     work.offsets.push_back(size);
@@ -118,7 +121,8 @@ void Writer::write(long N, long B, const CharlmDraw& draw, float* h, float* c, f
   }
   for (size_t number = 0; number < layers; ++number) {
     const size_t offset = work.offsets[number] * B;
-    model_.kernels_->convert[model_.storage_](h + offset, work.values[0].data(offset * value), B * model_.layers_[number].H);
+    model_.kernels_->convert[model_.storage_](h + offset, work.values[0].data(offset * value),
+                                              B * model_.layers_[number].H);
   }
   const int team = model_.members(model_.multiplications() * double(B), threads);
   work.memories.assign(size_t(team), DrawMemory(count_));
