@@ -198,7 +198,7 @@ void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) c
     (*chunk.addends)[size_t(n)] = input;
     (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.data() : reinterpret_cast<const char*>(input);
   }
-  if (member.number == 0) kernels_->convert[storage_](h, out, B * H);
+  if (member.index == 0) kernels_->convert[storage_](h, out, B * H);
   member.wait();
   for (long t = 0; t < T; ++t) {
     const CellStep step{H,
@@ -232,7 +232,7 @@ void Model::decode(const Chunk& chunk, const Member& member, float* logits, cons
   const long H = layers_[last].H, stride = ceil_to(vocabulary_, 4 * kernels_->lanes), rows = chunk.T * chunk.B;
   const void* x = chunk.last_bf16 ? static_cast<const void*>(chunk.last_bf16)
                                   : chunk.outputs[last % 2] + size_t(chunk.B) * H * value_size();
-  float* scratch = chunk.logits + size_t(member.number) * kStrip * stride;
+  float* scratch = chunk.logits + size_t(member.index) * kStrip * stride;
   for (long row = member.first(rows); row < member.last(rows); row += kStrip) {
     const long count = std::min(kStrip, member.last(rows) - row);
     const size_t value = decoder_storage() == kFp32 ? 4 : 2;

@@ -12,7 +12,7 @@ namespace {
 template <class Work>
 void share(long count, int threads, const Work& work) {
   const int parts = int(count < threads ? count : threads);
-  run_parts(parts, [&](int part) { work(count * part / parts, count * (part + 1) / parts); });
+  run_tasks(parts, [&](int part) { work(count * part / parts, count * (part + 1) / parts); });
 }
 
 }  // namespace
@@ -72,7 +72,7 @@ int charlm_weight_gradient(const Kernels* kernels, int storage, int64_t N, int64
     const Buffer scratch = Buffer::uninitialized(room * size_t(threads));
     const WeightGradient a{long(N), long(inputs), long(columns), words.data(), d, sums};
     const long blocks = columns / block, parts = blocks < threads ? blocks : threads;
-    run_parts(int(parts), [&](int part) {
+    run_tasks(int(parts), [&](int part) {
       kernels->weight_gradient[storage](a, scratch.data(size_t(part) * room), blocks * part / parts,
                                         blocks * (part + 1) / parts);
     });

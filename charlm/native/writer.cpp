@@ -35,11 +35,11 @@ struct Writer::Work {
   std::vector<const float*> addends;
   std::vector<DrawMemory> memories;  // one for each member of the team
   long done;                         // ids written in each stream
-  bool crowded;                      // whether the team had better make room
+  bool oversubscribed;               // whether the team had better make room
 };
 
 bool Writer::draw_ids(Work& work, long n, const Member& member) const {
-  DrawMemory& memory = work.memories[size_t(member.number)];
+  DrawMemory& memory = work.memories[size_t(member.index)];
   const Layer& layer = model_.layers_.front();
   for (long b = member.first(work.B); b < member.last(work.B); ++b) {
     int64_t& place = work.place[b];
@@ -52,13 +52,13 @@ bool Writer::draw_ids(Work& work, long n, const Member& member) const {
     work.addends[size_t(b)] = input;
     work.starts[size_t(b)] = model_.storage_ == kInt8 ? layer.start.data() : reinterpret_cast<const char*>(input);
   }
-  if (member.number == 0) work.crowded = member.of > 1 && member.barrier->crowded();
+  if (member.index == 0) work.oversubscribed = member.team_size > 1 && member.barrier->oversubscribed();
   member.wait();
-  const bool crowded = work.crowded;  // read here, where nobody writes it: all members must see the same
+  const bool oversubscribed = work.oversubscribed;  // read here, where nobody writes it: all members must see the same
   if (!model_.table_)
     model_.first_inputs(work.written + n * work.B, work.B, work.embedded.data<float>(), work.first.data<float>(),
                         member);
-  return crowded;
+  return oversubscribed;
 }
 
 void Writer::step(Work& work, int parity, const Member& member) const {
@@ -131,10 +131,10 @@ void Writer::write(long N, long B, const CharlmDraw& draw, float* h, float* c, f
       const long first = work.done;
       member.wait();
       for (long n = first; n < N; ++n) {
-        const bool crowded = draw_ids(work, n, member);
+        const bool oversubscribed = draw_ids(work, n, member);
         step(work, int(n % 2), member);
-        if (member.number == 0) work.done = n + 1;
-        if (crowded) return;
+        if (member.index == 0) work.done = n + 1;
+        if (oversubscribed) return;
       }
     });
   for (long b = 0; b < B; ++b) memcpy(logits + b * count_, rows.data<float>(size_t(b) * stride), size_t(count_) * 4);
