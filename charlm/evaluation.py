@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from charlm.config import ModelConfig
 from charlm.engine import MOST_COST, Engine, FloatArray, create_engine
 from charlm.errors import DataError
-from charlm.native import find
+from charlm.native import find_library
 from charlm.tokenizer import Ids, Tokenizer
 
 CHUNK = 256
@@ -269,7 +269,7 @@ def precision_costs(
 
     From the fastest on, up to the first that costs at most ``MOST_COST``. Empty where the engine is missing.
     """
-    if find() is None:
+    if find_library() is None:
         return {}
     exact, costs = loss(create_engine(config, weights, "cpu", "fp32", threads)), {}
     for precision in ("int8", "bf16"):

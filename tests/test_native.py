@@ -12,22 +12,22 @@ from charlm.errors import UsageError
 @needs_native
 def test_the_best_instruction_set_is_taken_unless_another_is_named():
     with environment(CHARLM_ISA=None, CHARLM_ENGINE=None):
-        assert native.find().instruction_set == INSTRUCTION_SETS[0]
+        assert native.find_library().instruction_set == INSTRUCTION_SETS[0]
     for name in INSTRUCTION_SETS:
         with environment(CHARLM_ISA=name):
-            assert native.find().instruction_set == name
+            assert native.find_library().instruction_set == name
 
 
 @pytest.mark.parametrize(("name", "value"), [("CHARLM_ENGINE", "nonsense"), ("CHARLM_ISA", "mmx")])
 def test_words_without_meaning_are_refused(name, value):
     with environment(**{name: value}), pytest.raises(UsageError, match=name):
-        native.find()
+        native.find_library()
 
 
 def test_torch_may_be_asked_for():
     with environment(CHARLM_ENGINE="torch"):
-        assert native.find() is None
-        assert native.why_not() == "CHARLM_ENGINE is torch"
+        assert native.find_library() is None
+        assert native.unavailable_reason() == "CHARLM_ENGINE is torch"
 
 
 @pytest.fixture
@@ -39,25 +39,25 @@ def no_cache():
 
 def test_where_it_was_not_built_torch_computes(no_cache, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
-    assert native.find() is None
-    assert "no C++ compiler" in native.why_not()
+    assert native.find_library() is None
+    assert "no C++ compiler" in native.unavailable_reason()
     with environment(CHARLM_ENGINE="native"), pytest.raises(UsageError, match="install charlm again"):
-        native.find()
+        native.find_library()
 
 
 def test_a_library_that_is_none_is_passed_over(no_cache, monkeypatch, tmp_path):
     suffix = native.importlib.machinery.EXTENSION_SUFFIXES[0]
     (tmp_path / f"engine{suffix}").write_bytes(b"no library")
     monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
-    assert native.find() is None
-    assert "could not be loaded" in native.why_not()
+    assert native.find_library() is None
+    assert "could not be loaded" in native.unavailable_reason()
 
 
 @needs_native
 def test_a_library_of_other_sources_is_passed_over(no_cache, monkeypatch):
     monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
-    assert native.find() is None
-    assert "other sources" in native.why_not()
+    assert native.find_library() is None
+    assert "other sources" in native.unavailable_reason()
 
 
 @needs_native

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.errors import UsageError
-from charlm.native import find, why_not
+from charlm.native import find_library, unavailable_reason
 
 EngineState = Any
 FloatArray = NDArray[np.float32]
@@ -94,7 +94,7 @@ def create_engine(
     """
     if precision not in (*PRECISIONS, "auto"):
         raise UsageError(f"--precision must be auto, fp32, bf16 or int8, not {precision!r}")
-    library = find() if device == "cpu" or (device == "auto" and not _gpu_may_be_here()) else None
+    library = find_library() if device == "cpu" or (device == "auto" and not _gpu_may_be_here()) else None
     if library is not None:
         from charlm.engine.native import NativeEngine
 
@@ -103,8 +103,8 @@ def create_engine(
     from charlm.engine.torch import TorchEngine
 
     engine = TorchEngine.from_weights(config, weights, device, "fp32" if precision == "auto" else precision, threads)
-    if engine.device.type == "cpu" and why_not():
-        engine.name += f" (not native: {why_not()})"
+    if engine.device.type == "cpu" and unavailable_reason():
+        engine.name += f" (not native: {unavailable_reason()})"
     return engine
 
 

@@ -53,7 +53,7 @@ class NativeEngine:
             )  # fmt: skip
         except MemoryError:
             raise OutOfMemoryError("out of memory while packing the model; free some, or use a smaller model") from None
-        self._writer: tuple[Grammar, NDArray[np.int64], native.Writer] | None = None
+        self._generator: tuple[Grammar, NDArray[np.int64], native.Generator] | None = None
 
     def start(self, batch: int) -> NativeState:
         size = batch * self._model.state_size
@@ -98,7 +98,7 @@ class NativeEngine:
     ) -> NativeState:
         h, c = (array.copy() for array in state)
         targets_TB = None if targets_TB is None else self._checked(targets_TB)
-        self._model.read(self._checked(ids_TB), h, c, logits_TBV, targets_TB, nats_TB)
+        self._model.forward(self._checked(ids_TB), h, c, logits_TBV, targets_TB, nats_TB)
         return h, c
 
     def _checked(self, ids: NDArray[Any]) -> NDArray[np.int64]:
@@ -117,26 +117,26 @@ class NativeEngine:
         config: SamplingConfig,
         grammar: Grammar,
     ) -> tuple[NDArray[np.int64], FloatArray, NativeState, NDArray[np.int64]]:
-        candidates_C, writer = self._writer_for(grammar)
+        candidates_C, generator = self._generator_for(grammar)
         h, c = (array.copy() for array in state)
         logits_BC = np.ascontiguousarray(logits_BV[:, candidates_C], np.float32)
         place_B = np.array(place_B, np.int64)
-        draw = native.Draw(config.temperature, config.top_k, config.top_p, config.min_p)
-        ids_NB = writer.write(draw, h, c, logits_BC, place_B, np.ascontiguousarray(uniform_NB, np.float64))
+        sampling = native.Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
+        ids_NB = generator.generate(sampling, h, c, logits_BC, place_B, np.ascontiguousarray(uniform_NB, np.float64))
         after_BV = np.full((len(place_B), self.vocabulary_size), -np.inf, np.float32)
         after_BV[:, candidates_C] = logits_BC
         return ids_NB, after_BV, (h, c), place_B
 
-    def _writer_for(self, grammar: Grammar) -> tuple[NDArray[np.int64], native.Writer]:
-        if self._writer is None or self._writer[0] is not grammar:
+    def _generator_for(self, grammar: Grammar) -> tuple[NDArray[np.int64], native.Generator]:
+        if self._generator is None or self._generator[0] is not grammar:
             allowed_SV, following_SV = grammar
             candidates_C = np.flatnonzero(allowed_SV.any(axis=0))
-            writer = native.Writer(
+            generator = native.Generator(
                 self._model,
                 candidates_C.astype(np.int64),
                 np.ascontiguousarray(allowed_SV[:, candidates_C], np.uint8),
                 np.ascontiguousarray(following_SV[:, candidates_C], np.int64),
             )
-            self._writer = grammar, candidates_C, writer
-        _, candidates_C, writer = self._writer
-        return candidates_C, writer
+            self._generator = grammar, candidates_C, generator
+        _, candidates_C, generator = self._generator
+        return candidates_C, generator

@@ -101,7 +101,7 @@ CHARLM_INLINE long block_size(long inputs) {
 }
 
 CHARLM_INLINE long blocks_of(const Matrix& m) {
-  return m.gates ? padded(m.outputs / kGates) / kLanes : ceil_divide(m.outputs, kGates * kLanes);
+  return m.by_gates ? padded(m.outputs / kGates) / kLanes : ceil_divide(m.outputs, kGates * kLanes);
 }
 
 long packed_bytes(int storage, const Matrix& m) {
@@ -113,7 +113,7 @@ long packed_bytes(int storage, const Matrix& m) {
 
 // Row of the matrix that lane `lane` of vector `vector` of a block holds, or -1 for padding.
 CHARLM_INLINE long row_of(const Matrix& m, long block, long vector, long lane) {
-  if (m.gates) {
+  if (m.by_gates) {
     const long unit = block * kLanes + lane, units = m.outputs / kGates;
     return unit < units ? vector * units + unit : -1;
   }

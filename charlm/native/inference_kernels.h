@@ -14,43 +14,45 @@ CHARLM_INLINE typename S::Sum load_sum(const void* sums, long at) {
 }
 
 template <class S, int R, int U>
-CHARLM_INLINE void cell_tile(const CellStep& a, long row, long unit) {
+CHARLM_INLINE void compute_cells(const CellStep& args, long row, long unit) {
   using Value = typename S::Value;
   using Weight = typename S::Weight;
-  const long H = a.H;
+  const long H = args.H;
   typename S::Sum sums[R][4 * U];
   Floats gates[R][4 * U];
   const Value* rows[R];
-  const auto each = [&](auto&& work) {
+  const auto each = [&](auto&& body) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int j = 0; j < 4 * U; ++j) work(r, j, j % 4 * H + (unit + j / 4) * kLanes);
+      for (int j = 0; j < 4 * U; ++j) body(r, j, j % 4 * H + (unit + j / 4) * kLanes);
   };
   each([&](int r, int j, long at) {
     if constexpr (S::kInteger) {
-      gates[r][j] = load(a.addend[row + r] + at);
-      if (a.x) sums[r][j] = load_bits(a.x_start + at);
+      gates[r][j] = load(args.addends[row + r] + at);
+      if (args.x) sums[r][j] = load_bits(args.initial_ih + at);
     } else {
-      sums[r][j] = load_sum<S>(a.start[row + r], at);
+      sums[r][j] = load_sum<S>(args.initial_sums[row + r], at);
     }
   });
-  if (a.x) {
-    for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.x) + (row + r) * a.x_width;
-    const long size = block_size<S>(a.x_width);
-    accumulate<S, R, U>(sums, rows, a.x_width / S::kGroup, static_cast<const Weight*>(a.x_weights) + unit * size, size);
+  if (args.x) {
+    for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(args.x) + (row + r) * args.input_width;
+    const long size = block_size<S>(args.input_width);
+    accumulate<S, R, U>(sums, rows, args.input_width / S::kGroup,
+                        static_cast<const Weight*>(args.weight_ih) + unit * size, size);
     if constexpr (S::kInteger)
       each([&](int r, int j, long at) {
-        gates[r][j] = multiply_add(to_floats(sums[r][j]), load(a.x_scale + at), gates[r][j]);
+        gates[r][j] = multiply_add(to_floats(sums[r][j]), load(args.scale_ih + at), gates[r][j]);
       });
   }
-  if constexpr (S::kInteger) each([&](int r, int j, long at) { sums[r][j] = load_sum<S>(a.start[row + r], at); });
-  for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.h) + (row + r) * H;
+  if constexpr (S::kInteger)
+    each([&](int r, int j, long at) { sums[r][j] = load_sum<S>(args.initial_sums[row + r], at); });
+  for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(args.hidden) + (row + r) * H;
   const long size = block_size<S>(H);
-  accumulate<S, R, U>(sums, rows, H / S::kGroup, static_cast<const Weight*>(a.h_weights) + unit * size, size);
+  accumulate<S, R, U>(sums, rows, H / S::kGroup, static_cast<const Weight*>(args.weight_hh) + unit * size, size);
   each([&](int r, int j, long at) {
     if constexpr (S::kInteger)
-      gates[r][j] = multiply_add(to_floats(sums[r][j]), load(a.scale + at), gates[r][j]);
+      gates[r][j] = multiply_add(to_floats(sums[r][j]), load(args.scale_hh + at), gates[r][j]);
     else
       gates[r][j] = sums[r][j];
   });
@@ -61,64 +63,64 @@ CHARLM_INLINE void cell_tile(const CellStep& a, long row, long unit) {
       const long at = (row + r) * H + (unit + u) * kLanes;
       const Floats i = sigmoid<S::kFine>(gates[r][4 * u]), f = sigmoid<S::kFine>(gates[r][4 * u + 1]),
                    g = hyperbolic_tangent<S::kFine>(gates[r][4 * u + 2]), o = sigmoid<S::kFine>(gates[r][4 * u + 3]);
-      const Floats c = multiply_add(f, load(a.cell + at), i * g);
+      const Floats c = multiply_add(f, load(args.cell + at), i * g);
       const Floats h = o * hyperbolic_tangent<S::kFine>(c);
-      store(a.cell + at, c);
-      store(a.h_floats + at, h);
-      S::store_values(static_cast<Value*>(a.h_new) + at, h);
-      if (a.h_bf16) store_bf16(a.h_bf16 + at, h);
+      store(args.cell + at, c);
+      store(args.new_hidden_fp32 + at, h);
+      S::store_values(static_cast<Value*>(args.new_hidden) + at, h);
+      if (args.new_hidden_bf16) store_bf16(args.new_hidden_bf16 + at, h);
     }
 }
 
 // Units side by side for few rows, so that enough sums are under way to hide the processor's latency.
 template <int R>
-struct UnitsAtOnce {
+struct VectorsPerBlock {
   static constexpr int value = CHARLM_LEVEL >= 2 ? (R == 1 ? 4 : R <= 3 ? 2 : 1) : (R == 1 ? 2 : 1);
 };
 
 template <class S>
 struct CellBlock {
-  const CellStep& a;
+  const CellStep& args;
   long first_unit, last_unit;
 
   template <int R>
   CHARLM_INLINE void run(long row) const {
-    constexpr int U = UnitsAtOnce<R>::value;
+    constexpr int U = VectorsPerBlock<R>::value;
     long unit = first_unit;
-    for (; unit + U <= last_unit; unit += U) cell_tile<S, R, U>(a, row, unit);
+    for (; unit + U <= last_unit; unit += U) compute_cells<S, R, U>(args, row, unit);
     if constexpr (U > 1)
-      for (; unit < last_unit; ++unit) cell_tile<S, R, 1>(a, row, unit);
+      for (; unit < last_unit; ++unit) compute_cells<S, R, 1>(args, row, unit);
   }
 };
 
 template <class S>
-void cell_step(const CellStep& a, long first_row, long last_row, long first_unit, long last_unit) {
+void cell_step(const CellStep& args, long first_row, long last_row, long first_unit, long last_unit) {
   // With many rows, one unit's weights at a time serve them all before the next unit's are fetched.
   if (last_row - first_row > kMostRows) {
     for (long unit = first_unit; unit < last_unit; ++unit)
-      for_row_blocks(first_row, last_row, CellBlock<S>{a, unit, unit + 1});
+      for_row_blocks(first_row, last_row, CellBlock<S>{args, unit, unit + 1});
   } else {
-    for_row_blocks(first_row, last_row, CellBlock<S>{a, first_unit, last_unit});
+    for_row_blocks(first_row, last_row, CellBlock<S>{args, first_unit, last_unit});
   }
 }
 
 template <class S, int R, int U>
-CHARLM_INLINE void affine_tile(const Affine& a, long row, long block) {
+CHARLM_INLINE void compute_affine(const Affine& args, long row, long block) {
   using Value = typename S::Value;
   typename S::Sum sums[R][4 * U];
   const Value* rows[R];
-  const long vector = a.gates ? a.units : kLanes, unit = a.gates ? kLanes : kGates * kLanes;
+  const long vector = args.by_gates ? args.units : kLanes, unit = args.by_gates ? kLanes : kGates * kLanes;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    rows[r] = static_cast<const Value*>(a.x) + (row + r) * a.x_stride;
+    rows[r] = static_cast<const Value*>(args.x) + (row + r) * args.x_stride;
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u)
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) sums[r][4 * u + v] = load_sum<S>(a.start, v * vector + (block + u) * unit);
+      for (int v = 0; v < 4; ++v) sums[r][4 * u + v] = load_sum<S>(args.initial_sums, v * vector + (block + u) * unit);
   }
-  const long size = block_size<S>(a.inputs);
-  accumulate<S, R, U>(sums, rows, words_of<S>(a.inputs),
-                      static_cast<const typename S::Weight*>(a.weights) + block * size, size);
+  const long size = block_size<S>(args.inputs);
+  accumulate<S, R, U>(sums, rows, words_of<S>(args.inputs),
+                      static_cast<const typename S::Weight*>(args.weight) + block * size, size);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -128,35 +130,35 @@ CHARLM_INLINE void affine_tile(const Affine& a, long row, long block) {
         const long column = v * vector + (block + u) * unit;
         Floats out;
         if constexpr (S::kInteger)
-          out = multiply_add(to_floats(sums[r][4 * u + v]), load(a.scale + column), load(a.bias + column));
+          out = multiply_add(to_floats(sums[r][4 * u + v]), load(args.scale + column), load(args.bias + column));
         else
           out = sums[r][4 * u + v];
-        store(a.out + (row + r) * a.out_stride + column, out);
+        store(args.out + (row + r) * args.out_stride + column, out);
       }
 }
 
 template <class S>
 struct AffineBlock {
-  const Affine& a;
+  const Affine& args;
   long first_block, last_block;
 
   template <int R>
   CHARLM_INLINE void run(long row) const {
-    constexpr int U = UnitsAtOnce<R>::value;
+    constexpr int U = VectorsPerBlock<R>::value;
     long block = first_block;
-    for (; block + U <= last_block; block += U) affine_tile<S, R, U>(a, row, block);
+    for (; block + U <= last_block; block += U) compute_affine<S, R, U>(args, row, block);
     if constexpr (U > 1)
-      for (; block < last_block; ++block) affine_tile<S, R, 1>(a, row, block);
+      for (; block < last_block; ++block) compute_affine<S, R, 1>(args, row, block);
   }
 };
 
 template <class S>
-void affine(const Affine& a, long first_row, long last_row, long first_block, long last_block) {
+void affine(const Affine& args, long first_row, long last_row, long first_block, long last_block) {
   if (last_row - first_row > kMostRows) {
     for (long block = first_block; block < last_block; ++block)
-      for_row_blocks(first_row, last_row, AffineBlock<S>{a, block, block + 1});
+      for_row_blocks(first_row, last_row, AffineBlock<S>{args, block, block + 1});
   } else {
-    for_row_blocks(first_row, last_row, AffineBlock<S>{a, first_block, last_block});
+    for_row_blocks(first_row, last_row, AffineBlock<S>{args, first_block, last_block});
   }
 }
 
@@ -195,14 +197,15 @@ CHARLM_INLINE double exponential_of(double x) {
   return x < -700.0 ? 0.0 : p * power;
 }
 
-void weights(const float* logits, const uint8_t* allowed, long count, double most, double temperature, double* out) {
+void unnormalized_softmax(const float* logits, const uint8_t* allowed, long count, double most, double temperature,
+                          double* out) {
   for (long v = 0; v < count; ++v) {
     const double weight = exponential_of((double(logits[v]) - most) / temperature);
     out[v] = allowed[v] ? weight : 0.0;
   }
 }
 
-void losses(const float* logits, long stride, long size, const int64_t* targets, float* out, long rows) {
+void cross_entropy(const float* logits, long stride, long size, const int64_t* targets, float* out, long rows) {
   for (long row = 0; row < rows; ++row, logits += stride) {
     float most = logits[0];
     for (long v = 1; v < size; ++v) most = logits[v] > most ? logits[v] : most;

@@ -90,14 +90,14 @@ CHARLM_INLINE void for_row_tiles(Tiles& tiles, long first, long last, const Work
   }
 }
 
-void recurrence_on_tiles(const Recurrence& a, long first_row, long last_row) {
-  const long H = a.H;
-  if (H % kTileInputs || (a.x && a.x_width % kTileInputs)) return recurrence<Bf16>(a, first_row, last_row);
+void recurrence_on_tiles(const Recurrence& args, long first_row, long last_row) {
+  const long H = args.H;
+  if (H % kTileInputs || (args.x && args.input_width % kTileInputs)) return recurrence<Bf16>(args, first_row, last_row);
   Tiles tiles;
   alignas(64) float sums[kTileRows][kBlockColumns];
-  for (long t = 0; t < a.T; ++t)
+  for (long t = 0; t < args.T; ++t)
     for (long unit = 0; unit < H / kLanes; ++unit) {
-      const ForwardBlock<Bf16> block{a, t, unit};
+      const ForwardBlock<Bf16> block{args, t, unit};
       const auto add = [&](const uint16_t* x, const void* weights, long width) {
         multiply_tiles(x, width, kTileInputs, width / kTileInputs,
                        static_cast<const uint16_t*>(weights) + unit * block_size<Bf16>(width));
@@ -106,8 +106,10 @@ void recurrence_on_tiles(const Recurrence& a, long first_row, long last_row) {
         for (long r = 0; r < rows; ++r)
           for (int g = 0; g < 4; ++g) store(sums[r] + g * kLanes, block.start(row + r, g));
         load_sums(sums[0], kBlockColumns);
-        if (a.x) add(static_cast<const uint16_t*>(a.x) + (t * a.B + row) * a.x_width, a.x_weights, a.x_width);
-        add(static_cast<const uint16_t*>(a.hidden) + (t * a.B + row) * H, a.weights, H);
+        if (args.x)
+          add(static_cast<const uint16_t*>(args.x) + (t * args.B + row) * args.input_width, args.weight_ih,
+              args.input_width);
+        add(static_cast<const uint16_t*>(args.hidden) + (t * args.B + row) * H, args.weight_hh, H);
         store_sums(sums[0], kBlockColumns);
         for (long r = 0; r < rows; ++r)
           block.finish(row + r, load(sums[r]), load(sums[r] + kLanes), load(sums[r] + 2 * kLanes),
@@ -116,21 +118,22 @@ void recurrence_on_tiles(const Recurrence& a, long first_row, long last_row) {
     }
 }
 
-void recurrence_gradient_on_tiles(const RecurrenceGradient& a, long first_row, long last_row) {
-  const long H = a.H, G = kGates * H;
+void recurrence_gradient_on_tiles(const RecurrenceGradient& args, long first_row, long last_row) {
+  const long H = args.H, G = kGates * H;
   Tiles tiles;
   alignas(64) float sums[kTileRows][kBlockColumns];
-  for (long t = a.T - 1; t >= 0; --t)
+  for (long t = args.T - 1; t >= 0; --t)
     for (long number = 0; number < ceil_divide(H, kBlockColumns); ++number) {
-      const BackwardBlock<Bf16> block{a, t, number};
+      const BackwardBlock<Bf16> block{args, t, number};
       const int vectors = block.vectors();
       for_row_tiles(tiles, first_row, last_row, [&](long row, long rows) {
         for (long r = 0; r < rows; ++r)
           for (int v = 0; v < 4; ++v) store(sums[r] + v * kLanes, v < vectors ? block.start(row + r, v) : all(0.0f));
-        if (t < a.T - 1) {
+        if (t < args.T - 1) {
           load_sums(sums[0], kBlockColumns);
-          multiply_tiles(static_cast<const uint16_t*>(a.d_gates) + ((t + 1) * a.B + row) * G, G, kTileInputs,
-                         G / kTileInputs, static_cast<const uint16_t*>(a.weights) + number * block_size<Bf16>(G));
+          multiply_tiles(static_cast<const uint16_t*>(args.d_gates) + ((t + 1) * args.B + row) * G, G, kTileInputs,
+                         G / kTileInputs,
+                         static_cast<const uint16_t*>(args.weight_hh_transposed) + number * block_size<Bf16>(G));
           store_sums(sums[0], kBlockColumns);
         }
         for (long r = 0; r < rows; ++r)
@@ -203,29 +206,30 @@ void interleave_on_tiles(const void* x, long N, long columns, void* tiles, long 
   }
 }
 
-void weight_gradient_on_tiles(const WeightGradient& a, void* scratch, long first_block, long last_block) {
-  if (a.inputs % kTileRows) return weight_gradient<Bf16>(a, scratch, first_block, last_block);
+void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long first_block, long last_block) {
+  if (args.inputs % kTileRows) return weight_gradient<Bf16>(args, scratch, first_block, last_block);
   Tiles tiles;
   auto* weights = static_cast<uint16_t*>(scratch);
-  for (long k = 0; k < a.inputs; ++k)
-    memset(a.sums + k * a.columns + first_block * kBlockColumns, 0,
+  for (long k = 0; k < args.inputs; ++k)
+    memset(args.gradient + k * args.columns + first_block * kBlockColumns, 0,
            size_t((last_block - first_block) * kBlockColumns) * sizeof(float));
-  for (long begin = 0; begin < a.N; begin += kChunkRows) {
-    const long rows = a.N - begin < kChunkRows ? a.N - begin : kChunkRows, steps = ceil_divide(rows, kTileInputs);
-    const auto* x = static_cast<const uint16_t*>(a.x_words) + begin * (a.inputs + kUnitPadding);
+  for (long begin = 0; begin < args.N; begin += kChunkRows) {
+    const long rows = args.N - begin < kChunkRows ? args.N - begin : kChunkRows, steps = ceil_divide(rows, kTileInputs);
+    const auto* x = static_cast<const uint16_t*>(args.x_words) + begin * (args.inputs + kUnitPadding);
     for (long block = first_block; block < last_block; ++block) {
-      const auto* d = static_cast<const uint16_t*>(a.d) + begin * a.columns + block * kBlockColumns;
+      const auto* d = static_cast<const uint16_t*>(args.d_gates) + begin * args.columns + block * kBlockColumns;
       for (long w = 0; w < steps * kTileRows; ++w)
         for (long v = 0; v < kGates; ++v) {
-          const uint16_t* first = d + 2 * w * a.columns + v * kLanes;
-          store_bits(weights + (w * kGates + v) * kLanes * 2,
-                     2 * w < rows ? words_of_rows(first, 2 * w + 1 < rows ? first + a.columns : nullptr) : all_bits(0));
+          const uint16_t* first = d + 2 * w * args.columns + v * kLanes;
+          store_bits(
+              weights + (w * kGates + v) * kLanes * 2,
+              2 * w < rows ? words_of_rows(first, 2 * w + 1 < rows ? first + args.columns : nullptr) : all_bits(0));
         }
-      for (long input = 0; input < a.inputs; input += kTileRows) {
-        float* sums = a.sums + input * a.columns + block * kBlockColumns;
-        load_sums(sums, a.columns);
+      for (long input = 0; input < args.inputs; input += kTileRows) {
+        float* sums = args.gradient + input * args.columns + block * kBlockColumns;
+        load_sums(sums, args.columns);
         multiply_tiles(x + input * steps * kTileInputs, kTileInputs, kTileRows * kTileInputs, steps, weights);
-        store_sums(sums, a.columns);
+        store_sums(sums, args.columns);
       }
     }
   }

@@ -9,52 +9,52 @@ namespace {
 
 template <class S>
 struct ForwardBlock {
-  const Recurrence& a;
+  const Recurrence& args;
   long t, unit;
 
   template <int R>
   CHARLM_INLINE void run(long row) const {
     using Value = typename S::Value;
-    const long H = a.H;
-    const Value* h = static_cast<const Value*>(a.hidden) + (t * a.B + row) * H;
+    const long H = args.H;
+    const Value* h = static_cast<const Value*>(args.hidden) + (t * args.B + row) * H;
     Floats sums[R][4];
     const Value* x[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int g = 0; g < 4; ++g) sums[r][g] = start(row + r, g);
-      if (a.x) x[r] = static_cast<const Value*>(a.x) + (t * a.B + row + r) * a.x_width;
+      if (args.x) x[r] = static_cast<const Value*>(args.x) + (t * args.B + row + r) * args.input_width;
     }
     fetch<R>(row);
-    multiply<R>(sums, x, a.x ? a.x_weights : nullptr, a.x_width);
+    multiply<R>(sums, x, args.x ? args.weight_ih : nullptr, args.input_width);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) x[r] = h + r * H;
-    multiply<R>(sums, x, a.weights, H);
+    multiply<R>(sums, x, args.weight_hh, H);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) finish(row + r, sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
   }
 
   // What a row's sums of one gate begin with.
   CHARLM_INLINE Floats start(long row, int gate) const {
-    const long at = gate * a.H + unit * kLanes;
-    const Floats bias = load(a.bias + at);
-    if (a.x) return bias;
-    return bias + S::load_values(static_cast<const typename S::Value*>(a.gates_in) +
-                                 a.index[t * a.B + row] * kGates * a.H + at);
+    const long at = gate * args.H + unit * kLanes;
+    const Floats bias = load(args.bias + at);
+    if (args.x) return bias;
+    return bias + S::load_values(static_cast<const typename S::Value*>(args.table) +
+                                 args.index[t * args.B + row] * kGates * args.H + at);
   }
 
   // A row's new cell and hidden states from its sums.
   CHARLM_INLINE void finish(long row, Floats sum_i, Floats sum_f, Floats sum_g, Floats sum_o) const {
     using Value = typename S::Value;
-    const long H = a.H, offset = unit * kLanes;
-    const float* cell = a.cell + ((a.gates ? t : 0) * a.B + row) * H + offset;
+    const long H = args.H, offset = unit * kLanes;
+    const float* cell = args.cell + ((args.gates ? t : 0) * args.B + row) * H + offset;
     const Floats i = sigmoid<S::kFine>(sum_i), f = sigmoid<S::kFine>(sum_f), g = hyperbolic_tangent<S::kFine>(sum_g),
                  o = sigmoid<S::kFine>(sum_o);
     const Floats c = multiply_add(f, load(cell), i * g);
     store(new_cell(row), c);
     S::store_values(new_hidden(row), o * hyperbolic_tangent<S::kFine>(c));
-    if (!a.gates) return;
-    Value* to = static_cast<Value*>(a.gates) + (t * a.B + row) * kGates * H + offset;
+    if (!args.gates) return;
+    Value* to = static_cast<Value*>(args.gates) + (t * args.B + row) * kGates * H + offset;
     S::store_values(to, i);
     S::store_values(to + H, f);
     S::store_values(to + 2 * H, g);
@@ -62,10 +62,10 @@ struct ForwardBlock {
   }
 
   CHARLM_INLINE float* new_cell(long row) const {
-    return a.cell + ((a.gates ? t + 1 : 0) * a.B + row) * a.H + unit * kLanes;
+    return args.cell + ((args.gates ? t + 1 : 0) * args.B + row) * args.H + unit * kLanes;
   }
   CHARLM_INLINE typename S::Value* new_hidden(long row) const {
-    return static_cast<typename S::Value*>(a.hidden) + ((t + 1) * a.B + row) * a.H + unit * kLanes;
+    return static_cast<typename S::Value*>(args.hidden) + ((t + 1) * args.B + row) * args.H + unit * kLanes;
   }
 
   template <int R>
@@ -82,50 +82,51 @@ struct ForwardBlock {
   template <int R>
   CHARLM_INLINE void fetch(long row) const {
     using Value = typename S::Value;
-    const long H = a.H;
+    const long H = args.H;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       __builtin_prefetch(new_cell(row + r), 1);
       __builtin_prefetch(new_hidden(row + r), 1);
-      const long at = ((t * a.B + row + r) * kGates) * H + unit * kLanes;
+      const long at = ((t * args.B + row + r) * kGates) * H + unit * kLanes;
       for (int g = 0; g < 4; ++g) {
-        if (a.gates) __builtin_prefetch(static_cast<const Value*>(a.gates) + at + g * H, 1);
+        if (args.gates) __builtin_prefetch(static_cast<const Value*>(args.gates) + at + g * H, 1);
       }
     }
   }
 };
 
 template <class S>
-void recurrence(const Recurrence& a, long first_row, long last_row) {
-  for (long t = 0; t < a.T; ++t)
-    for (long unit = 0; unit < a.H / kLanes; ++unit) for_row_blocks(first_row, last_row, ForwardBlock<S>{a, t, unit});
+void recurrence(const Recurrence& args, long first_row, long last_row) {
+  for (long t = 0; t < args.T; ++t)
+    for (long unit = 0; unit < args.H / kLanes; ++unit)
+      for_row_blocks(first_row, last_row, ForwardBlock<S>{args, t, unit});
 }
 
 // ------------------------------------------------------------------------------------------------- training, backward
 
 template <class S>
 struct BackwardBlock {
-  const RecurrenceGradient& a;
+  const RecurrenceGradient& args;
   long t, block;
 
   template <int R>
   CHARLM_INLINE void run(long row) const {
     using Value = typename S::Value;
-    const long H = a.H, first = block * kGates * kLanes;
+    const long H = args.H, first = block * kGates * kLanes;
     const int vectors = this->vectors();
     Floats sums[R][4];
     const Value* x[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      x[r] = static_cast<const Value*>(a.d_gates) + ((t + 1) * a.B + row + r) * kGates * H;
+      x[r] = static_cast<const Value*>(args.d_gates) + ((t + 1) * args.B + row + r) * kGates * H;
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) sums[r][v] = v < vectors ? start(row + r, v) : all(0.0f);
     }
     for (int r = 0; r < R; ++r) fetch(row + r, first, vectors);
-    if (t < a.T - 1) {
+    if (t < args.T - 1) {
       const long size = block_size<S>(kGates * H);
       accumulate<S, R, 1>(sums, x, kGates * H / S::kGroup,
-                          static_cast<const typename S::Weight*>(a.weights) + block * size, size);
+                          static_cast<const typename S::Weight*>(args.weight_hh_transposed) + block * size, size);
     }
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < vectors; ++v) finish(row + r, v, sums[r][v]);
@@ -133,59 +134,60 @@ struct BackwardBlock {
 
   // How many of the block's four vectors are no padding.
   CHARLM_INLINE int vectors() const {
-    const long left = a.H / kLanes - block * kGates;
+    const long left = args.H / kLanes - block * kGates;
     return int(left < kGates ? left : kGates);
   }
 
   // What the gradient of a row's hidden state begins with, for one vector of units.
   CHARLM_INLINE Floats start(long row, int vector) const {
-    const long at = row * a.H + (block * kGates + vector) * kLanes;
+    const long at = row * args.H + (block * kGates + vector) * kLanes;
     Floats sum = all(0.0f);
-    if (a.d_out) sum = S::load_values(static_cast<const typename S::Value*>(a.d_out) + t * a.B * a.H + at);
-    if (a.d_last && t == a.T - 1) sum = sum + load(a.d_last + at);
+    if (args.d_output)
+      sum = S::load_values(static_cast<const typename S::Value*>(args.d_output) + t * args.B * args.H + at);
+    if (args.d_last_hidden && t == args.T - 1) sum = sum + load(args.d_last_hidden + at);
     return sum;
   }
 
   // Asks for what `finish` reads and writes, while the sums are made.
   CHARLM_INLINE void fetch(long row, long unit, int vectors) const {
     using Value = typename S::Value;
-    const long H = a.H, at = (t * a.B + row) * H + unit, gate = (t * a.B + row) * kGates * H + unit;
+    const long H = args.H, at = (t * args.B + row) * H + unit, gate = (t * args.B + row) * kGates * H + unit;
     for (long j = 0; j < vectors * kLanes; j += kLine / long(sizeof(float))) {
-      __builtin_prefetch(a.cell + at + j);
-      __builtin_prefetch(a.cell + a.B * H + at + j);
-      __builtin_prefetch(a.d_cell + row * H + unit + j, 1);
+      __builtin_prefetch(args.cell + at + j);
+      __builtin_prefetch(args.cell + args.B * H + at + j);
+      __builtin_prefetch(args.d_cell + row * H + unit + j, 1);
     }
     for (long j = 0; j < vectors * kLanes; j += kLine / long(sizeof(Value)))
       for (int g = 0; g < 4; ++g) {
-        __builtin_prefetch(static_cast<const Value*>(a.gates) + gate + g * H + j);
-        __builtin_prefetch(static_cast<const Value*>(a.d_gates) + gate + g * H + j, 1);
+        __builtin_prefetch(static_cast<const Value*>(args.gates) + gate + g * H + j);
+        __builtin_prefetch(static_cast<const Value*>(args.d_gates) + gate + g * H + j, 1);
       }
   }
 
   CHARLM_INLINE void finish(long row, int vector, Floats dh) const {
     using Value = typename S::Value;
-    const long H = a.H, unit = (block * kGates + vector) * kLanes, at = row * H + unit,
-               gate = (t * a.B + row) * kGates * H + unit;
-    const Value* gates = static_cast<const Value*>(a.gates) + gate;
+    const long H = args.H, unit = (block * kGates + vector) * kLanes, at = row * H + unit,
+               gate = (t * args.B + row) * kGates * H + unit;
+    const Value* gates = static_cast<const Value*>(args.gates) + gate;
     const Floats one = all(1.0f), i = S::load_values(gates), f = S::load_values(gates + H),
                  g = S::load_values(gates + 2 * H), o = S::load_values(gates + 3 * H);
-    const Floats before = load(a.cell + t * a.B * H + at);
-    const Floats tanh_c = hyperbolic_tangent<S::kFine>(load(a.cell + (t + 1) * a.B * H + at));
-    const Floats dc = multiply_add(dh * o, subtract_product(one, tanh_c, tanh_c), load(a.d_cell + at));
-    Value* out = static_cast<Value*>(a.d_gates) + gate;
+    const Floats before = load(args.cell + t * args.B * H + at);
+    const Floats tanh_c = hyperbolic_tangent<S::kFine>(load(args.cell + (t + 1) * args.B * H + at));
+    const Floats dc = multiply_add(dh * o, subtract_product(one, tanh_c, tanh_c), load(args.d_cell + at));
+    Value* out = static_cast<Value*>(args.d_gates) + gate;
     S::store_values(out, dc * g * subtract_product(i, i, i));
     S::store_values(out + H, dc * before * subtract_product(f, f, f));
     S::store_values(out + 2 * H, dc * i * subtract_product(one, g, g));
     S::store_values(out + 3 * H, dh * tanh_c * subtract_product(o, o, o));
-    store(a.d_cell + at, dc * f);
+    store(args.d_cell + at, dc * f);
   }
 };
 
 template <class S>
-void recurrence_gradient(const RecurrenceGradient& a, long first_row, long last_row) {
-  for (long t = a.T - 1; t >= 0; --t)
-    for (long block = 0; block < ceil_divide(a.H, kGates * kLanes); ++block)
-      for_row_blocks(first_row, last_row, BackwardBlock<S>{a, t, block});
+void recurrence_gradient(const RecurrenceGradient& args, long first_row, long last_row) {
+  for (long t = args.T - 1; t >= 0; --t)
+    for (long block = 0; block < ceil_divide(args.H, kGates * kLanes); ++block)
+      for_row_blocks(first_row, last_row, BackwardBlock<S>{args, t, block});
 }
 
 template <class S>
@@ -268,32 +270,32 @@ __attribute__((noinline)) void accumulate_words(float* out, long out_stride, con
 
 template <class S>
 struct GradientBlock {
-  const WeightGradient& a;
+  const WeightGradient& args;
   const typename S::Value* x;
   const typename S::Value* weights;
   long words, block;
 
   template <int R>
   CHARLM_INLINE void run(long input) const {
-    accumulate_words<S, R>(a.sums + input * a.columns + block * kGates * kLanes, a.columns, x + input * S::kGroup,
-                           a.inputs + kUnitPadding, words, weights);
+    accumulate_words<S, R>(args.gradient + input * args.columns + block * kGates * kLanes, args.columns,
+                           x + input * S::kGroup, args.inputs + kUnitPadding, words, weights);
   }
 };
 
 template <class S>
-void weight_gradient(const WeightGradient& a, void* scratch, long first_block, long last_block) {
+void weight_gradient(const WeightGradient& args, void* scratch, long first_block, long last_block) {
   using Value = typename S::Value;
   auto* weights = static_cast<Value*>(scratch);
-  for (long k = 0; k < a.inputs; ++k)
-    memset(a.sums + k * a.columns + first_block * kGates * kLanes, 0,
+  for (long k = 0; k < args.inputs; ++k)
+    memset(args.gradient + k * args.columns + first_block * kGates * kLanes, 0,
            size_t((last_block - first_block) * kGates * kLanes) * sizeof(float));
-  for (long begin = 0; begin < a.N; begin += kChunkRows) {
-    const long rows = a.N - begin < kChunkRows ? a.N - begin : kChunkRows;
-    const Value* x = static_cast<const Value*>(a.x_words) + begin * (a.inputs + kUnitPadding);
+  for (long begin = 0; begin < args.N; begin += kChunkRows) {
+    const long rows = args.N - begin < kChunkRows ? args.N - begin : kChunkRows;
+    const Value* x = static_cast<const Value*>(args.x_words) + begin * (args.inputs + kUnitPadding);
     for (long block = first_block; block < last_block; ++block) {
-      to_words<S>(static_cast<const Value*>(a.d) + begin * a.columns + block * kGates * kLanes, rows, a.columns,
-                  kGates * kLanes, weights, kGates * kLanes);
-      for_row_blocks(0, a.inputs, GradientBlock<S>{a, x, weights, words_of<S>(rows), block});
+      to_words<S>(static_cast<const Value*>(args.d_gates) + begin * args.columns + block * kGates * kLanes, rows,
+                  args.columns, kGates * kLanes, weights, kGates * kLanes);
+      for_row_blocks(0, args.inputs, GradientBlock<S>{args, x, weights, words_of<S>(rows), block});
     }
   }
 }
