@@ -27,7 +27,8 @@ struct Matrix {
 
 // One layer over T steps, for training:
 //
-//     gates[t] = W_ih x[t] + W_hh hidden[t] + bias,    or    table[index[t]] + W_hh hidden[t] + bias
+//     sums = W_ih x[t] + W_hh hidden[t] + bias,    or    table[index[t]] + W_hh hidden[t] + bias
+//     i, f, o = sigmoid(sums),    g = tanh(sums)
 //     cell[t + 1] = f * cell[t] + i * g,    hidden[t + 1] = o * tanh(cell[t + 1])
 //
 // The table holds the products of W_ih with all distinct inputs. Arrays that are not float have the storage's type.

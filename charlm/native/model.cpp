@@ -154,11 +154,11 @@ int Model::team_size(double multiplications, int threads) const {
 // Some steps of a text, which pass through one layer after the other. What `forward` allocates is reused by each chunk.
 struct Model::Chunk {
   long T = 0, B = 0;
-  const int64_t* ids = nullptr;  // [T][B]
-  float* h = nullptr;            // [layers][B][H]
-  float* c = nullptr;            // [layers][B][H]
-  bool split_rows = false;       // threads divide the rows among themselves, and not the units
-  float* input_sums = nullptr;   // [T][B][4H] W_ih x + bias of a layer above the first
+  const int64_t* ids = nullptr;                      // [T][B]
+  float* h = nullptr;                                // [layers][B][H]
+  float* c = nullptr;                                // [layers][B][H]
+  bool split_rows = false;                           // threads divide the rows among themselves, and not the units
+  float* input_sums = nullptr;                       // [T][B][4H] W_ih x + bias of a layer above the first
   float* first_input_sums = nullptr;                 // [T][B][4H] of the first layer, without an input table
   float* embedded = nullptr;                         // [T][B][E] without an input table
   std::vector<const void*>* initial_sums = nullptr;  // [T][B] for CellStep
