@@ -191,7 +191,7 @@ def random_checkpoint(shape: str) -> Checkpoint:
 
 def load_models(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, LanguageModel]:
     """Precision -> charlm's model at it; int8 is the native engine's alone."""
-    has_int8 = arguments.device == "cpu" and native.find() is not None
+    has_int8 = arguments.device == "cpu" and native.find_library() is not None
     return {
         precision: LanguageModel.from_checkpoint(checkpoint, arguments.device, precision, arguments.threads)
         for precision in (("int8", "bf16", "fp32") if has_int8 else ("bf16", "fp32"))

@@ -232,7 +232,7 @@ def machine() -> dict[str, Any]:
 
 def engine() -> str:
     """What charlm computes with on this processor: "native avx2", "torch"."""
-    return "torch" if native.find() is None else f"native {native.instruction_set()}"
+    return "torch" if native.find_library() is None else f"native {native.instruction_set()}"
 
 
 def commit() -> str | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.errors import UsageError
-from charlm.native import find, why_not
+from charlm.native import find_library, unavailable_reason
 from charlm.tokenizer.protocol import Constraint
 
 EngineState = Any
@@ -98,7 +98,7 @@ def create_engine(
         raise UsageError(f"precision must be auto, fp32, bf16 or int8, not {precision!r}")
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
-    library = find() if device in ("cpu", "auto") else None
+    library = find_library() if device in ("cpu", "auto") else None
     if library is not None:
         from charlm.engine.native import NativeEngine
 
@@ -108,6 +108,6 @@ def create_engine(
     from charlm.engine.torch import TorchEngine
 
     engine = TorchEngine.from_weights(config, weights, device, "fp32" if precision == "auto" else precision, threads)
-    if engine.device.type == "cpu" and why_not():
-        engine.name += f" (not native: {why_not()})"
+    if engine.device.type == "cpu" and unavailable_reason():
+        engine.name += f" (not native: {unavailable_reason()})"
     return engine

@@ -57,7 +57,7 @@ class NativeEngine:
             )  # fmt: skip
         except MemoryError:
             raise OutOfMemoryError("out of memory while packing the model; free some, or use a smaller model") from None
-        self._generator: tuple[Constraint, NDArray[np.int64], native.Writer] | None = None
+        self._generator: tuple[Constraint, NDArray[np.int64], native.Generator] | None = None
 
     def initial_state(self, batch: int) -> NativeState:
         size = batch * self._model.state_size
@@ -101,7 +101,7 @@ class NativeEngine:
     ) -> NativeState:
         h, c = (array.copy() for array in state)
         targets_TB = None if targets_TB is None else self._checked(targets_TB)
-        self._model.read(self._checked(ids_TB), h, c, logits_TBV, targets_TB, nats_TB)
+        self._model.forward(self._checked(ids_TB), h, c, logits_TBV, targets_TB, nats_TB)
         return h, c
 
     def _checked(self, ids: NDArray[Any]) -> NDArray[np.int64]:
@@ -124,18 +124,18 @@ class NativeEngine:
         h, c = (array.copy() for array in state)
         logits_BC = np.ascontiguousarray(logits_BV[:, candidates_C], np.float32)
         constraint_state_B = np.array(constraint_state_B, np.int64)
-        sampling = native.Draw(config.temperature, config.top_k, config.top_p, config.min_p)
+        sampling = native.Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
         uniform_NB = np.ascontiguousarray(uniform_NB, np.float64)
-        ids_NB = generator.write(sampling, h, c, logits_BC, constraint_state_B, uniform_NB)
+        ids_NB = generator.generate(sampling, h, c, logits_BC, constraint_state_B, uniform_NB)
         next_logits_BV = np.full((len(constraint_state_B), self.vocabulary_size), -np.inf, np.float32)
         next_logits_BV[:, candidates_C] = logits_BC
         return ids_NB, next_logits_BV, (h, c), constraint_state_B
 
-    def _generator_for(self, constraint: Constraint) -> tuple[NDArray[np.int64], native.Writer]:
+    def _generator_for(self, constraint: Constraint) -> tuple[NDArray[np.int64], native.Generator]:
         """The ids that any state allows, and a generator that samples among them. Kept for the next call."""
         if self._generator is None or self._generator[0] is not constraint:
             candidates_C = np.flatnonzero(constraint.allowed_SV.any(axis=0))
-            generator = native.Writer(
+            generator = native.Generator(
                 self._model,
                 candidates_C.astype(np.int64),
                 np.ascontiguousarray(constraint.allowed_SV[:, candidates_C], np.uint8),

@@ -10,7 +10,7 @@ from charlm.engine import MAX_PRECISION_COST, Engine, FloatArray, create_engine
 from charlm.engine.ensemble import ensemble_losses
 from charlm.evaluation.losses import Progress, compute_losses, no_progress, stream_losses
 from charlm.evaluation.metrics import Evaluation, Tally, make_tally
-from charlm.native import find
+from charlm.native import find_library
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
 
@@ -79,7 +79,7 @@ def precision_costs(
 
     From the fastest on, up to the first that costs at most ``MAX_PRECISION_COST``. Empty without a native engine.
     """
-    if find() is None:
+    if find_library() is None:
         return {}
     exact, costs = loss(create_engine(config, weights, "cpu", "fp32", threads)), {}
     for precision in ("int8", "bf16"):

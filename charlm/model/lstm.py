@@ -139,12 +139,16 @@ def cell(gates_BG: Tensor, c_BH: Tensor) -> LayerState:
 
 def native_runs(tensor: Tensor) -> bool:
     """Whether the native recurrence can take ``tensor``: float32 or bfloat16 on a CPU, if the engine was built."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16) and native.find() is not None
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.bfloat16)
+        and native.find_library() is not None
+    )
 
 
 def recurrence_name(device: torch.device) -> str:
     """Display name of the implementation that runs on ``device``."""
-    library = native.find() if device.type == "cpu" else None
+    library = native.find_library() if device.type == "cpu" else None
     return "torch" if library is None else f"native {library.instruction_set}"
 
 
@@ -257,7 +261,7 @@ class _Engine:
     """The library's functions for tensors of one storage type, on torch's threads."""
 
     def __init__(self, storage: torch.dtype) -> None:
-        library = native.find()
+        library = native.find_library()
         assert library is not None, "native_runs() says whether there is one"
         self._library = library
         self._storage = native.STORAGES["bf16" if storage == torch.bfloat16 else "fp32"]
@@ -306,7 +310,7 @@ class _Engine:
 @functools.cache
 def _share_openmp() -> None:
     """Let the engine use torch's OpenMP threads; a second pool would compete for the cores."""
-    library = native.find()
+    library = native.find_library()
     try:
         parallel = ctypes.CDLL(None).GOMP_parallel
     except (AttributeError, OSError, TypeError):  # another OpenMP or none: the engine uses its own threads

@@ -1,7 +1,7 @@
-"""The native engine in a program of its own, native_driver.cpp, under sanitizers and on a foreign processor.
+"""Run the native engine in a separate program, native_driver.cpp, under sanitizers and on an emulated Arm processor.
 
-There is no Python and no torch in that program, so what a sanitizer reports is the engine's doing. The driver ends with
-"ok" when every law that it checks has held.
+The program contains neither Python nor torch, so every report of a sanitizer is about the engine. It prints "ok" last
+if all its checks passed.
 """
 
 import ast
@@ -18,15 +18,15 @@ from conftest import INSTRUCTION_SETS
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "charlm" / "native"
 DRIVER = Path(__file__).parent / "native_driver.cpp"
-# How much to optimize, by what makes building and running together shortest. -g1 is enough to name lines.
+# The optimization levels at which building and running together are fastest. -g1 is enough for line numbers.
 SANITIZERS = {"address,undefined": ["-O0", "-g1"], "thread": ["-O1", "-g1"]}
-# The driver has a clock of its own for the engine, and says why.
+# Replaces the engine's clock; native_driver.cpp explains why.
 CLOCK = "-Wl,--wrap=_ZNSt6chrono3_V212steady_clock3nowEv"
 REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error")
 
 
 def setup_options():
-    """FLAGS and INSTRUCTION_SETS as setup.py has them, without running what else stands there."""
+    """FLAGS and INSTRUCTION_SETS of setup.py, without running the rest of it."""
     tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
     wanted = {"FLAGS", "AVX512", "AVX512_BF16", "INSTRUCTION_SETS"}
     constants = [
@@ -40,7 +40,7 @@ def setup_options():
 
 
 def can_build(compiler, options, folder):
-    """Whether a program that does nothing can be made with these options."""
+    """Whether an empty program can be built with these options."""
     source = folder / "nothing.cpp"
     source.write_text("int main() {}\n")
     made = subprocess.run([compiler, *options, source, "-o", folder / "nothing"], capture_output=True, check=False)
@@ -48,7 +48,7 @@ def can_build(compiler, options, folder):
 
 
 def build(compiler, options, folder):
-    """Compile the driver with the engine, for what compiler and processor know of instruction sets; where it lies."""
+    """Build the driver with the engine, for the instruction sets of compiler and processor; return its path."""
     flags, instruction_sets = setup_options()
     flags = [*[flag for flag in flags if not flag.startswith("-O")], *options, f"-I{SOURCES}"]
     tried = {name: own for name, own in instruction_sets.items() if name in INSTRUCTION_SETS or not INSTRUCTION_SETS}
@@ -82,27 +82,27 @@ def run(command):
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64", reason="sanitizers are tried on Linux on x86-64 only"
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="sanitizers are tested on Linux on x86-64 only"
 )
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is missing")
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_sanitizers_find_nothing(sanitizer, tmp_path):
     options = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", *SANITIZERS[sanitizer]]
     if not can_build("g++", options, tmp_path):
         pytest.skip(f"g++ cannot link -fsanitize={sanitizer} (libasan, libubsan or libtsan is missing)")
     if "unexpected memory mapping" in run([tmp_path / "nothing"]).stderr:
-        pytest.skip("this sanitizer does not bear this kernel's randomness of addresses (vm.mmap_rnd_bits)")
+        pytest.skip("this sanitizer does not support the kernel's address randomization (vm.mmap_rnd_bits)")
     result = run([build("g++", options, tmp_path)])
     assert not any(report in result.stderr for report in REPORTS), result.stderr
     assert result.returncode == 0, result.stdout + result.stderr
-    *said, last = result.stdout.splitlines()
+    *lines, last = result.stdout.splitlines()
     assert last == "ok"
-    assert {f"{name} checked" for name in [*INSTRUCTION_SETS, "portable"]} <= set(said)
+    assert {f"{name} checked" for name in [*INSTRUCTION_SETS, "portable"]} <= set(lines)
 
 
-@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="there is no aarch64-linux-gnu-g++")
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="aarch64-linux-gnu-g++ is missing")
 @pytest.mark.skipif(
-    not (shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")), reason="there is no qemu-aarch64"
+    not (shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")), reason="qemu-aarch64 is missing"
 )
 def test_it_runs_on_arm64(tmp_path):
     program = build("aarch64-linux-gnu-g++", ["-O3", "-static"], tmp_path)
