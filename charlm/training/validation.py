@@ -14,7 +14,7 @@ from charlm.generation.sampling import uniform_sources, up_to_end
 from charlm.generation.streams import Stream
 from charlm.tokenizer.documents import DocumentTokenizer
 from charlm.tokenizer.protocol import SEPARATORS, Ids, Tokenizer
-from charlm.training.recipe import STEERING_IDS
+from charlm.training.recipe import MAX_VALIDATION_IDS
 
 SAMPLE_LENGTH, SAMPLE_DOCUMENTS = 120, 4
 """Characters of a sample, all together, and documents among them."""
@@ -23,7 +23,7 @@ _COST_PIECES, _COST_PIECE = 32, 512
 
 
 class Steering:
-    """The first ``STEERING_IDS`` of the validation ids; without any, the training text tells precisions apart."""
+    """The first ``MAX_VALIDATION_IDS`` of the validation ids; without any, the training text tells precisions apart."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._tokenizer = corpus.tokenizer
@@ -64,7 +64,7 @@ def sample(engine: Engine, tokenizer: Tokenizer, seed: int) -> str:
 
 
 def _first_ids(corpus: Corpus, split: str) -> Ids:
-    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, STEERING_IDS))
+    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, MAX_VALIDATION_IDS))
     return _whole_documents(ids, corpus.tokenizer.end_id)
 
 
