@@ -126,9 +126,8 @@ def _unexpected(error: Exception) -> int:
         _print_error(f"{str(error.filename)[:80]}... is too long for a file name; check the name")
         return 66
     if isinstance(error, OSError):
-        _print_error(
-            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; fix this and try again"
-        )
+        name = f": {error.filename}" if error.filename else ""
+        _print_error(f"{error.strerror or error}{name}; fix this and try again")
         return 74
     if _options["debug"]:
         raise error

@@ -28,8 +28,8 @@ def export(
     if made.nats_before is not None and made.nats_after is not None:
         before, after = made.nats_before, made.nats_after
         say(
-            f"validation loss: {before:.4f} nats/char before, {after:.4f} nats/char after ({bits(after):.3f} bits/char; "
-            f"difference {after - before:+.5f} nats/char), on a sample of the text"
+            f"validation loss on a sample of the text: {before:.4f} nats/char before, {after:.4f} nats/char after "
+            f"({bits(after):.3f} bits/char; difference {after - before:+.5f} nats/char)"
         )
     say(f'next: charlm generate --checkpoint {made.path} --prompt "..."')
 

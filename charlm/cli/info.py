@@ -78,7 +78,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "validation",
-            "not evaluated at this step" if loss is None else f"{loss:.4f} nats/char ({bits(loss):.3f} bits/char)",
+            "not evaluated at this step" if loss is None else f"loss {loss:.4f} nats/char ({bits(loss):.3f} bits/char)",
         ),
         ("engine", facts["engine"]),
     ]

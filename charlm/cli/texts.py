@@ -75,15 +75,13 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
     for corpus in corpora[1:]:
         if not same_splits(corpora[0], corpus):
             raise UsageError(
-                f"{corpora[0].folder} and {corpus.folder} do not have the same splits of the same text, so one model may "
+                f"{corpora[0].folder} and {corpus.folder} are not the same text with the same splits, so one model may "
                 f"have been trained on the test split of the other; name a text: {command}"
             )
     corpus = corpora[0]
     split = split or _held_out_split(corpus)
     if split == "train" and corpus.tokenizer.kind == "char":
-        say(
-            "the train split also holds byte spellings that training adds to the text; for the text alone name its file"
-        )
+        say("the train split also contains byte fallbacks that training adds; name its file to leave them out")
     files = [corpus.ids(split) for corpus in corpora]
     if not len(files[0]):
         raise MissingInputError(f"the {split} split of {corpus.folder.parent} is empty; name a text: {command}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from charlm.errors import CharlmError
@@ -19,17 +18,12 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 _COMMAND_OR_OPTION = re.compile(r"(?:charlm [a-z]+|--resume)\b[^;,]*|(?<![^\s(])--([a-z]+(?:-[a-z]+)*)")
 
 
-def keyword_message(message: str, keywords: Collection[str]) -> str:
-    """``message`` with the command-line options that are ``keywords`` named as these: ``save_every``, not --save-every.
+def keyword_message(message: str) -> str:
+    """``message`` with keywords, such as ``save_every``, in place of command-line options, such as --save-every.
 
     Shared code names options as the command line does.
     """
-
-    def renamed(match: re.Match[str]) -> str:
-        name = (match[1] or "").replace("-", "_")
-        return name if name in keywords else match[0]
-
-    return _COMMAND_OR_OPTION.sub(renamed, message)
+    return _COMMAND_OR_OPTION.sub(lambda match: match[1].replace("-", "_") if match[1] else match[0], message)
 
 
 def takes_options(kind: type) -> Callable[[FunctionT], FunctionT]:
@@ -44,11 +38,14 @@ def takes_options(kind: type) -> Callable[[FunctionT], FunctionT]:
 
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> Any:
-            with _keywords_in_messages(signature.parameters.keys()):
+            try:
                 return function(*args, **kwargs)
+            except CharlmError as error:
+                error.args = (keyword_message(str(error)),)
+                raise
 
         called.__signature__ = signature  # type: ignore[attr-defined]  # inspect.signature() reads it
-        called.__doc__ = f"{inspect.getdoc(function)}\n\nOptions:\n{_described(known, signature.parameters.keys())}"
+        called.__doc__ = f"{inspect.getdoc(function)}\n\nOptions:\n{_described(known)}"
         return typing.cast(FunctionT, called)
 
     return decorate
@@ -68,14 +65,5 @@ def _with_keywords(signature: inspect.Signature, known: dict[str, Definition]) -
     return signature.replace(parameters=own + keywords)
 
 
-def _described(known: dict[str, Definition], keywords: Collection[str]) -> str:
-    return "".join(f"    {name}: {keyword_message(option.text, keywords)}\n" for name, (_, option) in known.items())
-
-
-@contextlib.contextmanager
-def _keywords_in_messages(keywords: Collection[str]) -> Iterator[None]:
-    try:
-        yield
-    except CharlmError as error:
-        error.args = (keyword_message(str(error), keywords),)
-        raise
+def _described(known: dict[str, Definition]) -> str:
+    return "".join(f"    {name}: {keyword_message(option.text)}\n" for name, (_, option) in known.items())
