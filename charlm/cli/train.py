@@ -111,6 +111,9 @@ def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
 
 def _refuse_with_resume(texts: TextOptions, run_options: RunOptions) -> None:
     given = [field.name for field in fields(texts) if getattr(texts, field.name) != field.default]
-    given += [name for name in ("init_from", "precision") if getattr(run_options, name) != getattr(RunOptions, name)]
+    if run_options.init_from is not None:
+        given.append("init_from")
+    if run_options.precision != "auto":
+        given.append("precision")
     if given:
         raise UsageError(f"a resumed run keeps its {command_line_name(given[0])}; leave it out")
