@@ -394,8 +394,8 @@ def _run_of(path: Path) -> tuple[Path, int | None]:
         return path, None
     if not has_training_state(path):
         raise DataError(
-            f"{path} is an exported model without training state; resume the run it was exported from, or start from "
-            f"its weights with charlm train FILE --init-from {path}"
+            f"{path} is an exported model and has no training state; resume the run it was exported from, or start "
+            f"from its weights with charlm train FILE --init-from {path}"
         )
     return path.parent, open_checkpoint(path, names=[CONFIG]).step
 

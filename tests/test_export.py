@@ -271,7 +271,7 @@ def test_the_commands(trained_run, text_file, tmp_path):
     done = charlm_command("export", trained_run, "small", "--weights", "int8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    for words in ("kB before", "kB now", "nats/char before", "charlm generate --checkpoint small"):
+    for words in ("kB before", "kB after", "nats/char before", "charlm generate --checkpoint small"):
         assert words in done.stderr
     for command in (
         ["generate", "-c", "small", "-n", "5", "--seed", "1"], ["eval", text_file, "-c", "small", "--json"],

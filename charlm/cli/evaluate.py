@@ -99,7 +99,7 @@ def _report(
         return
     rows = _rows(evaluation, model.tokenizer.kind)
     paths = [f"{member.checkpoint.path}, {member.engine.name}\n" for member in model.members]
-    shown = "".join(f"  {label:<22}{value}\n" for label, value in rows)
+    shown = "".join(f"  {label:<26}{value}\n" for label, value in rows)
     write_text(f"{name}, {in_words}\n{''.join(paths)}{shown}{_member_rows(model, members)}")
 
 
@@ -118,7 +118,7 @@ def _member_rows(model: LanguageModel, members: list[Evaluation]) -> str:
     if len(members) == 1:
         return ""
     rows = [
-        f"  {own.nats_per_char:<22.4f}{member.checkpoint.path}\n"
+        f"  {own.nats_per_char:<26.4f}{member.checkpoint.path}\n"
         for member, own in zip(model.members, members, strict=True)
     ]
     return "The above is for the mean of their probabilities. Nats per character of each model alone:\n" + "".join(rows)
