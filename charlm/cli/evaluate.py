@@ -27,7 +27,7 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         str,
-        typer.Option(help="exact: one pass, state carried; crops: windows with a fresh state, as nanoGPT."),
+        typer.Option(help="exact: one pass, state carried; crops: windows with a fresh state, as in nanoGPT."),
     ] = "exact",
     window: Annotated[int | None, typer.Option(min=1, help="Characters per crop. [default: 256]")] = None,
     dynamic: Annotated[

@@ -42,9 +42,11 @@ def score(
         str | None,
         typer.Option("--documents", help="lines, blank-lines or files. [default: as in training, else files]"),
     ] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="The N documents of most bits per character.")] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only the N with the most bits per character.")
+    ] = None,
     bottom: Annotated[
-        int | None, typer.Option("--bottom", min=1, help="The N documents of fewest bits per character.")
+        int | None, typer.Option("--bottom", min=1, help="Only the N with the fewest bits per character.")
     ] = None,
     highlight: Annotated[
         bool, typer.Option("--highlight", help="Print the text, each character coloured by its surprisal.")

@@ -53,7 +53,7 @@ def train(
         typer.Argument(metavar="FILE", help="Text files or folders; - reads stdin.", show_default=False),
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Train on the language reference that comes with Python.")
+        bool, typer.Option("--demo", help="Train on the Python language reference, which comes with Python.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run: --out DIR, or the newest.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder. [default: checkpoints/NAME]")] = None,
