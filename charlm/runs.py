@@ -143,7 +143,7 @@ def train(
     init_from: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
-    on_event: Callable[[Event], object] = lambda event: None,
+    on_event: Callable[[Event], object] | None = None,
     **options: Unpack[TrainingOptions],
 ) -> TrainingResult:
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
@@ -177,7 +177,7 @@ def resume(
     run: str | Path,
     *,
     device: str | None = None,
-    on_event: Callable[[Event], object] = lambda event: None,
+    on_event: Callable[[Event], object] | None = None,
     **options: Unpack[ResumeOptions],
 ) -> TrainingResult:
     """Continue a run exactly where it stopped, as ``charlm train --resume`` does.
@@ -208,11 +208,12 @@ def _path(name: str, path: str | Path) -> str:
     return str(path)
 
 
-def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object]) -> TrainingResult:
+def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object] | None) -> TrainingResult:
     last: Finished | None = None
     with StopSignals() as signals, signals.deferred(trainer.stop):
         for event in trainer.events():
-            on_event(event)
+            if on_event is not None:
+                on_event(event)
             last = event if isinstance(event, Finished) else last
     assert last is not None, "a training ends with Finished or an error"
     return TrainingResult(trainer.run, last.step, last.seconds, last.reason, last.best_nats_per_char)
