@@ -69,7 +69,7 @@ from charlm.evaluation.metrics import Evaluation
 from charlm.model.char_lm import EMBEDDING_STD, CharLM
 from charlm.system.devices import choose_device
 from charlm.training import state
-from charlm.training.recipe import Request
+from charlm.training.options import TrainingOptions
 from charlm.training.saving import Saver
 
 DEFAULT = "default"
@@ -162,7 +162,7 @@ def differing(text: Path, settings: dict[str, Any], names: Sequence[str]) -> lis
         corpus = prepare(Path(folder), open_source([str(text)]), split=parse_split(settings["split"]))
         device = choose_device("auto")
         recipes = {
-            name: recipe_for(Request(**wishes_of(settings, VARIANTS[name])), corpus, device)
+            name: recipe_for(TrainingOptions(**wishes_of(settings, VARIANTS[name])), corpus, device)
             for name in {DEFAULT, *names}
         }
 

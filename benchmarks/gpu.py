@@ -46,10 +46,10 @@ import charlm
 from charlm import runs
 from charlm.checkpoint.step import step_numbers
 from charlm.model import char_lm
-from charlm.runs import Prepared, Texts, Where, new_run
+from charlm.runs import PreparedRun, RunOptions, TextOptions, new_run
 from charlm.training import update
 from charlm.training.events import Stepped
-from charlm.training.recipe import Request
+from charlm.training.options import TrainingOptions
 
 BPTT = 128
 VOCABULARY = 322
@@ -223,11 +223,15 @@ def plain_step(device: str, layers: int, hidden: int, batch: int, kind: torch.dt
 @contextlib.contextmanager
 def charlm_step(arguments: argparse.Namespace, precision: str, shape: dict[str, int]) -> Iterator[Callable[[], object]]:
     """The next step of a training that ``charlm train`` would make, all that belongs to one included."""
-    request = Request(**shape, embedding=shape["hidden"], steps=100_000, eval_every=100_000, save_every="100000")
+    request = TrainingOptions(
+        **shape, embedding=shape["hidden"], steps=100_000, eval_every=100_000, save_every="100000"
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         new_run(
-            Texts([str(arguments.text)]), request, Where(Path(folder) / "run", None, arguments.device, precision)
+            TextOptions([str(arguments.text)]),
+            request,
+            RunOptions(Path(folder) / "run", None, arguments.device, precision),
         ) as prepared,
     ):
         events = prepared.trainer.events()
@@ -302,8 +306,10 @@ def resume(arguments: argparse.Namespace, notes: Notes) -> None:
         for stop_at in (None, 10):
             with tempfile.TemporaryDirectory() as folder:
                 run = Path(folder) / "run"
-                where = Where(run, None, arguments.device, precision)
-                with new_run(Texts([str(arguments.text)]), Request(size="medium", steps=20), where) as prepared:
+                where = RunOptions(run, None, arguments.device, precision)
+                with new_run(
+                    TextOptions([str(arguments.text)]), TrainingOptions(size="medium", steps=20), where
+                ) as prepared:
                     _train_up_to(prepared, stop_at)
                 if stop_at is not None:
                     runs.resume(run)
@@ -311,7 +317,7 @@ def resume(arguments: argparse.Namespace, notes: Notes) -> None:
         notes.add("resume", {"precision": precision}, {"same_bits": len(set(digests)) == 1, "digests": digests})
 
 
-def _train_up_to(prepared: Prepared, step: int | None) -> None:
+def _train_up_to(prepared: PreparedRun, step: int | None) -> None:
     for event in prepared.trainer.events():
         if isinstance(event, Stepped) and event.step == step:
             prepared.trainer.stop()
@@ -346,16 +352,16 @@ def documents(arguments: argparse.Namespace, notes: Notes) -> None:
         char_lm.packs = choice
         try:
             with tempfile.TemporaryDirectory() as folder:
-                request = Request(size="large", steps=100_000, eval_every=100_000, save_every="100000")
-                texts = Texts([str(arguments.lines)], documents="lines")
-                where = Where(Path(folder) / "run", None, arguments.device)
+                request = TrainingOptions(size="large", steps=100_000, eval_every=100_000, save_every="100000")
+                texts = TextOptions([str(arguments.lines)], documents="lines")
+                where = RunOptions(Path(folder) / "run", None, arguments.device)
                 with new_run(texts, request, where) as prepared:
                     notes.add("documents", {"layout": name}, _document_speed(prepared))
         finally:
             char_lm.packs = packs
 
 
-def _document_speed(prepared: Prepared) -> dict[str, Any]:
+def _document_speed(prepared: PreparedRun) -> dict[str, Any]:
     events = prepared.trainer.events()
     for _ in range(WARM_UP):
         next(events)

@@ -19,7 +19,7 @@ from charlm.generation.sampling import ids_before_end, uniform_generators
 from charlm.generation.streams import IdStream
 from charlm.system.devices import memory_errors
 from charlm.tokenizer.protocol import SEPARATORS, Ids, Tokenizer
-from charlm.training.recipe import STEERING_IDS
+from charlm.training.recipe import MAX_VALIDATION_IDS
 from charlm.training.state import TrainingState
 
 SAMPLE_LENGTH, SAMPLE_DOCUMENTS = 120, 4
@@ -33,7 +33,7 @@ class StoppedError(Exception):
 
 
 class ValidationText:
-    """The first ``STEERING_IDS`` validation ids. Without any, ``precision_loss`` uses the training text."""
+    """The first ``MAX_VALIDATION_IDS`` validation ids. Without any, ``precision_loss`` uses the training text."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._tokenizer = corpus.tokenizer
@@ -129,7 +129,7 @@ def sample(engine: Engine, tokenizer: Tokenizer, seed: int) -> str:
 
 
 def _first_ids(corpus: Corpus, split: str) -> Ids:
-    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, STEERING_IDS))
+    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, MAX_VALIDATION_IDS))
     return _whole_documents(ids, corpus.tokenizer.end_id)
 
 

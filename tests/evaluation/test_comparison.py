@@ -213,10 +213,10 @@ def test_text_output(trained_run, rival_run, text_file):
     found = compared(rival_run, trained_run, text_file)["difference"]
     said = f"B is better by {found['bits_per_char']:.4f} ± {found['bits_standard_error']:.4f} bits per character"
     assert shown.splitlines()[-1].startswith(said)
-    for words in ("characters a second", "parameters", "bytes of the model", f"A: {rival_run}"):
+    for words in ("characters/s", "parameters", "size of the model", f"A: {rival_run}"):
         assert words in shown
     shown = charlm("compare", trained_run, next(trained_run.glob("step-*")), "-", stdin=b"the cat sat " * 90)
-    assert shown.stdout.decode().splitlines()[-1].startswith("no difference can be told: ")
+    assert shown.stdout.decode().splitlines()[-1].startswith("no significant difference: ")
     shown = charlm("compare", trained_run, rival_run, "-", stdin=b"the cat").stdout.decode()
     assert "too short" in shown
 
@@ -235,8 +235,8 @@ def test_without_a_common_split_a_text_is_needed(trained_run, rival_run, documen
     library.train(lines_file, out=tmp_path / "apart", documents="lines", split="80/10/10", seed=5, **BRIEF)
     shutil.copytree(next(rival_run.glob("step-*")), tmp_path / "bare")
     for first, second, text, hint in (
-        (trained_run, tmp_path / "cut", text_file, "not one text in the same parts"),
-        (document_run, tmp_path / "apart", lines_file, "not one text in the same parts"),
+        (trained_run, tmp_path / "cut", text_file, "not the same text with the same splits"),
+        (document_run, tmp_path / "apart", lines_file, "not the same text with the same splits"),
         (trained_run, tmp_path / "bare", text_file, "no corpus beside it"),
     ):
         said = one_line(charlm("compare", first, second))
@@ -244,7 +244,7 @@ def test_without_a_common_split_a_text_is_needed(trained_run, rival_run, documen
         assert "charlm compare A B FILE" in said
         compared(first, second, text)
     result = charlm("compare", tmp_path / "cut", tmp_path / "cut")
-    assert "no test split; this is the validation split" in result.stderr.decode()
+    assert "no test split; using the validation split" in result.stderr.decode()
 
 
 def test_what_cannot_be_compared(trained_run, document_run, text_file, tmp_path):

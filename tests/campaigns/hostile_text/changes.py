@@ -10,8 +10,8 @@ import charlm
 from campaigns.hostile_text.laws import check_told
 from campaigns.hostile_text.models import SMALL
 from charlm.errors import CharlmError
-from charlm.runs import Texts, Where, new_run
-from charlm.training.recipe import Request
+from charlm.runs import RunOptions, TextOptions, new_run
+from charlm.training.options import TrainingOptions
 
 
 def _into_folder(path: Path) -> None:
@@ -51,10 +51,10 @@ def _train_on_changing(folder: Path, change: str, at: int, form: str | None) -> 
         if passed[0] == at:
             CHANGES[change](path)
 
-    texts = Texts([str(path)], documents=form)
+    texts = TextOptions([str(path)], documents=form)
     wishes = {name: value for name, value in SMALL.items() if name not in ("device", "precision")}
     try:
-        with new_run(texts, Request(**wishes), Where(run, None, "cpu", "fp32", progress)) as prepared:
+        with new_run(texts, TrainingOptions(**wishes), RunOptions(run, None, "cpu", "fp32", progress)) as prepared:
             for _ in prepared.trainer.events():
                 pass
     except CharlmError as error:
