@@ -315,7 +315,7 @@ def test_wrong_options_are_refused_before_any_work(text_file, tmp_path, wrong):
         ({"valid": 5}, "valid must be a path, not 5"),
         ({"save_every": 0}, "save_every must be above 0 and at most 1e9, not 0"),
         ({"dropout_hidden": 2}, "dropout_hidden must be at least 0 and below 1, not 2"),
-        ({"precision": 16}, "precision must be auto, fp32 or bf16, not 16"),
+        ({"precision": 16}, "precision must be auto, fp32, bf16 or fp16, not 16"),
         ({"corpus": 5}, "corpus must be a path or a list of paths, not 5"),
         ({"corpus": []}, "corpus must be a path or a list of paths, not []"),
         ({"corpus": [5]}, "corpus must be a path, not 5"),
