@@ -68,13 +68,16 @@ class ModelConfig:
     weight_drop: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(2 <= self.vocabulary_size <= MAX_VOCABULARY, f"the vocabulary size must be 2 to {MAX_VOCABULARY}, not {self.vocabulary_size}")
+        _require(
+            2 <= self.vocabulary_size <= MAX_VOCABULARY,
+            f"the vocabulary size must be 2 to {MAX_VOCABULARY}, not {self.vocabulary_size}",
+        )
         _require(1 <= self.layers <= MAX_LAYERS, f"--layers must be 1 to {MAX_LAYERS}, not {self.layers}")
         _require(1 <= self.hidden <= MAX_WIDTH, f"--hidden must be 1 to {MAX_WIDTH}, not {self.hidden}")
         _require(1 <= self.embedding <= MAX_WIDTH, f"--embedding must be 1 to {MAX_WIDTH}, not {self.embedding}")
         _require(
             self.layers > 1 or self.hidden == self.embedding,
-            "with one layer --hidden and --embedding must be equal, because the last layer is as wide as the embedding; "
+            "with one layer --hidden and --embedding must be equal, because the last layer has the embedding's width; "
             "use --layers 2 or make them equal",
         )
         _require_probability("--dropout-embedding", self.dropout_embedding)
@@ -113,8 +116,8 @@ class ModelConfig:
 class TrainingConfig:
     """How a run is trained. All automatic choices are already made, so that a resumed run needs nothing else.
 
-    At most one of ``epochs``, ``steps`` and ``seconds`` is set. If none is, training ends when the validation loss stops
-    improving. ``bptt_jitter`` moves the boundaries of chunks by up to this fraction of ``bptt``. ``ar`` and ``tar`` are
+    At most one of ``epochs``, ``steps`` and ``seconds`` is set. Without any, training ends when the validation loss
+    stops improving. ``bptt_jitter`` moves the boundaries of chunks by up to this fraction of ``bptt``. ``ar`` and ``tar`` are
     the weights of activation regularization and temporal activation regularization (Merity et al. 2017).
     ``save_every`` is in seconds if ``save_every_unit`` is "seconds", else in steps.
 
@@ -173,11 +176,16 @@ class TrainingConfig:
         )
         _require(self.eval_every >= 1, f"--eval-every must be 1 or more steps, not {self.eval_every}")
         _require(0 < self.save_every <= 1e9, f"--save-every must be above 0 and at most 1e9, not {self.save_every:g}")
-        _require(self.save_every_unit in ("seconds", "steps"), "--save-every must be a number of steps or a time like 60s")
+        _require(
+            self.save_every_unit in ("seconds", "steps"), "--save-every must be a number of steps or a time like 60s"
+        )
         _require(self.save_every_unit != "steps" or self.save_every >= 1, "--save-every must be 1 or more steps")
         _require(0 <= self.seed < 2**63, f"--seed must be 0 to 2^63-1, not {self.seed}")
         _require(self.threads is None or 1 <= self.threads <= 1024, f"--threads must be 1 to 1024, not {self.threads}")
-        _require(_DEVICE.fullmatch(self.device) is not None, f"--device {self.device!r:.40} is not a device; use auto, cpu, cuda or mps")
+        _require(
+            _DEVICE.fullmatch(self.device) is not None,
+            f"--device {self.device!r:.40} is not a device; use auto, cpu, cuda or mps",
+        )
 
 
 @dataclass(frozen=True)
@@ -255,7 +263,9 @@ def parse_json(data: bytes, where: str) -> Any:
     Raises ``DataError``, whose text begins with ``where``.
     """
     if len(data) > MAX_JSON_BYTES:
-        raise DataError(f"{where} is larger than {MAX_JSON_BYTES} bytes, so charlm did not write it; restore it from a backup")
+        raise DataError(
+            f"{where} is larger than {MAX_JSON_BYTES} bytes, so charlm did not write it; restore it from a backup"
+        )
     try:
         values = json.loads(
             data.decode("utf-8"),

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.checkpoint.model_parts import Parts, checkpoint_parts
+from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
 from charlm.config import ModelConfig, SamplingConfig, from_dict
-from charlm.corpus.documents import Fingerprints, Piece, split_documents
+from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.hashing import DocumentHasher
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError
@@ -71,24 +72,23 @@ class LanguageModel:
         cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> LanguageModel:
         """A model on ``device`` from an opened checkpoint; errors as in ``load``."""
-        return cls._made(checkpoint, checkpoint_parts(checkpoint), (device, precision, threads))
+        return cls._made(checkpoint, read_model_parts(checkpoint), (device, precision, threads))
 
     @classmethod
-    def _made(cls, checkpoint: Checkpoint, parts: Parts, choices: tuple[str, str, int | None]) -> LanguageModel:
-        config, tokenizer, weights = parts
+    def _made(cls, checkpoint: Checkpoint, parts: ModelParts, choices: tuple[str, str, int | None]) -> LanguageModel:
         device, precision, threads = choices
 
         def make_engine(purpose: str) -> Engine:
             wanted = "fp32" if precision == "auto" and purpose == "measuring" else precision
-            return create_engine(config, weights, device, wanted, threads, _precision_costs(checkpoint))
+            return create_engine(parts.config, parts.weights, device, wanted, threads, _precision_costs(checkpoint))
 
-        model = cls(make_engine, tokenizer, checkpoint)
+        model = cls(make_engine, parts.tokenizer, checkpoint)
         model._choices = choices
         return model
 
     def with_weights(self, weights: dict[str, NDArray[np.float32]]) -> LanguageModel:
         """The same model with other weights of the same names and shapes."""
-        return self._made(self.checkpoint, (self.config, self.tokenizer, weights), self._choices)
+        return self._made(self.checkpoint, ModelParts(self.config, self.tokenizer, weights), self._choices)
 
     @classmethod
     def ensemble(cls, members: Sequence[LanguageModel]) -> LanguageModel:
@@ -208,7 +208,7 @@ class LanguageModel:
         """
         codes = (self._codes(part) for part in _parts(text))
         if isinstance(self.tokenizer, DocumentTokenizer):
-            pieces = split_documents([codes], self.tokenizer.documents)
+            pieces = split_documents([codes], self.tokenizer.document_kind)
             return self.evaluate_ids(itertools.starmap(self.tokenizer.encode_documents, pieces), window)
         return self.evaluate_ids((self.tokenizer.encode_codes(part) for part in codes), window)
 
@@ -270,7 +270,7 @@ class LanguageModel:
 
     def fingerprint(self, text: str) -> int:
         """64 bits of a document, as ``Corpus.fingerprints`` has them of those that were learnt."""
-        return int(Fingerprints().add(self._piece(text))[0])
+        return int(DocumentHasher().update(self._piece(text))[0])
 
     def surprises(self, text: str, alternatives: int = 5) -> Iterator[Surprise]:
         """How unexpected each character of one document was, and which others were likely in its place."""
@@ -290,7 +290,7 @@ def _refuse_unlike(first: LanguageModel, other: LanguageModel) -> None:
     if first.tokenizer.description() == other.tokenizer.description():
         return
     why = difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
-    documents = first.tokenizer.documents or other.tokenizer.documents
+    documents = first.tokenizer.document_kind or other.tokenizer.document_kind
     # The seed shuffles documents into the parts, and the vocabulary is that of the training part.
     options = "--split, --tokenizer, --documents and --seed" if documents else "--split and --tokenizer"
     raise DataError(

@@ -15,15 +15,15 @@ from conftest import INSTRUCTION_SETS, library, needs_native
 import charlm
 from charlm import runs
 from charlm.checkpoint.model_card import BEGIN, CARD
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.run_folder import newest_run
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import CONFIG, MANIFEST, MODEL, TOKENIZER, open_checkpoint
 from charlm.checkpoint.tensors import tensors_from_bytes
-from charlm.checkpoint.weights import dequantise, quantise
+from charlm.checkpoint.weights import dequantize, quantize
 from charlm.corpus.prepared import corpus_beside
 from charlm.engine.native import NativeEngine
 from charlm.errors import CannotCreateError, DataError, InputOutputError, MissingInputError, UsageError
-from charlm.export import FORMS, export
+from charlm.export import EXPORT_FORMATS, export
 
 FILES = {CARD, CONFIG, MANIFEST, MODEL, TOKENIZER}
 
@@ -31,11 +31,11 @@ FILES = {CARD, CONFIG, MANIFEST, MODEL, TOKENIZER}
 @pytest.fixture(scope="module")
 def exports(trained_run, tmp_path_factory):
     home = tmp_path_factory.mktemp("exports")
-    return {form: export(trained_run, home / form, form) for form in FORMS}
+    return {form: export(trained_run, home / form, form) for form in EXPORT_FORMATS}
 
 
 def parts(path):
-    return checkpoint_parts(open_checkpoint(path))
+    return read_model_parts(open_checkpoint(path))
 
 
 def test_it_holds_what_writing_needs_and_no_more(exports, trained_run):
@@ -49,25 +49,25 @@ def test_it_holds_what_writing_needs_and_no_more(exports, trained_run):
         assert made.step == opened.step
         assert (made.path / TOKENIZER).read_bytes() == opened.files[TOKENIZER]
         assert f"| weights | {form} |" in (made.path / CARD).read_text()
-    sizes = [exports[form].bytes_after for form in FORMS]
+    sizes = [exports[form].bytes_after for form in EXPORT_FORMATS]
     assert exports["f16"].bytes_before > 3 * sizes[0] > 3 * 1.5 * sizes[1]
 
 
 def test_float16_weights_are_the_runs_rounded(exports, trained_run):
-    for name, array in parts(exports["f16"].path)[2].items():
-        assert np.array_equal(array, parts(trained_run)[2][name].astype(np.float16).astype(np.float32)), name
+    for name, array in parts(exports["f16"].path).weights.items():
+        assert np.array_equal(array, parts(trained_run).weights[name].astype(np.float16).astype(np.float32)), name
 
 
 def test_int8_weights_are_within_half_a_scale(exports, trained_run):
     tensors = tensors_from_bytes((exports["int8"].path / MODEL).read_bytes(), "here")
-    for name, array in parts(exports["int8"].path)[2].items():
-        original = parts(trained_run)[2][name]
+    for name, array in parts(exports["int8"].path).weights.items():
+        original = parts(trained_run).weights[name]
         if array.ndim == 1:
             assert np.array_equal(array, original)
         else:
             scale_R = tensors[f"{name}.scale"]
             assert tensors[name].dtype == np.int8
-            assert np.array_equal(array, dequantise(tensors[name], scale_R))
+            assert np.array_equal(array, dequantize(tensors[name], scale_R))
             assert (np.abs(array - original) <= 0.5001 * scale_R[:, None]).all()
             assert (np.abs(tensors[name]).max(axis=1) == 127).all()
 
@@ -95,8 +95,9 @@ def test_the_losses_that_are_told_are_those_of_the_models(exports, trained_run):
 @needs_native
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_the_native_int8_engine_loses_nothing_more(exports, instruction_set):
-    config, _, weights = parts(exports["int8"].path)
-    again = {name: dequantise(*quantise(array)) if array.ndim == 2 else array for name, array in weights.items()}
+    model = parts(exports["int8"].path)
+    config, weights = model.config, model.weights
+    again = {name: dequantize(*quantize(array)) if array.ndim == 2 else array for name, array in weights.items()}
     tensors = tensors_from_bytes((exports["int8"].path / MODEL).read_bytes(), "here")
     by_hand = {
         name: (tensors[name] * tensors[f"{name}.scale"].astype(np.float64)[:, None]).astype(np.float32)
@@ -113,7 +114,7 @@ def test_the_native_int8_engine_loses_nothing_more(exports, instruction_set):
 
 
 def test_exporting_an_export_changes_no_weight(exports, tmp_path):
-    for form in FORMS:
+    for form in EXPORT_FORMATS:
         made = export(exports[form].path, tmp_path / form, form)
         assert (made.path / MODEL).read_bytes() == (exports[form].path / MODEL).read_bytes()
         assert made.nats_before is made.nats_after is None
@@ -122,7 +123,7 @@ def test_exporting_an_export_changes_no_weight(exports, tmp_path):
 def test_documents_bytes_and_steps_can_be_exported(document_run, tmp_path):
     made = export(document_run, tmp_path / "lines", "int8")
     model = charlm.load(made.path, device="cpu")
-    assert model.tokenizer.documents == "lines"
+    assert model.tokenizer.document_kind == "lines"
     assert made.nats_after is not None
     assert next(model.samples(1, seed=1))
     (tmp_path / "binary").write_bytes(bytes(range(256)) * 40)
@@ -245,11 +246,11 @@ def test_it_is_not_resumed_but_learnt_on_from(exports, text_file, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingInputError), runs.resumed_run(None, runs.Request()):
         pass
-    assert newest_run(Path("checkpoints")).name == "small"
+    assert RunFolder.newest(Path("checkpoints")).path.name == "small"
     options = {"steps": 1, "batch": 4, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32", "lr": 1e-9}
     trained = charlm.train(text_file, out="next", init_from=copy, average="none", **options)
-    for name, array in parts(trained.run)[2].items():
-        assert np.allclose(array, parts(copy)[2][name], atol=1e-6), name
+    for name, array in parts(trained.run).weights.items():
+        assert np.allclose(array, parts(copy).weights[name], atol=1e-6), name
     assert open_checkpoint(trained.run).config["weights"] == "f32"
 
 

@@ -187,7 +187,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = parse_json(read_at_most(where, MAX_JSON_BYTES + 1), str(where))
     except FileNotFoundError:
-        raise DataError(f"{path} has no {MANIFEST}: it is not a charlm checkpoint, or an incomplete one; use another step") from None
+        raise DataError(
+            f"{path} has no {MANIFEST}: it is not a charlm checkpoint, or an incomplete one; use another step"
+        ) from None
     except OSError as error:
         raise InputOutputError(f"{where} could not be read ({error.strerror}); check the disk") from None
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
@@ -218,5 +220,7 @@ def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     except OSError as error:
         raise InputOutputError(f"{where} could not be read ({error.strerror}); check the disk") from None
     if not size_is_valid or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
-        raise DataError(f"{where} is damaged (its content is not what was saved); restore it from a backup or use another step")
+        raise DataError(
+            f"{where} is damaged (its content is not what was saved); restore it from a backup or use another step"
+        )
     return data

@@ -55,7 +55,7 @@ def evaluate(
         [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
     )
     crop = (window or 256) if protocol == "crops" else None
-    if crop is not None and model.tokenizer.documents is not None:
+    if crop is not None and model.tokenizer.document_kind is not None:
         raise UsageError("this model reads each document from a cold state anyway; leave out --protocol crops")
     with (
         measured_text(model.members, text or [], encoding, split, "charlm eval FILE") as measured,

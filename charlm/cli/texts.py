@@ -62,7 +62,9 @@ def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
     from charlm.tokenizer.documents import DocumentTokenizer
 
     if isinstance(tokenizer, DocumentTokenizer):
-        return starmap(tokenizer.encode_documents, split_documents(source.files(tokenizer.kind), tokenizer.documents))
+        return starmap(
+            tokenizer.encode_documents, split_documents(source.files(tokenizer.kind), tokenizer.document_kind)
+        )
     return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
 
 

@@ -71,7 +71,7 @@ def _introduce(prepared: Prepared) -> None:
     parts = ", ".join(f"{sizes[name].characters:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].characters)
     distinct = int(corpus.description["distinct_characters"])
     say(f"{corpus.name}: {parts} characters; {distinct} distinct, {model.vocabulary_size} ids")
-    if corpus.tokenizer.documents:
+    if corpus.tokenizer.document_kind:
         _introduce_documents(corpus)
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     say(
@@ -81,7 +81,7 @@ def _introduce(prepared: Prepared) -> None:
     if prepared.recipe is not None and prepared.recipe.reasons:
         say(f"chosen: {'; '.join(prepared.recipe.reasons)}; {_batch(trainer)}")
     uniform, unigram = (
-        math.log(distinct + (corpus.tokenizer.documents is not None)),
+        math.log(distinct + (corpus.tokenizer.document_kind is not None)),
         float(corpus.description["unigram_nats"]),
     )
     say(
@@ -97,7 +97,7 @@ def _introduce(prepared: Prepared) -> None:
 def _introduce_documents(corpus: Corpus) -> None:
     sizes = corpus.sizes
     parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
-    say(f"documents ({corpus.tokenizer.documents}): {parts}; their end is one more symbol to predict")
+    say(f"documents ({corpus.tokenizer.document_kind}): {parts}; their end is one more symbol to predict")
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
             say(
@@ -108,7 +108,7 @@ def _introduce_documents(corpus: Corpus) -> None:
 
 def _batch(trainer: Trainer) -> str:
     config = trainer.config
-    if trainer.corpus.tokenizer.documents:
+    if trainer.corpus.tokenizer.document_kind:
         return f"up to {config.batch * config.bptt:,} characters a step, documents of like length side by side"
     return f"{config.batch} streams, chunks of {config.bptt}"
 

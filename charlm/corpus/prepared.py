@@ -35,7 +35,7 @@ _MAX_MODEL_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class SplitSize:
-    """The size of a split: ``ids`` on disk, ``characters`` and UTF-8 ``bytes`` of its text as it was before encoding."""
+    """The size of a split: ``ids`` on disk, ``characters`` and UTF-8 ``bytes`` of its text before encoding."""
 
     ids: int
     characters: int

@@ -103,8 +103,8 @@ def open_source(
 ) -> TextSource:
     """The text of files, folders (all visible text files in them, sorted by path) or ``-`` for stdin.
 
-    Stdin is copied to ``spool``, so that it can be read repeatedly. With ``any_file``, a folder's binary files are read,
-    too. Raises ``MissingInputError``, ``UsageError`` for an unknown encoding, and ``DataError`` for an empty text.
+    Stdin is copied to ``spool``, so that it can be read repeatedly. With ``any_file``, a folder's binary files are
+    read, too. Raises ``MissingInputError``, ``UsageError`` for an unknown encoding, and ``DataError`` for an empty text.
     """
     check_encoding(encoding)
     paths: list[Path] = []
@@ -270,7 +270,7 @@ def _decode(decoder: Any, data: bytes, seen: int, problem: str, advice: str) -> 
 
 
 def _refuse_utf16_and_utf32(head: bytes, name: str, advice: str | None) -> None:
-    """Raise ``DataError`` if ``head`` looks like UTF-16 or UTF-32. Its text ends with ``advice`` or the option to use."""
+    """Raise ``DataError`` if ``head`` looks like UTF-16 or UTF-32. Its text ends with ``advice``, if given."""
     sample = head[:4096]
     for bom, encoding in _NOT_UTF8_BOMS:
         if head.startswith(bom):

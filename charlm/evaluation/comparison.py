@@ -89,9 +89,9 @@ def difference(first: Tokenizer, second: Tokenizer) -> str | None:
     """What keeps two tokenizers from reading one text alike, in words; None if nothing does."""
     if first.kind != second.kind:
         return f"one reads {_UNITS[first.kind]}, the other {_UNITS[second.kind]}"
-    if first.documents != second.documents:
+    if first.document_kind != second.document_kind:
         forms = [
-            f"documents ({form})" if form else "a text that runs on" for form in (first.documents, second.documents)
+            f"documents ({form})" if form else "a text that runs on" for form in (first.document_kind, second.document_kind)
         ]
         return f"one reads {forms[0]}, the other {forms[1]}"
     return None

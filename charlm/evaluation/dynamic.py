@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.step import CONFIG, GRADIENTS, Checkpoint, open_checkpoint
 from charlm.checkpoint.weights import weights_from_bytes
 from charlm.corpus.prepared import Corpus, corpus_beside
@@ -112,9 +112,9 @@ def _segment_end(held: Ids, end_id: int | None) -> int:
 
 def network_of(checkpoint: Checkpoint) -> CharLM:
     keep_freed_memory()
-    config, _, weights = checkpoint_parts(checkpoint)
-    network = CharLM(config)
-    network.load_weights(weights)
+    parts = read_model_parts(checkpoint)
+    network = CharLM(parts.config)
+    network.load_weights(parts.weights)
     return network
 
 
@@ -135,7 +135,7 @@ def gradient_rms(checkpoint: Checkpoint) -> Rms:
     """
     kept = open_checkpoint(checkpoint.path, names=[CONFIG, GRADIENTS]).files.get(GRADIENTS)
     if kept is not None:
-        shapes = checkpoint_parts(checkpoint)[0].parameter_shapes()
+        shapes = read_model_parts(checkpoint).config.parameter_shapes()
         return weights_from_bytes(kept, str(checkpoint.path / GRADIENTS), shapes)
     corpus = corpus_beside(checkpoint.path)
     if corpus is None:

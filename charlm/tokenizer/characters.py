@@ -55,9 +55,7 @@ class CharTokenizer:
                 f"tokenizer.model is not a SentencePiece model ({reason!r:.80}); restore it from a backup"
             ) from None
         if len(byte_ids) != 256 or [pieces[i] for i in byte_ids] != [f"<0x{b:02X}>" for b in range(256)]:
-            raise DataError(
-                "tokenizer.model is not a character model with 256 byte pieces; restore it from a backup"
-            )
+            raise DataError("tokenizer.model is not a character model with 256 byte pieces; restore it from a backup")
         self.vocabulary_size = size
         self.dtype = id_dtype(size)
         self._byte_ids = np.array(byte_ids, self.dtype)

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 import charlm
-from charlm.checkpoint.model_parts import Parts, checkpoint_parts
+from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.step import CONFIG, FORMAT, MODEL, STATE, STATE_TENSORS, TOKENIZER, Checkpoint
 from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
 from charlm.checkpoint.weights import weights_to_bytes
@@ -168,7 +168,7 @@ def _environment(trainer: Trainer) -> dict[str, Any]:
 
 def _state_arrays(trainer: Trainer) -> dict[str, NDArray[Any]]:
     """h and c of the rows that go on; none where the next chunk begins anew."""
-    rows = trainer.batches.rows(trainer.progress.cursor)
+    rows = trainer.batches.carried_rows(trainer.progress.cursor)
     return {
         f"state.{layer}.{name}": tensor[:rows].float().cpu().numpy()
         for layer, pair in enumerate(trainer.state)
@@ -176,20 +176,20 @@ def _state_arrays(trainer: Trainer) -> dict[str, NDArray[Any]]:
     }
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint, parts: Parts | None = None) -> None:
-    """Put a snapshot back into a freshly made ``trainer``; ``parts`` may hold its ``checkpoint_parts``.
+def restore(trainer: Trainer, checkpoint: Checkpoint, parts: ModelParts | None = None) -> None:
+    """Put a snapshot back into a freshly made ``trainer``; ``parts`` may hold its ``read_model_parts``.
 
     Raises ``DataError`` where the parts do not fit together.
     """
     where = str(checkpoint.path / STATE)
-    config, tokenizer, weights = parts or checkpoint_parts(checkpoint)
-    if config != trainer.model.config or tokenizer.description() != trainer.corpus.tokenizer.description():
+    parts = parts or read_model_parts(checkpoint)
+    if parts.config != trainer.model.config or parts.tokenizer.description() != trainer.corpus.tokenizer.description():
         raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
     training = parse_json(checkpoint.files[STATE], where)
     tensors = tensors_from_bytes(checkpoint.files[STATE_TENSORS], str(checkpoint.path / STATE_TENSORS))
     if not isinstance(training, dict):
         raise DataError(f"{where} does not hold the state of a training")
-    trainer.average.restore(weights, tensors, training.get("average"), where)
+    trainer.average.restore(parts.weights, tensors, training.get("average"), where)
     trainer.progress = from_dict(Progress, training.get("progress"), where)
     if not trainer.batches.has(trainer.progress.cursor):
         raise DataError(f"{where} has a cursor that is nowhere in the text")
@@ -210,7 +210,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint, parts: Parts | None = None
 
 
 def _restore_carried_state(trainer: Trainer, tensors: Mapping[str, NDArray[Any]], where: str) -> None:
-    expected = trainer.model.initial_state(trainer.batches.rows(trainer.progress.cursor))
+    expected = trainer.model.initial_state(trainer.batches.carried_rows(trainer.progress.cursor))
     for layer, pair in enumerate(expected):
         for name, tensor in zip("hc", pair, strict=True):
             array = tensors.get(f"state.{layer}.{name}")

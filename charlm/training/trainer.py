@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from charlm.checkpoint.model_card import update_card
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.run_folder import keep_only
-from charlm.checkpoint.step import ALL_FILES, CONFIG, Checkpoint, open_checkpoint, save_step, step_numbers
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, CONFIG, Checkpoint, open_checkpoint, save_step
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus.batches import IGNORED, Chunk, Cursor, make_batches
+from charlm.corpus.batches import IGNORE_INDEX, Chunk, Cursor, make_batches
 from charlm.corpus.prepared import Corpus
 from charlm.engine import create_engine
 from charlm.engine.torch import TorchEngine
@@ -78,7 +78,7 @@ class Trainer:
         self.schedule = Schedule(config.schedule, config.warmup)
         self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.progress = Progress(*Cursor())
-        self.state = self.model.initial_state(self.batches.rows(self.progress.cursor))
+        self.state = self.model.initial_state(self.batches.carried_rows(self.progress.cursor))
         size = corpus.sizes["train"]
         self._ids_per_character = size.ids / max(1, size.predictions)
         self.steering = Steering(corpus)
@@ -93,8 +93,8 @@ class Trainer:
     def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
         """A trainer in the state that ``checkpoint`` (with all its files) was saved in. Raises ``DataError``."""
         # First of all, so that no memory is asked for that the weights do not fill.
-        parts = checkpoint_parts(checkpoint)
-        trainer = cls(run, corpus, parts[0], config)
+        parts = read_model_parts(checkpoint)
+        trainer = cls(run, corpus, parts.config, config)
         restore(trainer, checkpoint, parts)
         trainer._started = time.monotonic() - trainer.progress.seconds
         trainer._best_on_disk = trainer.progress.best, trainer.progress.best_step
@@ -216,7 +216,7 @@ class Trainer:
             loss, norm = self._learn(chunk)
         skipped = not (math.isfinite(loss) and math.isfinite(norm))
         self.progress.note_step(loss * self._ids_per_character, norm > self.config.clip, skipped, chunk.predictions)
-        self.progress.part, self.progress.chunk = self.batches.after(self.progress.cursor)
+        self.progress.part, self.progress.chunk = self.batches.next_cursor(self.progress.cursor)
         if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise _Diverged(f"the loss or its gradient was no finite number for {MAX_SKIPPED_IN_A_ROW} steps in a row")
         stepped = Stepped(
@@ -272,7 +272,9 @@ class Trainer:
         self, output_TBE: torch.Tensor, dropped_TBE: torch.Tensor, targets_TB: torch.Tensor
     ) -> torch.Tensor | float:
         weights = self.config.ar, self.config.tar
-        return activation_penalty(output_TBE, dropped_TBE, targets_TB != IGNORED, *weights) if any(weights) else 0.0
+        return (
+            activation_penalty(output_TBE, dropped_TBE, targets_TB != IGNORE_INDEX, *weights) if any(weights) else 0.0
+        )
 
     def _roll_back(self, reason: str) -> RolledBack:
         """Go on from the best checkpoint (the latest, if none is) at a lower rate; the second time, give up.
@@ -295,7 +297,7 @@ class Trainer:
         return RolledBack(self.progress.step, ROLLBACK_FACTOR, f"{reason}, up to step {diverged_at}")
 
     def _advice(self) -> str:
-        steps = step_numbers(self.run)
+        steps = RunFolder(self.run).step_numbers()
         kept = f"step {steps[-1]} in {self.run} is the last good one" if steps else "nothing was saved"
         return f"{kept}; train again with a lower --lr (now {self.config.lr:g})"
 
@@ -382,7 +384,7 @@ class Trainer:
         self._failed_saves = 0
         self.progress.saved_step = step
         self._best_on_disk = self.progress.best, self.progress.best_step
-        keep_only(self.run, {step, self.progress.best_step or step})
+        RunFolder(self.run).keep_only({step, self.progress.best_step or step})
         update_card(self.run, files[CONFIG], self._best_on_disk)
         yield Saved(step, path)
 

@@ -13,7 +13,7 @@ from charlm.evaluation.measure import evaluate, evaluate_streams
 from charlm.generation.sampling import uniform_sources, up_to_end
 from charlm.generation.streams import Stream
 from charlm.tokenizer.documents import DocumentTokenizer
-from charlm.tokenizer.protocol import SEPARATORS, Ids, Tokenizer
+from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS, Ids, Tokenizer
 from charlm.training.recipe import STEERING_IDS
 
 SAMPLE_LENGTH, SAMPLE_DOCUMENTS = 120, 4
@@ -45,7 +45,7 @@ class Steering:
         return evaluate_streams(engine, self._tokenizer, ids, progress=progress).nats_per_char
 
     def _spread(self, ids: Ids) -> Ids:
-        if self._tokenizer.documents is not None:
+        if self._tokenizer.document_kind is not None:
             return _whole_documents(ids[: _COST_PIECES * _COST_PIECE], self._tokenizer.end_id)
         if len(ids) <= _COST_PIECES * _COST_PIECE:
             return ids
@@ -55,12 +55,12 @@ class Steering:
 
 def sample(engine: Engine, tokenizer: Tokenizer, seed: int) -> str:
     """What a model writes: a little text, or the beginnings of a few documents."""
-    count = 1 if tokenizer.documents is None else SAMPLE_DOCUMENTS
+    count = 1 if tokenizer.document_kind is None else SAMPLE_DOCUMENTS
     sources = uniform_sources(seed, range(count))
     stream = Stream(engine, tokenizer, (), SamplingConfig(temperature=0.8), sources)
     ids_NB = np.concatenate([stream.draw(1) for _ in range(SAMPLE_LENGTH // count)])
     texts = [tokenizer.decoder().feed(up_to_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
-    return SEPARATORS.get(tokenizer.documents or "", "").join(texts)
+    return DOCUMENT_SEPARATORS.get(tokenizer.document_kind or "", "").join(texts)
 
 
 def _first_ids(corpus: Corpus, split: str) -> Ids:

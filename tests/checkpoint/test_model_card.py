@@ -11,9 +11,10 @@ import pytest
 import charlm
 from charlm import runs
 from charlm.checkpoint import model_card
-from charlm.checkpoint.model_card import BEGIN, CARD, END, generated_part, renewed, update_card
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.step import ALL_FILES, CONFIG, MODEL, open_checkpoint, step_numbers
+from charlm.checkpoint.model_card import BEGIN, CARD, END, generate_part, replace_part, update_card
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, CONFIG, MODEL, open_checkpoint
 from charlm.config import dump_json
 from charlm.errors import DataError
 
@@ -44,7 +45,7 @@ def text_of(run):
 
 def part_for(run, **changes):
     config = dict(open_checkpoint(run).config)
-    return generated_part({**config, **changes}, (1.0, 5))
+    return generate_part({**config, **changes}, (1.0, 5))
 
 
 def test_the_card_says_what_the_run_is(run, tmp_path):
@@ -145,7 +146,7 @@ def test_the_card_is_written_after_the_step_is_safe(text_file, tmp_path, monkeyp
     saved = []
 
     def note(path, data):
-        saved.append(step_numbers(path.parent))
+        saved.append(RunFolder(path.parent).step_numbers())
 
     monkeypatch.setattr(model_card, "write_synced", note)
     brief(text_file, tmp_path / "run", 6)
@@ -166,7 +167,7 @@ def test_no_name_breaks_the_page(run, name):
         unescaped_other = "".join(c for c in other if c != "\\")
         for mark in "|`<>[]*_~&$!#":
             assert unescaped.count(mark) == unescaped_other.count(mark), (mark, line)
-    assert renewed(part + "\n", plain) == plain + "\n"
+    assert replace_part(part + "\n", plain) == plain + "\n"
 
 
 @pytest.mark.parametrize(
@@ -180,8 +181,8 @@ def test_what_is_damaged_is_refused_in_one_line(run, changes):
 
 
 def test_a_card_does_not_matter_to_its_run(own_run):
-    weights = checkpoint_parts(open_checkpoint(own_run))[2]
+    weights = read_model_parts(open_checkpoint(own_run)).weights
     (own_run / CARD).write_bytes(os.urandom(500))
-    again = checkpoint_parts(open_checkpoint(own_run))[2]
+    again = read_model_parts(open_checkpoint(own_run)).weights
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
     assert dump_json(dict(open_checkpoint(own_run).config))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from charlm.checkpoint import step as module
-from charlm.checkpoint.run_folder import clean, keep_only, lock_run, newest_run
-from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, STATE, open_checkpoint, save_step, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, STATE, open_checkpoint, save_step
 from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
 from charlm.config import dump_json
 from charlm.errors import CannotCreateError, DataError, InputOutputError, InterruptedBySignal, MissingInputError
@@ -46,7 +46,7 @@ def test_what_was_saved_comes_back(run):
 def test_a_run_opens_at_its_best_or_latest_step(run):
     assert open_checkpoint(run).step == 20
     assert open_checkpoint(run, "latest").step == 40
-    keep_only(run, [40])
+    RunFolder(run).keep_only([40])
     assert open_checkpoint(run).step == 40
 
 
@@ -58,14 +58,14 @@ def test_among_equals_the_latest_is_best(tmp_path):
 
 
 def test_keep_only_leaves_nothing_else(run):
-    keep_only(run, [20, 40])
+    RunFolder(run).keep_only([20, 40])
     assert sorted(p.name for p in run.iterdir()) == ["step-20", "step-40"]
 
 
 def test_saving_a_step_again_replaces_it(run):
     save(run, 40, 1.0)
     assert open_checkpoint(run).step == 40
-    assert sorted(step_numbers(run)) == [10, 20, 30, 40]
+    assert sorted(RunFolder(run).step_numbers()) == [10, 20, 30, 40]
 
 
 @pytest.mark.parametrize("name", [CONFIG, MODEL, MANIFEST])
@@ -162,7 +162,7 @@ def test_replacing_a_step_never_leaves_a_run_without_it(tmp_path):
             with contextlib.suppress(InputOutputError):
                 save(run, 1, 1.0)
         assert open_checkpoint(run).validation in (1.0, 2.0)
-        clean(run)
+        RunFolder(run).clean()
         assert [p.name for p in run.iterdir()] == ["step-1"]
         assert open_checkpoint(run).validation in (1.0, 2.0)
 
@@ -171,15 +171,15 @@ def test_what_a_killed_process_left_is_cleaned(run):
     (run / ".unfinished-step-50").mkdir()
     (run / ".deleted-step-1").mkdir()
     (run / ".unfinished-metrics.jsonl").touch()
-    clean(run)
+    RunFolder(run).clean()
     assert sorted(p.name for p in run.iterdir()) == [f"step-{n}" for n in (10, 20, 30, 40)]
 
 
 def test_a_run_is_held_by_one_process(tmp_path):
     taken = pytest.raises(CannotCreateError, match="another process")
-    with lock_run(tmp_path / "run"), taken, lock_run(tmp_path / "run"):
+    with RunFolder(tmp_path / "run").lock(), taken, RunFolder(tmp_path / "run").lock():
         pass
-    with lock_run(tmp_path / "run"):
+    with RunFolder(tmp_path / "run").lock():
         pass
 
 
@@ -216,13 +216,13 @@ def test_missing_and_newer_checkpoints(tmp_path, run):
 
 def test_the_newest_run_is_found(tmp_path):
     with pytest.raises(MissingInputError):
-        newest_run(tmp_path / "no")
+        RunFolder.newest(tmp_path / "no")
     for age, name in ((300, "old"), (100, "new"), (200, "middle")):
         path = save(_made(tmp_path / name), 1)
         when = 1_700_000_000 - age
         os.utime(path / MANIFEST, (when, when))
     (tmp_path / "README.md").touch()
-    assert newest_run(tmp_path).name == "new"
+    assert RunFolder.newest(tmp_path).path.name == "new"
 
 
 def test_tensors_survive_and_wrong_ones_are_refused():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
-from charlm.checkpoint.weights import dequantise, quantise, weights_from_bytes, weights_to_bytes
+from charlm.checkpoint.weights import dequantize, quantize, weights_from_bytes, weights_to_bytes
 from charlm.errors import DataError
 
 SHAPES = {"a": (2, 3), "b": (2,)}
@@ -28,20 +28,20 @@ def native_integers(weight_RC):
 @settings(max_examples=300)
 @given(MATRICES)
 def test_products_are_within_half_a_scale(weight_RC):
-    integers_RC, scale_R = quantise(weight_RC)
+    integers_RC, scale_R = quantize(weight_RC)
     assert integers_RC.dtype == np.int8
     assert np.abs(integers_RC.astype(int)).max() <= 127
-    error_RC = np.abs(dequantise(integers_RC, scale_R).astype(np.float64) - weight_RC)
+    error_RC = np.abs(dequantize(integers_RC, scale_R).astype(np.float64) - weight_RC)
     assert (error_RC <= 0.5001 * scale_R[:, None].astype(np.float64)).all()
 
 
 @settings(max_examples=300)
 @given(MATRICES)
 def test_packing_again_changes_nothing(weight_RC):
-    integers_RC, scale_R = quantise(weight_RC)
-    restored_RC = dequantise(integers_RC, scale_R)
+    integers_RC, scale_R = quantize(weight_RC)
+    restored_RC = dequantize(integers_RC, scale_R)
     assert (restored_RC == integers_RC.astype(np.float64) * scale_R[:, None].astype(np.float64)).all(), "not exact"
-    again_RC, scale_again_R = quantise(restored_RC)
+    again_RC, scale_again_R = quantize(restored_RC)
     assert (again_RC == integers_RC).all()
     assert (scale_again_R == scale_R).all()
     assert (native_integers(restored_RC)[0] == integers_RC).all()

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.corpus.batches import IGNORED, Cursor, DocumentBatches, StreamBatches
+from charlm.corpus.batches import IGNORE_INDEX, Cursor, DocumentBatches, StreamBatches
 from charlm.errors import DataError
 
 
@@ -86,8 +86,8 @@ def test_the_cursor_is_all_the_state():
         chunk, again = batches.chunk(cursor), StreamBatches(Numbers(5000), 4, 30, 1).chunk(cursor)
         assert np.array_equal(chunk.inputs_TB, again.inputs_TB)
         assert chunk.fresh == (step % batches.chunks_per_epoch == 0)
-        assert batches.rows(cursor) == (0 if chunk.fresh else 4)
-        cursor = batches.after(cursor)
+        assert batches.carried_rows(cursor) == (0 if chunk.fresh else 4)
+        cursor = batches.next_cursor(cursor)
     assert cursor == Cursor(3, 2)
 
 
@@ -99,15 +99,15 @@ def test_too_short_a_text_is_refused():
 class Ids(Numbers):
     """Documents as a corpus stores them: ids that tell their position, with 999,999 at the end of each."""
 
-    BOUNDARY = 999_999
+    END_ID = 999_999
 
     def __init__(self, lengths):
         super().__init__(int(np.sum(lengths)))
         self.ends = np.cumsum(lengths)
         self.all = np.arange(self.length)
-        self.all[self.ends - 1] = self.BOUNDARY
+        self.all[self.ends - 1] = self.END_ID
 
-    def hold(self):
+    def cache(self):
         pass
 
     def read(self, start, stop):
@@ -120,7 +120,7 @@ class Ends(Numbers):
         super().__init__(len(ends))
         self.all = ends
 
-    def hold(self):
+    def cache(self):
         pass
 
     def read(self, start, stop):
@@ -129,7 +129,7 @@ class Ends(Numbers):
 
 def document_batches(lengths, batch, bptt, seed=1):
     ids = Ids(np.array(lengths, np.int64))
-    return DocumentBatches(ids, Ends(ids.ends), Ids.BOUNDARY, batch, bptt, seed), ids
+    return DocumentBatches(ids, Ends(ids.ends), Ids.END_ID, batch, bptt, seed), ids
 
 
 def epoch_of(batches, cursor=None):
@@ -138,7 +138,7 @@ def epoch_of(batches, cursor=None):
     epoch = int(batches.epochs(cursor))
     while batches.epochs(cursor) < epoch + 1:
         chunks.append((cursor, batches.chunk(cursor)))
-        cursor = batches.after(cursor)
+        cursor = batches.next_cursor(cursor)
     assert batches.epochs(cursor) == epoch + 1
     return chunks, cursor
 
@@ -153,7 +153,7 @@ def documents_read(chunks):
         assert chunk.inputs_TB.shape[1] <= len(rows)
         for row, length in enumerate(chunk.lengths_B):
             assert length > 0
-            assert (chunk.targets_TB[length:, row] == IGNORED).all()
+            assert (chunk.targets_TB[length:, row] == IGNORE_INDEX).all()
             rows[row] += zip(chunk.inputs_TB[:length, row], chunk.targets_TB[:length, row], strict=True)
     return done + rows
 
@@ -174,13 +174,13 @@ def test_an_epoch_reads_every_document_once_from_its_beginning_to_its_end(length
         expected = [ids.all[end - length : end].tolist() for end, length in zip(ids.ends, lengths, strict=True)]
         assert sorted([target for _, target in document] for document in read) == sorted(expected)
         for document in read:
-            assert [i for i, _ in document] == [Ids.BOUNDARY, *(target for _, target in document[:-1])]
+            assert [i for i, _ in document] == [Ids.END_ID, *(target for _, target in document[:-1])]
         for place, chunk in chunks:
             assert len(chunk.inputs_TB) <= bptt
             assert chunk.inputs_TB.size <= max(batch * bptt, len(chunk.inputs_TB))
-            assert batches.rows(place) == (0 if chunk.fresh else chunk.inputs_TB.shape[1])
+            assert batches.carried_rows(place) == (0 if chunk.fresh else chunk.inputs_TB.shape[1])
             assert (np.diff(chunk.lengths_B) <= 0).all()
-            assert chunk.predictions == (chunk.targets_TB != IGNORED).sum()
+            assert chunk.predictions == (chunk.targets_TB != IGNORE_INDEX).sum()
 
 
 def test_every_epoch_shuffles_anew_and_the_seed_decides():

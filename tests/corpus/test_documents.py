@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.corpus.documents import Fingerprints, Piece, buckets, pad, shuffled, split_documents
+from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.padding import buckets, pad
+from charlm.corpus.shuffling import shuffled
 
 texts = st.text(alphabet="ab \t\n\n\r", max_size=16)
 cuts = st.lists(st.integers(0, 16), max_size=4)
@@ -77,9 +80,9 @@ def test_the_end_of_a_file_ends_a_document():
 @given(texts, cuts)
 def test_fingerprints_are_equal_where_documents_are(text, cuts):
     def fingerprints(cuts):
-        prints = Fingerprints()
+        hasher = DocumentHasher()
         pieces = split_documents([blocks_of(text, cuts)], "lines", keep_empty=True)
-        return [number for piece in pieces for number in prints.add(piece).tolist()]
+        return [number for piece in pieces for number in hasher.update(piece).tolist()]
 
     documents = found_in(text, "lines", keep_empty=True)
     found = fingerprints(cuts)
@@ -89,10 +92,10 @@ def test_fingerprints_are_equal_where_documents_are(text, cuts):
 
 def test_a_million_documents_have_a_million_fingerprints():
     text = "\n".join(map(str, range(1_000_000)))
-    prints = Fingerprints()
-    found = np.concatenate([prints.add(piece) for piece in split_documents([blocks_of(text)], "lines")])
+    hasher = DocumentHasher()
+    found = np.concatenate([hasher.update(piece) for piece in split_documents([blocks_of(text)], "lines")])
     assert len(np.unique(found)) == 1_000_000
-    assert prints.add(Piece(np.frombuffer(b"ab", np.uint8), np.array([1, 2]))).size == 2
+    assert hasher.update(Piece(np.frombuffer(b"ab", np.uint8), np.array([1, 2]))).size == 2
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**63), st.integers(0, 100))

@@ -27,10 +27,10 @@ def test_reading_by_position(corpus):
         assert np.array_equal(ids.read(start, stop), whole[start:stop])
 
 
-def test_held_in_memory_it_reads_the_same(corpus):
-    ids, held = corpus.ids("train"), corpus.ids("train")
-    held.hold()
-    assert np.array_equal(held.read(7, 70), ids.read(7, 70))
+def test_cached_in_memory_it_reads_the_same(corpus):
+    ids, cached = corpus.ids("train"), corpus.ids("train")
+    cached.cache()
+    assert np.array_equal(cached.read(7, 70), ids.read(7, 70))
 
 
 def test_a_changed_text_is_noticed(tmp_path, text):
