@@ -117,8 +117,8 @@ class TrainingConfig:
     """How a run is trained. All automatic choices are already made, so that a resumed run needs nothing else.
 
     At most one of ``epochs``, ``steps`` and ``seconds`` is set. Without any, training ends when the validation loss
-    stops improving. ``bptt_jitter`` moves the boundaries of chunks by up to this fraction of ``bptt``. ``ar`` and ``tar`` are
-    the weights of activation regularization and temporal activation regularization (Merity et al. 2017).
+    stops improving. ``bptt_jitter`` moves the boundaries of chunks by up to this fraction of ``bptt``. ``ar`` and
+    ``tar`` are the weights of activation regularization and its temporal version (Merity et al. 2017).
     ``save_every`` is in seconds if ``save_every_unit`` is "seconds", else in steps.
 
     Raises ``UsageError`` for invalid values.

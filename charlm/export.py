@@ -90,7 +90,7 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
                 folder.rmdir()
         reason = f"{out} could not be written ({error.strerror or error})"
         if error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
-            raise InputOutputError(f"{reason}; free some space or fix the disk, then export again") from None
+            raise InputOutputError(f"{reason}; make room or fix the disk, then export again") from None
         raise CannotCreateError(f"{reason}; name another folder") from None
 
 

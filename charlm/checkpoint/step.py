@@ -75,7 +75,7 @@ def save_step(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
         write_folder(final, with_manifest(files))
     except OSError as error:
         raise InputOutputError(
-            f"{final} could not be saved ({error.strerror or error}); free some space or fix the disk, "
+            f"{final} could not be saved ({error.strerror or error}); make room or fix the disk, "
             "then continue with charlm train --resume"
         ) from None
     return final

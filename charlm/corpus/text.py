@@ -104,7 +104,7 @@ def open_source(
     """The text of files, folders (all visible text files in them, sorted by path) or ``-`` for stdin.
 
     Stdin is copied to ``spool``, so that it can be read repeatedly. With ``any_file``, a folder's binary files are
-    read, too. Raises ``MissingInputError``, ``UsageError`` for an unknown encoding, and ``DataError`` for an empty text.
+    read, too. Raises ``MissingInputError``, ``UsageError`` for an unknown encoding, ``DataError`` for an empty text.
     """
     check_encoding(encoding)
     paths: list[Path] = []
@@ -209,7 +209,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise MissingInputError(f"{path} is not readable ({error.strerror}); check its permissions") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise MissingInputError(f"{str(path)[:80]}... is too long for a name; check the name") from None
+            raise MissingInputError(f"{str(path)[:80]}... is too long for a file name; check the name") from None
         raise InputOutputError(
             f"{path} could not be read ({error.strerror or error}); check the disk and try again"
         ) from None
@@ -283,4 +283,4 @@ def _refuse_utf16_and_utf32(head: bytes, name: str, advice: str | None) -> None:
         advice = advice or (
             f"if it is UTF-16, add --encoding utf-16-{order}; if it is not text, read its bytes with --tokenizer byte"
         )
-        raise DataError(f"{name} has a zero in about every second byte; {advice}")
+        raise DataError(f"{name} has a zero in every second or third byte; {advice}")

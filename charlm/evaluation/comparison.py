@@ -91,7 +91,8 @@ def difference(first: Tokenizer, second: Tokenizer) -> str | None:
         return f"one reads {_UNITS[first.kind]}, the other {_UNITS[second.kind]}"
     if first.document_kind != second.document_kind:
         forms = [
-            f"documents ({form})" if form else "a text that runs on" for form in (first.document_kind, second.document_kind)
+            f"documents ({form})" if form else "a text that runs on"
+            for form in (first.document_kind, second.document_kind)
         ]
         return f"one reads {forms[0]}, the other {forms[1]}"
     return None
