@@ -2,7 +2,8 @@
 
 A ``TextSource`` is one text from one or several files. It can be read repeatedly, with the same result, and holds at
 most one block in memory. Nothing is normalized: line ends, NUL and unusual characters are kept; only a byte-order mark
-at the beginning of a file is dropped. A line feed is inserted after a file that does not end with one.
+at the beginning of a file is dropped. Between the characters of two files, a line feed is inserted unless the first
+ends with one.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def _made(path):
     return path
 
 
-def test_what_was_saved_comes_back(run):
+def test_a_saved_step_is_opened_with_the_same_content(run):
     opened = open_checkpoint(run / "step-20")
     assert dict(opened.files) == files(20, 1.5)
     assert (opened.step, opened.validation) == (20, 1.5)
@@ -50,14 +50,14 @@ def test_a_run_opens_at_its_best_or_latest_step(run):
     assert open_checkpoint(run).step == 40
 
 
-def test_among_equals_the_latest_is_best(tmp_path):
+def test_among_steps_without_loss_the_latest_is_best(tmp_path):
     run = _made(tmp_path / "run")
     for step in (5, 100, 20):
         save(run, step)
     assert open_checkpoint(run).step == 100
 
 
-def test_keep_only_leaves_nothing_else(run):
+def test_keep_only_deletes_all_other_steps(run):
     RunFolder(run).keep_only([20, 40])
     assert sorted(p.name for p in run.iterdir()) == ["step-20", "step-40"]
 
@@ -107,7 +107,7 @@ def test_every_flipped_bit_of_a_small_checkpoint_is_noticed(tmp_path):
                 opened = open_checkpoint(path)
             except DataError:
                 continue
-            # A flip in the manifest's white space or in a key's harmless spelling leaves the same meaning.
+            # Flips in the manifest's white space, or in how a key is escaped, do not change its meaning.
             assert name == MANIFEST
             assert dict(opened.files) == {CONFIG: files(1)[CONFIG], MODEL: b"0123456789"}
             unnoticed += 1
@@ -116,7 +116,7 @@ def test_every_flipped_bit_of_a_small_checkpoint_is_noticed(tmp_path):
 
 
 class FailingSystem:
-    """Lets the n-th call of the file system fail."""
+    """Makes the n-th call of the file system fail."""
 
     def __init__(self, monkeypatch, fail_at, code):
         self.calls, self.fail_at, self.code = 0, fail_at, code
@@ -134,7 +134,7 @@ class FailingSystem:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_whatever_call_fails_the_last_checkpoint_stands(tmp_path, code):
+def test_the_last_checkpoint_survives_any_failing_call(tmp_path, code):
     run, fail_at = _made(tmp_path / "run"), 1
     save(run, 1, 2.0)
     while True:
@@ -153,7 +153,7 @@ def test_whatever_call_fails_the_last_checkpoint_stands(tmp_path, code):
     assert system.calls == fail_at - 1 >= 6
 
 
-def test_replacing_a_step_never_leaves_a_run_without_it(tmp_path):
+def test_replacing_a_step_never_loses_it(tmp_path):
     for fail_at in range(1, 12):
         run = _made(tmp_path / f"run{fail_at}")
         save(run, 1, 2.0)
@@ -167,7 +167,7 @@ def test_replacing_a_step_never_leaves_a_run_without_it(tmp_path):
         assert open_checkpoint(run).validation in (1.0, 2.0)
 
 
-def test_what_a_killed_process_left_is_cleaned(run):
+def test_clean_removes_what_a_killed_process_left(run):
     (run / ".unfinished-step-50").mkdir()
     (run / ".deleted-step-1").mkdir()
     (run / ".unfinished-metrics.jsonl").touch()
@@ -175,7 +175,7 @@ def test_what_a_killed_process_left_is_cleaned(run):
     assert sorted(p.name for p in run.iterdir()) == [f"step-{n}" for n in (10, 20, 30, 40)]
 
 
-def test_a_run_is_held_by_one_process(tmp_path):
+def test_only_one_process_can_lock_a_run(tmp_path):
     taken = pytest.raises(CannotCreateError, match="another process")
     with RunFolder(tmp_path / "run").lock(), taken, RunFolder(tmp_path / "run").lock():
         pass
@@ -225,7 +225,7 @@ def test_the_newest_run_is_found(tmp_path):
     assert RunFolder.newest(tmp_path).path.name == "new"
 
 
-def test_tensors_survive_and_wrong_ones_are_refused():
+def test_tensors_are_restored_and_invalid_files_refused():
     tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
     data = tensors_to_bytes(tensors)
     again = tensors_from_bytes(data, "here")
@@ -242,7 +242,7 @@ def test_the_manifest_is_plain_json(run):
     assert set(manifest["files"]) == {CONFIG, MODEL}
 
 
-def test_ctrl_c_while_a_step_is_read_is_not_taken_for_damage(run, monkeypatch):
+def test_ctrl_c_while_a_step_is_read_does_not_count_as_damage(run, monkeypatch):
     def interrupted(*arguments):
         raise InterruptedBySignal("stopped", 2)
 

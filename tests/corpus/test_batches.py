@@ -8,7 +8,7 @@ from charlm.errors import DataError
 
 
 class Numbers:
-    """Ids 0, 1, 2, ... so that every id tells its position."""
+    """Ids 0, 1, 2, ...: every id is its position."""
 
     def __init__(self, length):
         self.length = length
@@ -28,7 +28,7 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2000)).
 
 @settings(max_examples=200, deadline=None)
 @given(shapes, st.integers(0, 3), st.integers(0, 5))
-def test_an_epoch_is_the_streams_cut_in_chunks(shape, epoch, seed):
+def test_the_chunks_of_an_epoch_are_its_streams(shape, epoch, seed):
     batch, bptt, length = shape
     batches = StreamBatches(Numbers(length), batch, bptt, seed)
     chunks = [batches.chunk(Cursor(epoch, k)) for k in range(batches.chunks_per_epoch)]
@@ -38,7 +38,7 @@ def test_an_epoch_is_the_streams_cut_in_chunks(shape, epoch, seed):
     targets = np.concatenate([y for _, y in chunks])
     assert inputs.shape == (batches.stream_length, batch)
     assert np.array_equal(targets, inputs + 1)
-    assert (np.diff(inputs, axis=0) == 1).all()  # contiguous across the borders of chunks
+    assert (np.diff(inputs, axis=0) == 1).all()  # contiguous across chunk boundaries
     assert len(np.unique(inputs)) == inputs.size  # nothing is read twice
     assert all(len(x) == bptt for x, _ in chunks[:-1])
     assert length - inputs.size <= batch + 1 + min(bptt, length // batch // 10 + 1)  # hardly anything is left out
@@ -46,7 +46,7 @@ def test_an_epoch_is_the_streams_cut_in_chunks(shape, epoch, seed):
 
 @settings(max_examples=200, deadline=None)
 @given(shapes, st.integers(0, 3), st.integers(0, 5))
-def test_borders_that_move_cut_the_same_streams(shape, epoch, seed):
+def test_jitter_does_not_change_the_streams(shape, epoch, seed):
     batch, bptt, length = shape
     plain, moved = (StreamBatches(Numbers(length), batch, bptt, seed, jitter) for jitter in (0, int(0.4 * bptt)))
     assert moved.chunks_per_epoch == plain.chunks_per_epoch
@@ -56,7 +56,7 @@ def test_borders_that_move_cut_the_same_streams(shape, epoch, seed):
     assert all(len(chunk.inputs_TB) <= bptt + 2 * moved.jitter for chunk in cut)
 
 
-def test_borders_move_anew_in_every_epoch():
+def test_jitter_differs_between_epochs():
     batches = StreamBatches(Numbers(5000), 4, 50, 1, 20)
     lengths = [[len(batches.chunk(Cursor(epoch, k)).inputs_TB) for k in range(20)] for epoch in range(3)]
     assert len(set(map(tuple, lengths))) == 3
@@ -79,7 +79,7 @@ def test_the_offset_is_a_function_of_seed_and_epoch():
     assert max(offsets(1)) < 50
 
 
-def test_the_cursor_is_all_the_state():
+def test_the_cursor_is_the_whole_state():
     batches, cursor = StreamBatches(Numbers(5000), 4, 30, 1), Cursor()
     for step in range(3 * batches.chunks_per_epoch + 2):
         assert batches.epochs(cursor) == pytest.approx(step / batches.chunks_per_epoch)
@@ -91,13 +91,13 @@ def test_the_cursor_is_all_the_state():
     assert cursor == Cursor(3, 2)
 
 
-def test_too_short_a_text_is_refused():
+def test_a_text_that_is_too_short_is_refused():
     with pytest.raises(DataError, match="--batch"):
         StreamBatches(Numbers(64), 32, 10, 0)
 
 
 class Ids(Numbers):
-    """Documents as a corpus stores them: ids that tell their position, with 999,999 at the end of each."""
+    """Documents as a corpus stores them: every id is its position, and 999,999 ends a document."""
 
     END_ID = 999_999
 
@@ -133,7 +133,7 @@ def document_batches(lengths, batch, bptt, seed=1):
 
 
 def epoch_of(batches, cursor=None):
-    """The chunks of one epoch and the cursors they stand at."""
+    """The chunks of one epoch with their cursors, and the cursor after them."""
     cursor, chunks = cursor or Cursor(), []
     epoch = int(batches.epochs(cursor))
     while batches.epochs(cursor) < epoch + 1:
@@ -144,7 +144,7 @@ def epoch_of(batches, cursor=None):
 
 
 def documents_read(chunks):
-    """What each row read from its fresh chunk to its end: lists of (input, target)."""
+    """The documents that the rows have read, as lists of (input, target)."""
     done, rows = [], []
     for _, chunk in chunks:
         if chunk.fresh:
@@ -183,7 +183,7 @@ def test_an_epoch_reads_every_document_once_from_its_beginning_to_its_end(length
             assert chunk.predictions == (chunk.targets_TB != IGNORE_INDEX).sum()
 
 
-def test_every_epoch_shuffles_anew_and_the_seed_decides():
+def test_the_order_depends_on_epoch_and_seed():
     lengths = np.random.default_rng(0).integers(1, 30, 3000)
 
     def first_targets(seed, part):
@@ -206,6 +206,6 @@ def test_hardly_anything_is_padding():
     assert places < 1.03 * lengths.sum()
 
 
-def test_a_corpus_without_a_document_is_refused():
+def test_a_corpus_without_documents_is_refused():
     with pytest.raises(DataError, match="--documents"):
         document_batches([], 4, 32)

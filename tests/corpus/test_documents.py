@@ -21,7 +21,7 @@ def blocks_of(text, cuts=()):
 
 
 def joined(pieces):
-    """The documents that pieces hold."""
+    """The documents in pieces."""
     found, begun = [], ""
     for codes, ends in pieces:
         whole, first = "".join(map(chr, codes.tolist())), 0
@@ -33,8 +33,8 @@ def joined(pieces):
     return found
 
 
-def found_in(text, form, cuts=(), **options):
-    return joined(split_documents([blocks_of(text, cuts)], form, **options))
+def found_in(text, document_kind, cuts=(), **options):
+    return joined(split_documents([blocks_of(text, cuts)], document_kind, **options))
 
 
 @settings(max_examples=500, deadline=None)
@@ -60,7 +60,7 @@ def test_blank_lines(text, cuts):
     assert [document.rstrip(" \t\r") for document in found] == [document.rstrip(" \t\r") for document in expected]
 
 
-def test_what_stays_of_a_paragraph():
+def test_white_space_within_a_paragraph_is_kept():
     text = "\n\n  indented \r\n\tand so on\r\n\r\n \n\nsecond\n\n\n"
     assert found_in(text, "blank-lines") == ["  indented \r\n\tand so on", "second"]
     assert found_in("one\n\ntwo  ", "blank-lines") == ["one", "two  "]
@@ -72,8 +72,8 @@ def test_a_file_is_one_document(text, cuts):
 
 
 def test_the_end_of_a_file_ends_a_document():
-    for form, expected in (("lines", ["a", "b"]), ("blank-lines", ["a", "b"]), ("files", ["a", "b"])):
-        assert joined(split_documents([blocks_of("a"), blocks_of(""), blocks_of("b")], form)) == expected
+    for document_kind, expected in (("lines", ["a", "b"]), ("blank-lines", ["a", "b"]), ("files", ["a", "b"])):
+        assert joined(split_documents([blocks_of("a"), blocks_of(""), blocks_of("b")], document_kind)) == expected
 
 
 @settings(deadline=None)
@@ -113,7 +113,7 @@ def test_shuffles_look_random():
     correlations = [np.corrcoef(row, np.arange(size))[0, 1] for row in places]
     assert abs(np.mean(correlations)) < 0.01
     assert np.std(correlations) == pytest.approx(size**-0.5, rel=0.25)
-    # Where the first document goes is uniform: chi-squared over 16 bins.
+    # The position of the first document is uniform: chi-squared over 16 bins.
     bins = np.bincount(places[:, 0] // 256, minlength=16)
     assert ((bins - 12.5) ** 2 / 12.5).sum() < 45
 

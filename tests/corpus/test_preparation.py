@@ -40,7 +40,7 @@ def test_the_splits_together_are_the_text(tmp_path, text, kind):
 
 
 @pytest.mark.usefixtures("without_unknown_characters")
-def test_blocks_do_not_show_in_the_ids(tmp_path, monkeypatch, text):
+def test_ids_do_not_depend_on_the_block_size(tmp_path, monkeypatch, text):
     monkeypatch.setattr("charlm.corpus.byte_fallback.RARE_COUNT", 0)
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -72,13 +72,13 @@ def test_byte_fallback_is_rare_in_the_training_text(tmp_path):
     assert wrong <= in_bytes.sum()
 
 
-def test_validation_and_test_texts_are_never_altered(tmp_path):
+def test_validation_and_test_texts_have_no_byte_fallback(tmp_path):
     text = "the cat sat on the mat. " * 40_000
     corpus = prepared(tmp_path, text, split=(0.2, 0.4, 0.4))
     assert decoded(corpus, "valid") + decoded(corpus, "test") == text[round(len(text) * 0.2) :]
 
 
-def test_own_validation_and_test_texts(tmp_path, text):
+def test_separate_validation_and_test_texts(tmp_path, text):
     (tmp_path / "v.txt").write_text("the cat" * 30)
     (tmp_path / "t.txt.gz").write_bytes(gzip.compress(b"a mat" * 30))
     others = {"valid": open_source([str(tmp_path / "v.txt")]), "test": open_source([str(tmp_path / "t.txt.gz")])}
@@ -93,7 +93,7 @@ def test_one_distinct_character_is_nothing_to_learn(tmp_path, content):
         prepared(tmp_path, content)
 
 
-def test_characters_without_their_own_piece_are_kept(tmp_path):
+def test_characters_that_cannot_be_pieces_are_kept(tmp_path):
     text = "a\0b\u2581c\u2585" * 500
     corpus = prepared(tmp_path, text, split=(0.5, 0.5, 0.0))
     assert decoded(corpus, "valid") == text[1500:]
@@ -114,7 +114,7 @@ def lines_of(corpus, split):
 
 @pytest.mark.usefixtures("without_unknown_characters")
 @pytest.mark.parametrize("kind", ["char", "byte"])
-def test_documents_are_split_whole_and_none_is_lost(tmp_path, kind):
+def test_documents_are_split_whole_and_not_lost(tmp_path, kind):
     texts = [f"line {number} {'é' * (number % 5)}" for number in range(1000)]
     corpus = prepared(tmp_path, "\n".join(texts), kind, split=(0.7, 0.2, 0.1), documents=DocumentOptions("lines"))
     parts = {split: lines_of(corpus, split) for split in ("train", "valid", "test")}
@@ -141,7 +141,7 @@ def test_the_seed_shuffles_documents_into_splits(tmp_path):
 
 
 @pytest.mark.usefixtures("without_unknown_characters")
-def test_blocks_do_not_show_in_documents(tmp_path, monkeypatch, text):
+def test_documents_do_not_depend_on_the_block_size(tmp_path, monkeypatch, text):
     monkeypatch.setattr("charlm.corpus.byte_fallback.RARE_COUNT", 0)
     found = []
     for size in (1 << 20, 701, 13):
@@ -152,7 +152,7 @@ def test_blocks_do_not_show_in_documents(tmp_path, monkeypatch, text):
     assert found[0] == found[1] == found[2]
 
 
-def test_repeats_are_counted_and_left_out_where_asked(tmp_path):
+def test_repeated_documents_are_counted_or_left_out(tmp_path):
     texts = [f"name {number % 150}" for number in range(300)]
     for distinct in (False, True):
         (tmp_path / str(distinct)).mkdir()
@@ -172,7 +172,7 @@ def test_repeats_are_counted_and_left_out_where_asked(tmp_path):
             assert min(repeated) > 0
 
 
-def test_files_and_own_texts_are_documents_too(tmp_path):
+def test_files_and_separate_texts_as_documents(tmp_path):
     (tmp_path / "many").mkdir()
     for number in range(20):
         (tmp_path / "many" / f"{number:02}.txt").write_text(f"file {number}\n\nsecond paragraph\n" * (number > 0))
@@ -182,11 +182,11 @@ def test_files_and_own_texts_are_documents_too(tmp_path):
         tmp_path / "corpus", source, others={"valid": other}, documents=DocumentOptions("files"), kind="byte"
     )
     assert lines_of(corpus, "train")[2] == "file 3\n\nsecond paragraph\n"
-    assert corpus.sizes["train"].documents == 19  # the empty file is none
+    assert corpus.sizes["train"].documents == 19  # without the empty file
     assert lines_of(corpus, "valid") == ["of its own\n\n"]
 
 
-def test_damage_to_the_ends_is_noticed(tmp_path):
+def test_damaged_ends_are_noticed(tmp_path):
     corpus = prepared(tmp_path, "some text\n" * 300, documents=DocumentOptions("lines"))
     corpus.check_ids()
     ends = corpus.folder / "train.ends"
