@@ -13,7 +13,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, STATE, open_checkpoint, save_step
 from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
 from charlm.config import dump_json
-from charlm.errors import CannotCreateError, DataError, InputOutputError, InterruptedBySignal, MissingInputError
+from charlm.errors import DataError, InputOutputError, InterruptedBySignal, MissingInputError
 
 
 def files(step, validation=None, **more):
@@ -55,11 +55,6 @@ def test_among_steps_without_loss_the_latest_is_best(tmp_path):
     for step in (5, 100, 20):
         save(run, step)
     assert open_checkpoint(run).step == 100
-
-
-def test_keep_only_deletes_all_other_steps(run):
-    RunFolder(run).keep_only([20, 40])
-    assert sorted(p.name for p in run.iterdir()) == ["step-20", "step-40"]
 
 
 def test_saving_a_step_again_replaces_it(run):
@@ -167,22 +162,6 @@ def test_replacing_a_step_never_loses_it(tmp_path):
         assert open_checkpoint(run).validation in (1.0, 2.0)
 
 
-def test_clean_removes_what_a_killed_process_left(run):
-    (run / ".unfinished-step-50").mkdir()
-    (run / ".deleted-step-1").mkdir()
-    (run / ".unfinished-metrics.jsonl").touch()
-    RunFolder(run).clean()
-    assert sorted(p.name for p in run.iterdir()) == [f"step-{n}" for n in (10, 20, 30, 40)]
-
-
-def test_only_one_process_can_lock_a_run(tmp_path):
-    taken = pytest.raises(CannotCreateError, match="another process")
-    with RunFolder(tmp_path / "run").lock(), taken, RunFolder(tmp_path / "run").lock():
-        pass
-    with RunFolder(tmp_path / "run").lock():
-        pass
-
-
 def test_files_of_other_programs(tmp_path):
     target = tmp_path / "touched"
     stolen = tmp_path / "model.pt"
@@ -212,17 +191,6 @@ def test_missing_and_newer_checkpoints(tmp_path, run):
     save_step(run, 50, {CONFIG: dump_json({"format": 2, "step": 50})})
     with pytest.raises(DataError, match="newer charlm"):
         open_checkpoint(run / "step-50", names=[CONFIG])
-
-
-def test_the_newest_run_is_found(tmp_path):
-    with pytest.raises(MissingInputError):
-        RunFolder.newest(tmp_path / "no")
-    for age, name in ((300, "old"), (100, "new"), (200, "middle")):
-        path = save(_made(tmp_path / name), 1)
-        when = 1_700_000_000 - age
-        os.utime(path / MANIFEST, (when, when))
-    (tmp_path / "README.md").touch()
-    assert RunFolder.newest(tmp_path).path.name == "new"
 
 
 def test_tensors_are_restored_and_invalid_files_refused():
