@@ -51,7 +51,7 @@ def test_documents_interrupted_at_every_step_end_the_same(make_trainer, document
     for event in whole.events():
         events.append(event)
         if isinstance(event, Stepped):
-            kept.append(whole.batches.rows(whole.progress.cursor))
+            kept.append(whole.batches.carried_rows(whole.progress.cursor))
     assert min(kept) == 0 < max(kept)  # some saves fall between documents, some within
     assert whole.batches.epochs(whole.progress.cursor) > 1
     for cut in range(1, STEPS):
@@ -68,7 +68,7 @@ def test_the_state_within_documents_cannot_be_left_out(make_trainer, document_co
     kept = []
     for event in whole.events():
         if isinstance(event, Stepped):
-            kept.append(whole.batches.rows(whole.progress.cursor))
+            kept.append(whole.batches.carried_rows(whole.progress.cursor))
     within = next(step for step, rows in enumerate(kept, start=1) if rows)
     first = by_documents(make_trainer, "first", document_corpus)
     train(first, within)

@@ -18,7 +18,7 @@ from charlm.evaluation.measure import evaluate, evaluate_streams, precision_cost
 from charlm.generation.sampling import ids_before_end, uniform_generators
 from charlm.generation.streams import IdStream
 from charlm.system.devices import memory_errors
-from charlm.tokenizer.protocol import SEPARATORS, Ids, Tokenizer
+from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS, Ids, Tokenizer
 from charlm.training.recipe import MAX_VALIDATION_IDS
 from charlm.training.state import TrainingState
 
@@ -50,12 +50,12 @@ class ValidationText:
         return self._measure(engine, self._sample, no_progress)
 
     def _measure(self, engine: Engine, ids: Ids, progress: Progress) -> float:
-        if self._tokenizer.documents is not None:
+        if self._tokenizer.document_kind is not None:
             return evaluate(engine, self._tokenizer, [ids], progress=progress).nats_per_char
         return evaluate_streams(engine, self._tokenizer, ids, progress=progress).nats_per_char
 
     def _spread(self, ids: Ids) -> Ids:
-        if self._tokenizer.documents is not None:
+        if self._tokenizer.document_kind is not None:
             return _whole_documents(ids[: _COST_PIECES * _COST_PIECE], self._tokenizer.end_id)
         if len(ids) <= _COST_PIECES * _COST_PIECE:
             return ids
@@ -120,12 +120,12 @@ class Validator:
 
 def sample(engine: Engine, tokenizer: Tokenizer, seed: int) -> str:
     """A short generated text, or the beginnings of a few documents."""
-    count = 1 if tokenizer.documents is None else SAMPLE_DOCUMENTS
+    count = 1 if tokenizer.document_kind is None else SAMPLE_DOCUMENTS
     sources = uniform_generators(seed, range(count))
     stream = IdStream(engine, tokenizer, (), SamplingConfig(temperature=DEFAULT_TEMPERATURE), sources)
     ids_NB = np.concatenate([stream.draw(1) for _ in range(SAMPLE_LENGTH // count)])
     texts = [tokenizer.decoder().feed(ids_before_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
-    return SEPARATORS.get(tokenizer.documents or "", "").join(texts)
+    return DOCUMENT_SEPARATORS.get(tokenizer.document_kind or "", "").join(texts)
 
 
 def _first_ids(corpus: Corpus, split: str) -> Ids:

@@ -21,8 +21,8 @@ from typing import Any
 
 from campaigns.recorder import Begun, Call, noted_promises, watched
 from campaigns.surroundings import CHARLM, IN_MEMORY, half_made, salad, without_warnings
-from charlm.checkpoint.run_folder import clean
-from charlm.checkpoint.step import ALL_FILES, MODEL, STATE_TENSORS, open_checkpoint, save_step, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE_TENSORS, open_checkpoint, save_step
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import Corpus
@@ -222,7 +222,7 @@ class _Trials:
 
     def _resume(self) -> None:
         """What ``charlm train --resume`` does, on a mended disk."""
-        clean(self._run)
+        RunFolder(self._run).clean()
         checkpoint = open_checkpoint(self._run, "latest", ALL_FILES)
         fresh = _trainer(self._run, self._corpus)
         resumed = Trainer.resume(self._run, self._corpus, checkpoint, fresh.config)
@@ -237,7 +237,7 @@ class _Trials:
 def _digest(run: Path) -> str:
     """Of the last step's weights and training state, as far as it does not tell the time."""
     opened = open_checkpoint(run, "latest", ALL_FILES)
-    assert opened.step == step_numbers(run)[-1]
+    assert opened.step == RunFolder(run).step_numbers()[-1]
     return hashlib.sha256(opened.files[MODEL] + opened.files[STATE_TENSORS]).hexdigest()
 
 
@@ -335,7 +335,7 @@ class _Full:
 
     @contextlib.contextmanager
     def _filled_after_a_save(self, process: subprocess.Popen[str]) -> Iterator[None]:
-        while not step_numbers(self._run):
+        while not RunFolder(self._run).step_numbers():
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)
         with self._filled():

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import charlm
 from campaigns.surroundings import let_children_heed_signals
 from charlm import runs
-from charlm.checkpoint.step import ALL_FILES, open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, open_checkpoint
 
 CHARLM = [sys.executable, "-m", "charlm"]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -141,7 +142,7 @@ def _seconds_to_first_step(folder: Path, text: Path) -> float:
     run = folder / "run"
     began = time.monotonic()
     with _started(_training(text, run, None), folder) as (process, said):
-        while not step_numbers(run):
+        while not RunFolder(run).step_numbers():
             assert process.poll() is None, said.read_text()
             time.sleep(0.01)
         ready = time.monotonic() - began
@@ -195,7 +196,7 @@ def _check_saved(run: Path, said: str, trial: Trial, figures: Counter[str]) -> N
         figures["nothing_trained"] += 1
         return
     step = int(told[1])
-    assert step_numbers(run)[-1] == step, (trial, said, step_numbers(run))
+    assert RunFolder(run).step_numbers()[-1] == step, (trial, said, RunFolder(run).step_numbers())
     assert open_checkpoint(run, "latest", ALL_FILES).step == step
     assert not list(run.glob(".unfinished*")) and not list(run.glob(".deleted*")), (trial, sorted(run.iterdir()))
     figures["saved"] += 1
@@ -210,7 +211,7 @@ def _check_resumes(run: Path, step: int, in_process: bool = True) -> None:
     else:
         command = [*CHARLM, "train", "--resume", "--out", str(run), "--steps", str(step + 2), "--quiet"]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=60)
-    assert step_numbers(run)[-1] == step + 2
+    assert RunFolder(run).step_numbers()[-1] == step + 2
 
 
 # ---------------------------------------------------------------------------------------------------- two signals
@@ -221,7 +222,7 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
     run = folder / "runs" / "run"
     with _started(_training(text, run, trial.form), folder) as (process, said_in):
         time.sleep(trial.moment)
-        steps = step_numbers(run)
+        steps = RunFolder(run).step_numbers()
         process.send_signal(trial.number)
         time.sleep(draw.uniform(ECHO, 0.6))
         process.send_signal(draw.choice(list(CODES)))
@@ -236,7 +237,7 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
         step = open_checkpoint(run, "latest", ALL_FILES).step
         assert step >= steps[-1], (trial, step, steps)
         _check_resumes(run, step)
-    elif not step_numbers(run):  # what a beginning leaves is no hindrance
+    elif not RunFolder(run).step_numbers():  # what a beginning leaves is no hindrance
         _train_again(folder, run)
     shutil.rmtree(run.parent, ignore_errors=True)
     return seconds
@@ -255,7 +256,7 @@ def _doubled(folder: Path, text: Path, trials: int) -> int:
     for number in range(trials):
         run = folder / "runs" / "run"
         with _started(_training(text, run, None), folder) as (process, said_in):
-            while not step_numbers(run):
+            while not RunFolder(run).step_numbers():
                 time.sleep(0.05)
             time.sleep(0.1 * number)
             for _ in range(2):
@@ -280,13 +281,13 @@ def _second_trainer(folder: Path, text: Path) -> int:
         while not (run / "corpus").exists():
             time.sleep(0.01)
         codes.add(_refused(_training(text, run, None)))  # while it prepares
-        while not step_numbers(run):
+        while not RunFolder(run).step_numbers():
             time.sleep(0.01)
         codes.add(_refused([*CHARLM, "train", "--resume", "--out", str(run)]))
         codes.add(_refused(_training(text, run, None)))
         assert process.poll() is None
     (code,) = codes
-    _check_resumes(run, step_numbers(run)[-1])
+    _check_resumes(run, RunFolder(run).step_numbers()[-1])
     shutil.rmtree(run.parent)
     return code
 

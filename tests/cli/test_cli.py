@@ -277,10 +277,10 @@ def test_invalid_utf8_in_the_prompt(trained_run):
 
 
 def test_a_run_in_use(text_file, tmp_path):
-    from charlm.checkpoint.run_folder import lock_run
+    from charlm.checkpoint.run_folder import RunFolder
 
     charlm("train", text_file, "--out", tmp_path / "run", "--steps", 2, *QUICK)
-    with lock_run(tmp_path / "run"):
+    with RunFolder(tmp_path / "run").lock():
         result = charlm("train", "--resume", "--out", tmp_path / "run", "--steps", 9)
     assert (result.returncode, "another process" in one_line(result)) == (73, True)
 

@@ -11,7 +11,7 @@ import torch
 
 from campaigns.kill.process import Report, overhear_events
 from campaigns.recorder import Call, replace_saves, watched
-from charlm.checkpoint.run_folder import keep_only
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import save_step
 from charlm.training.averaging import Average
 from charlm.training.events import Saved
@@ -29,7 +29,7 @@ class Killer:
     def watch(self, run: Path, report: Report) -> None:
         """Watch the saves of this process from now on."""
         self._report = report
-        replace_saves(self._entered(save_step), self._entered(keep_only))
+        replace_saves(self._entered(save_step), self._entered(RunFolder.keep_only))
         self._watching = watched(run, self)  # kept, for it would end with its last reference
         self._watching.__enter__()
 
@@ -62,7 +62,7 @@ def die_once_all_parts_matter() -> None:
     """Be killed after a save in the middle of an epoch, when the rate has been lowered and some way is left to go."""
 
     def die(trainer: Trainer, event: Any) -> None:
-        carried = trainer.batches.rows(trainer.progress.cursor) > 0
+        carried = trainer.batches.carried_rows(trainer.progress.cursor) > 0
         if isinstance(event, Saved) and carried and trainer.state.schedule.plateau.factor < 1.0:
             os.kill(os.getpid(), signal.SIGKILL)
 

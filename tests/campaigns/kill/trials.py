@@ -13,7 +13,8 @@ from campaigns.kill.disturbances import PARTS, Killer, die_once_all_parts_matter
 from campaigns.kill.kinds import Kind, noise_kind, short_kind
 from campaigns.kill.process import Ended, train
 from campaigns.surroundings import half_made
-from charlm.checkpoint.step import ALL_FILES, MODEL, STATE, STATE_TENSORS, open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE, STATE_TENSORS, open_checkpoint
 from charlm.errors import CharlmError
 
 MOST_KILLS_IN_A_RUN = 5
@@ -50,7 +51,7 @@ class Trials:
 
     def _check_kept(self, run: Path, acknowledged: int) -> None:
         """After a kill: the newest step is whole, and no older than what was said to be saved."""
-        steps = step_numbers(run)
+        steps = RunFolder(run).step_numbers()
         try:
             newest = open_checkpoint(run, "latest", ALL_FILES).step if steps else 0
         except CharlmError:
@@ -153,7 +154,7 @@ def end_of(run: Path) -> dict[str, Any]:
         "tensors": hashlib.sha256(opened.files[STATE_TENSORS]).hexdigest(),
         "state": state,
         "config": config,
-        "steps": step_numbers(run),
+        "steps": RunFolder(run).step_numbers(),
         "best": open_checkpoint(run).step,
         "metrics": [{name: value for name, value in line.items() if name not in CLOCKS} for line in lines],
         "half_made": half_made(run),

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from campaigns.recorder import Acknowledged, Begun, Released
 from campaigns.surroundings import half_made
-from charlm.checkpoint.run_folder import clean
-from charlm.checkpoint.step import ALL_FILES, CONFIG, GENERATION_FILES, Checkpoint, open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, CONFIG, GENERATION_FILES, Checkpoint, open_checkpoint
 from charlm.config import parse_json
 from charlm.corpus.prepared import open_corpus
 from charlm.errors import CharlmError
@@ -72,10 +72,10 @@ class Found:
 def look(run: Path, promises: Promises, corpus: bool, found: Found) -> None:
     """Open the run as it was left, and again after what ``charlm train --resume`` does first."""
     found.states += 1
-    found.damaged += any(not _is_whole(run / f"step-{step}") for step in step_numbers(run))
+    found.damaged += any(not _is_whole(run / f"step-{step}") for step in RunFolder(run).step_numbers())
     lost = not _opens(run, promises, found) or (corpus and promises.any and not _has_corpus(run))
     if run.is_dir():
-        clean(run)
+        RunFolder(run).clean()
         lost = not _opens(run, promises, found) or lost
         found.left_over += bool(half_made(run))
     found.lost += lost
