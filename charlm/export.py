@@ -23,7 +23,7 @@ from charlm.corpus.prepared import corpus_beside
 from charlm.engine import create_engine
 from charlm.errors import CannotCreateError, CharlmError, InputOutputError, UsageError
 from charlm.system.disk import sync_folders, write_folder
-from charlm.training.validation import ValidationText
+from charlm.training.validation_text import ValidationText
 
 logger = logging.getLogger("charlm")
 

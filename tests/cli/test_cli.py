@@ -132,7 +132,7 @@ def _bad_texts(folder):
         (["train", "empty.txt"], 65, "empty"),
         (["train", "latin.txt"], 65, "--encoding cp1252"),
         (["train", "utf16.txt"], 65, "--encoding utf-16"),
-        (["train", "good.txt", "--encoding", "utf-16"], 65, "name utf-16-le (Windows) or utf-16-be"),
+        (["train", "good.txt", "--encoding", "utf-16"], 65, "use utf-16-le (Windows) or utf-16-be"),
         (["train", "short.txt"], 65, "at least 100"),
         (["train", "same.txt"], 65, "one distinct character"),
         (["train", "bad.gz"], 65, "gzip"),

@@ -34,7 +34,8 @@ def network(run):
 
 def rms_of(run):
     checkpoint = open_checkpoint(run)
-    config, _, weights = read_model_parts(checkpoint)
+    parts = read_model_parts(checkpoint)
+    config, weights = parts.config, parts.weights
     return gradient_rms(checkpoint.path, config, weights)
 
 

@@ -56,8 +56,8 @@ def test_a_training_takes_what_was_reckoned_and_not_much_more(text_file, tmp_pat
 def test_running_out_is_one_line_with_numbers_and_leaves_nothing(text_file, tmp_path):
     said = train_apart(text_file, tmp_path / "run", 250_000_000)
     assert said.startswith("71 out of memory")
-    assert "parameters with --batch 8 and --bptt 1024 take at least 0.4 GB" in said
-    assert "choose a smaller --batch" in said
+    assert "parameters with batch 8 and bptt 1024 take at least 0.4 GB" in said
+    assert "choose a smaller batch" in said
     assert not (tmp_path / "run").exists()
 
 
