@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from commands import prefork_server
 from stress import table
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +70,8 @@ def make_texts(folder, text):
 
 def test_the_commands_run(tmp_path, text):
     make_texts(tmp_path, text)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    prefork_server().install(tmp_path, patterns=("train*", "*--adapt*", "*--dynamic*"))  # those that import torch
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "CHARLM_DEVICE": "cpu"}
     commands = [line for block in blocks("sh") for line in shortened(block).splitlines() if line.strip()]
     assert len(commands) >= 15
