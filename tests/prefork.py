@@ -97,7 +97,7 @@ def serve(address: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address + ".new")
     listener.listen()
-    os.rename(address + ".new", address)
+    Path(address + ".new").rename(address)
     while True:
         connection, _ = listener.accept()
         if not os.fork():
@@ -134,8 +134,9 @@ def _be_charlm(arguments: list[str], cwd: str, environment: dict[str, str], stre
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
-        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", errors=e, closefd=False) for n, e in _OUTPUTS)
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
         sys.argv = ["charlm", *arguments]
         app.main()
     except SystemExit as end:
@@ -147,9 +148,7 @@ def _be_charlm(arguments: list[str], cwd: str, environment: dict[str, str], stre
     os._exit(code)
 
 
-_OUTPUTS = ((1, "strict"), (2, "backslashreplace"))
-
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         serve(sys.argv[1])
-    sys.exit(request(sys.argv[1], sys.argv[2:], os.getcwd(), dict(os.environ), [0, 1, 2]))
+    sys.exit(request(sys.argv[1], sys.argv[2:], str(Path.cwd()), dict(os.environ), [0, 1, 2]))
