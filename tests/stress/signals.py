@@ -19,6 +19,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from commands import charlm as charlm_command
+from commands import one_line
+
 import charlm
 from charlm import runs
 from charlm.checkpoint.step import ALL_FILES, open_checkpoint, step_numbers
@@ -39,8 +42,13 @@ QUICK = [
 ]  # fmt: skip
 
 
-def run_trials(moments: int = 50, megabytes: int = 24, others: bool = True, seed: int = 0) -> dict[str, Any]:
-    """``moments`` trainings stopped once, then some stopped twice; with ``others`` the other commands as well."""
+def run_trials(
+    moments: int = 50, twice: int = 10, megabytes: int = 24, seconds: float = 3.0, others: bool = True, seed: int = 0
+) -> dict[str, Any]:
+    """Interrupt ``moments`` trainings once and ``twice`` trainings twice; with ``others`` the other commands as well.
+
+    Half of the moments come before the first step, half of them in the ``seconds`` after it.
+    """
     restore_signal_handlers()
     figures: Counter[str] = Counter(dict.fromkeys(["before_main", "nothing_trained", "saved", "resumed"], 0))
     times: dict[str, list[float]] = {"train": [], "twice": [], "others": []}
@@ -50,12 +58,11 @@ def run_trials(moments: int = 50, megabytes: int = 24, others: bool = True, seed
         ready = _seconds_to_first_step(folder, text)
         for number in range(moments):
             draw = random.Random(f"{seed} {number}")
-            # Half of the moments before the first step, half of them while it trains, evaluates and saves.
-            moment = draw.uniform(0, ready) if number % 2 else draw.uniform(ready, ready + 3)
+            moment = draw.uniform(0, ready) if number % 2 else draw.uniform(ready, ready + seconds)
             times["train"].append(_stopped_once(folder, text, _trial(draw, number, moment), figures))
-        for number in range(moments // 5):
+        for number in range(twice):
             draw = random.Random(f"{seed} twice {number}")
-            moment = draw.uniform(0, ready) if number % 2 else draw.uniform(ready, ready + 3)
+            moment = draw.uniform(0, ready) if number % 2 else draw.uniform(ready, ready + seconds)
             times["twice"].append(_stopped_twice(folder, text, _trial(draw, number, moment), draw))
         code = _second_trainer(folder, text)
         if others:
@@ -279,11 +286,11 @@ def _second_trainer(folder: Path, text: Path) -> int:
     with _started(_training(text, run, None), folder) as (process, _):
         while not (run / "corpus").exists():
             time.sleep(0.01)
-        codes.add(_refused(_training(text, run, None)))  # while it prepares
+        codes.add(_refused("train", text, "--out", run, *QUICK))  # while it prepares
         while not step_numbers(run):
             time.sleep(0.01)
-        codes.add(_refused([*CHARLM, "train", "--resume", "--out", str(run)]))
-        codes.add(_refused(_training(text, run, None)))
+        codes.add(_refused("train", "--resume", "--out", run))
+        codes.add(_refused("train", text, "--out", run, *QUICK))
         assert process.poll() is None
     (code,) = codes
     _check_resumes(run, step_numbers(run)[-1])
@@ -291,11 +298,10 @@ def _second_trainer(folder: Path, text: Path) -> int:
     return code
 
 
-def _refused(command: Sequence[str]) -> int:
-    result = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=60)
-    said = result.stderr.decode()
-    assert result.stdout == b"" and said.count("\n") == 1 and "Traceback" not in said, said
-    assert result.returncode == 73, (result.returncode, said)
+def _refused(*arguments: Any) -> int:
+    result = charlm_command(*arguments)
+    message = one_line(result)
+    assert result.returncode == 73, (result.returncode, message)
     return result.returncode
 
 
