@@ -68,8 +68,9 @@ from charlm.evaluation.measure import evaluate
 from charlm.evaluation.metrics import Evaluation
 from charlm.model.char_lm import EMBEDDING_STD, CharLM
 from charlm.system.devices import choose_device
-from charlm.training import trainer as trainer_module
-from charlm.training.recipe import Request
+from charlm.training import state
+from charlm.training.options import TrainingOptions
+from charlm.training.saving import Saver
 
 DEFAULT = "default"
 ALWAYS = math.nextafter(1.0, 0.0)
@@ -161,7 +162,7 @@ def differing(text: Path, settings: dict[str, Any], names: Sequence[str]) -> lis
         corpus = prepare(Path(folder), open_source([str(text)]), split=parse_split(settings["split"]))
         device = choose_device("auto")
         recipes = {
-            name: recipe_for(Request(**wishes_of(settings, VARIANTS[name])), corpus, device)
+            name: recipe_for(TrainingOptions(**wishes_of(settings, VARIANTS[name])), corpus, device)
             for name in {DEFAULT, *names}
         }
 
@@ -211,7 +212,7 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def trained_as(model_class: type[CharLM]) -> Iterator[None]:
     """Trainings of this class, without the gradients for dynamic evaluation, which is of a tied model only."""
-    with mock.patch.object(trainer_module, "CharLM", model_class), mock.patch.object(trainer_module, "keep_gradients"):
+    with mock.patch.object(state, "CharLM", model_class), mock.patch.object(Saver, "save_gradients"):
         yield
 
 

@@ -40,7 +40,7 @@ from charlm import native
 from charlm.checkpoint.model_parts import checkpoint_parts
 from charlm.checkpoint.step import MODEL, TOKENIZER, Checkpoint, open_checkpoint
 from charlm.checkpoint.tensors import tensors_to_bytes
-from charlm.config import ModelConfig, to_dict
+from charlm.config import ModelConfig, SamplingConfig, to_dict
 from charlm.engine import Engine
 from charlm.language_model import LanguageModel
 from charlm.model.char_lm import CharLM
@@ -169,7 +169,7 @@ def main() -> None:
     models = load_models(checkpoint, arguments)
     loops = make_loops(checkpoint, arguments.device)
     rows = [row for streams in arguments.streams for row in measure(models, loops, streams, arguments)]
-    exact = models["fp32"].writing_engine
+    exact = models["fp32"].generation_engine
     plain = [loops[BASE], loops["addmm fp32"]]
     report(
         arguments,
@@ -191,7 +191,7 @@ def random_checkpoint(shape: str) -> Checkpoint:
 
 def load_models(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, LanguageModel]:
     """Precision -> charlm's model at it; int8 is the native engine's alone."""
-    has_int8 = arguments.device == "cpu" and native.find() is not None
+    has_int8 = arguments.device == "cpu" and native.find_library() is not None
     return {
         precision: LanguageModel.from_checkpoint(checkpoint, arguments.device, precision, arguments.threads)
         for precision in (("int8", "bf16", "fp32") if has_int8 else ("bf16", "fp32"))
@@ -240,8 +240,8 @@ def measure(
 
 def _charlm_writer(model: LanguageModel, streams: int) -> Callable[[int], object]:
     if streams == 1:
-        return lambda length: "".join(model.stream("", length, seed=1))
-    return lambda length: list(model.samples(streams, "", length, seed=1))
+        return lambda length: "".join(model.stream("", length, SamplingConfig(), seed=1))
+    return lambda length: list(model.samples(streams, "", length, SamplingConfig(), seed=1))
 
 
 def _loop_writer(loop: Loop, ids_B: Tensor, onednn: bool) -> Callable[[int], object]:
@@ -272,7 +272,7 @@ def _seconds(write: Callable[[int], object], length: int) -> float:
 @torch.inference_mode()
 def largest_difference(engine: Engine, loop: Loop, model: LanguageModel, steps: int = 20) -> float:
     """Between the logits of the two over a few characters: rounding only, or they are not the same model."""
-    state, loop_state = engine.start(1), loop.start(1)
+    state, loop_state = engine.initial_state(1), loop.start(1)
     difference = 0.0
     for number in range(steps):
         ids_B = np.array([(model.tokenizer.start_id + number) % model.tokenizer.vocabulary_size])

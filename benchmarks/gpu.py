@@ -8,7 +8,8 @@ current one; without one the script says so and measures nothing. The first text
 each line.
 
     losses      the first 50 training losses on CUDA beside those on the CPU in float32, in each precision, without
-                dropout: the largest relative difference. With ``precision`` "fp32" no TF32 is used.
+                dropout: the largest relative difference
+    graph       the first 50 losses with dropout, with the captured graph and without it: whether they are equal
     steps       a training step of charlm, as ``charlm train`` makes it, beside one of a plain nn.LSTM in float16 and
                 bfloat16 autocast and in float32, of several shapes: milliseconds, and million characters a second;
                 of one shape the kernels that take the most time
@@ -34,6 +35,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
 from results import FOLDER, Results, circumstances
@@ -44,9 +46,10 @@ import charlm
 from charlm import runs
 from charlm.checkpoint.step import step_numbers
 from charlm.model import char_lm
-from charlm.runs import Prepared, Texts, Where, new_run
+from charlm.runs import PreparedRun, RunOptions, TextOptions, new_run
+from charlm.training import update
 from charlm.training.events import Stepped
-from charlm.training.recipe import Request
+from charlm.training.options import TrainingOptions
 
 BPTT = 128
 VOCABULARY = 322
@@ -64,6 +67,8 @@ def main() -> None:
     parser.add_argument("--time", default="60s", help="length of the training (default 60s)")
     parser.add_argument("--shapes", nargs="+", default=["2x512", "3x1024", "1x512"], help="layers x width of the steps")
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 128, 256], help="streams of the steps")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16", "fp16"], help="default fp32 bf16 fp16")
+    parser.add_argument("--options", nargs="+", default=[], help="more options of charlm train for the training")
     parser.add_argument("--device", default="cuda", help="cpu tries the script out (default cuda)")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -108,13 +113,25 @@ def losses(arguments: argparse.Namespace, notes: Notes) -> None:
     """Compare the first losses with those of the CPU in float32."""
     wanted = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "lr": 2e-3, "average": "none", **UNDROPPED}
     expected = _losses(arguments.text, "cpu", "fp32", wanted)
-    for precision in ("fp32", "bf16"):
+    for precision in arguments.precisions:
         found = _losses(arguments.text, arguments.device, precision, wanted)
         apart = [abs(a - b) / b for a, b in zip(found, expected, strict=True)]
         figures = {"largest_relative_difference": max(apart), "first": apart[0], "last": apart[-1]}
         notes.add(
             "losses", {"precision": precision, **wanted}, {**figures, "loss": found[-1], "cpu_loss": expected[-1]}
         )
+
+
+def graph(arguments: argparse.Namespace, notes: Notes) -> None:
+    """Compare updates replayed from a graph with the same updates launched one kernel after the other."""
+    wanted = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "dropout_output": 0.3, "dropout_hidden": 0.3}
+    for precision in arguments.precisions:
+        captured = _losses(arguments.text, arguments.device, precision, wanted)
+        with mock.patch.object(update, "_EAGER_UPDATES", 1 << 30):
+            eager = _losses(arguments.text, arguments.device, precision, wanted)
+        apart = max(abs(a - b) / b for a, b in zip(captured, eager, strict=True))
+        figures = {"equal": captured == eager, "largest_relative_difference": apart}
+        notes.add("graph", {"precision": precision, **wanted}, figures)
 
 
 def _losses(text: Path, device: str, precision: str, wanted: dict[str, Any]) -> list[float]:
@@ -159,7 +176,7 @@ def steps(arguments: argparse.Namespace, notes: Notes) -> None:
                     for name, kind in PLAIN_KINDS.items()
                     if kind is None or arguments.device != "cpu"
                 }
-                for precision in ("bf16", "fp32"):
+                for precision in arguments.precisions:
                     step = opened.enter_context(charlm_step(arguments, precision, shape))
                     contenders[f"charlm {precision}"] = step
                 rounds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -206,11 +223,15 @@ def plain_step(device: str, layers: int, hidden: int, batch: int, kind: torch.dt
 @contextlib.contextmanager
 def charlm_step(arguments: argparse.Namespace, precision: str, shape: dict[str, int]) -> Iterator[Callable[[], object]]:
     """The next step of a training that ``charlm train`` would make, all that belongs to one included."""
-    request = Request(**shape, embedding=shape["hidden"], steps=100_000, eval_every=100_000, save_every="100000")
+    request = TrainingOptions(
+        **shape, embedding=shape["hidden"], steps=100_000, eval_every=100_000, save_every="100000"
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         new_run(
-            Texts([str(arguments.text)]), request, Where(Path(folder) / "run", None, arguments.device, precision)
+            TextOptions([str(arguments.text)]),
+            request,
+            RunOptions(Path(folder) / "run", None, arguments.device, precision),
         ) as prepared,
     ):
         events = prepared.trainer.events()
@@ -257,6 +278,7 @@ def train(arguments: argparse.Namespace, notes: Notes) -> None:
         run = Path(folder) / "run"
         began = time.perf_counter()
         options = ["--split", "90/10/0", "--time", arguments.time, "--device", arguments.device, "--json"]
+        options += arguments.options
         trained = json.loads(command("train", arguments.text, "--out", run, *options))
         spent = time.perf_counter() - began
         evaluated = {
@@ -274,18 +296,20 @@ def train(arguments: argparse.Namespace, notes: Notes) -> None:
         "curve": curve,
         "recipe": {"model": chosen["model"], "training": chosen["training"]},
     }
-    notes.add("train", {"time": arguments.time, "split": "90/10/0"}, figures)
+    notes.add("train", {"time": arguments.time, "split": "90/10/0", "options": arguments.options}, figures)
 
 
 def resume(arguments: argparse.Namespace, notes: Notes) -> None:
     """Whether a run that was stopped and resumed ends with the weights of an uninterrupted one."""
-    for precision in ("fp32", "bf16"):
+    for precision in arguments.precisions:
         digests = []
         for stop_at in (None, 10):
             with tempfile.TemporaryDirectory() as folder:
                 run = Path(folder) / "run"
-                where = Where(run, None, arguments.device, precision)
-                with new_run(Texts([str(arguments.text)]), Request(size="medium", steps=20), where) as prepared:
+                where = RunOptions(run, None, arguments.device, precision)
+                with new_run(
+                    TextOptions([str(arguments.text)]), TrainingOptions(size="medium", steps=20), where
+                ) as prepared:
                     _train_up_to(prepared, stop_at)
                 if stop_at is not None:
                     runs.resume(run)
@@ -293,7 +317,7 @@ def resume(arguments: argparse.Namespace, notes: Notes) -> None:
         notes.add("resume", {"precision": precision}, {"same_bits": len(set(digests)) == 1, "digests": digests})
 
 
-def _train_up_to(prepared: Prepared, step: int | None) -> None:
+def _train_up_to(prepared: PreparedRun, step: int | None) -> None:
     for event in prepared.trainer.events():
         if isinstance(event, Stepped) and event.step == step:
             prepared.trainer.stop()
@@ -314,7 +338,7 @@ def write(arguments: argparse.Namespace, notes: Notes) -> None:
                 began = time.perf_counter()
                 written = sum(map(len, model.samples(count, length=length, seed=1)))
                 speed = written / (time.perf_counter() - began)
-                figures = {"chars_per_s": speed, "engine": model.writing_engine.name}
+                figures = {"chars_per_s": speed, "engine": model.generation_engine.name}
                 notes.add("write", {"device": device, "samples": count, "length": length}, figures)
 
 
@@ -328,16 +352,16 @@ def documents(arguments: argparse.Namespace, notes: Notes) -> None:
         char_lm.packs = choice
         try:
             with tempfile.TemporaryDirectory() as folder:
-                request = Request(size="large", steps=100_000, eval_every=100_000, save_every="100000")
-                texts = Texts([str(arguments.lines)], documents="lines")
-                where = Where(Path(folder) / "run", None, arguments.device)
+                request = TrainingOptions(size="large", steps=100_000, eval_every=100_000, save_every="100000")
+                texts = TextOptions([str(arguments.lines)], documents="lines")
+                where = RunOptions(Path(folder) / "run", None, arguments.device)
                 with new_run(texts, request, where) as prepared:
                     notes.add("documents", {"layout": name}, _document_speed(prepared))
         finally:
             char_lm.packs = packs
 
 
-def _document_speed(prepared: Prepared) -> dict[str, Any]:
+def _document_speed(prepared: PreparedRun) -> dict[str, Any]:
     events = prepared.trainer.events()
     for _ in range(WARM_UP):
         next(events)
@@ -353,6 +377,7 @@ def _document_speed(prepared: Prepared) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[argparse.Namespace, Notes], None]] = {
     "losses": losses,
+    "graph": graph,
     "steps": steps,
     "train": train,
     "resume": resume,

@@ -65,7 +65,7 @@ from charlm.corpus.text import open_source
 from charlm.engine import create_engine
 from charlm.evaluation.measure import evaluate, evaluate_streams
 from charlm.training.events import Event, Finished, Stepped
-from charlm.training.recipe import Request
+from charlm.training.options import TrainingOptions
 from charlm.training.trainer import Trainer
 
 TURN = 5.0
@@ -106,7 +106,7 @@ class Charlm:
     """charlm's own training, measured on its way."""
 
     def __init__(self, run: Path, corpus: Corpus, settings: dict[str, Any], rounds: int) -> None:
-        request = Request(
+        request = TrainingOptions(
             time=f"{settings['seconds']}s",
             seed=settings["seed"],
             save_every=f"{60 * rounds}s",  # that clock does not stand still
@@ -142,7 +142,7 @@ class Charlm:
     def watch(self) -> None:
         """Measure the weights that would be saved now."""
         tokenizer = self.corpus.tokenizer
-        with self.trainer.average.applied():
+        with self.trainer.state.average.applied():
             weights = self.trainer.model.weights()
         engine = create_engine(self.trainer.model.config, weights, "cpu", "fp32", torch.get_num_threads())
         streams = evaluate_streams(engine, tokenizer, self.held_out).nats_per_char

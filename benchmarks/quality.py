@@ -52,7 +52,6 @@ from results import (
 )
 
 import charlm
-from charlm.adaptation import evaluate_dynamically
 from charlm.config import parse_duration
 from charlm.corpus.prepared import open_corpus
 
@@ -134,7 +133,7 @@ def measure_run(text: Path, settings: dict[str, Any], run: Path, dynamic: bool) 
         **{f"crops_{window}": model.evaluate_ids(held_out, window).nats_per_char for window in WINDOWS},
     }
     if dynamic:
-        adapted = evaluate_dynamically(model, held_out)
+        adapted = model.evaluate_dynamically(held_out)
         figures |= {"dynamic": adapted.nats_per_char, "dynamic_standard_error": adapted.standard_error}
     return {"figures": figures, "recipe": recipe_of(run)}
 

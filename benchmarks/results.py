@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import datetime
 import fcntl
 import hashlib
@@ -32,8 +31,6 @@ import platform
 import subprocess
 import sys
 import time
-import types
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +44,11 @@ import charlm
 from charlm import native, runs
 from charlm.checkpoint.step import open_checkpoint, step_numbers
 from charlm.corpus.prepared import Corpus
-from charlm.runs import Trained
+from charlm.runs import TrainingResult
 from charlm.system.cores import cores
 from charlm.system.devices import choose_precision
-from charlm.training.recipe import Recipe, Request, resolve
+from charlm.training.options import TrainingOptions, definitions
+from charlm.training.recipe import Recipe, resolve
 
 FOLDER = Path(__file__).with_name("results")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "i8mm", "sve")
@@ -232,7 +230,7 @@ def machine() -> dict[str, Any]:
 
 def engine() -> str:
     """What charlm computes with on this processor: "native avx2", "torch"."""
-    return "torch" if native.find() is None else f"native {native.instruction_set()}"
+    return "torch" if native.find_library() is None else f"native {native.instruction_set()}"
 
 
 def commit() -> str | None:
@@ -258,19 +256,19 @@ def sha256(text: Path) -> str:
 
 
 def parse_wishes(pairs: Iterable[str]) -> dict[str, Any]:
-    """Keywords for ``charlm.train`` from texts like "lr=0.01": the fields of ``Request``, in their types.
+    """Keywords for ``charlm.train`` from texts like "lr=0.01": the fields of ``TrainingOptions``, in their types.
 
     Exits where one has no such name or value.
     """
-    hints = typing.get_type_hints(Request)
+    options = definitions(TrainingOptions)
     fixed = ("time", "seed")
     wishes = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals or name not in hints or name in fixed:
-            known = ", ".join(field.name for field in dataclasses.fields(Request) if field.name not in fixed)
+        if not equals or name not in options or name in fixed:
+            known = ", ".join(name for name in options if name not in fixed)
             raise SystemExit(f"--set {pair}: write NAME=VALUE, where NAME is one of {known}")
-        (kind,) = (kind for kind in typing.get_args(hints[name]) if kind is not types.NoneType)
+        kind = options[name].kinds[0]
         try:
             wishes[name] = kind(value)
         except ValueError:
@@ -278,7 +276,7 @@ def parse_wishes(pairs: Iterable[str]) -> dict[str, Any]:
     return wishes
 
 
-def train(text: Path, out: Path, **wishes: Any) -> Trained:
+def train(text: Path, out: Path, **wishes: Any) -> TrainingResult:
     """``charlm.train``, or where ``out`` holds a run already, what is left of it. Ctrl-C ends the campaign."""
     trained = runs.resume(out) if out.exists() and step_numbers(out) else charlm.train(text, out=out, **wishes)
     if trained.reason == "interrupted":
@@ -286,7 +284,7 @@ def train(text: Path, out: Path, **wishes: Any) -> Trained:
     return trained
 
 
-def recipe_for(request: Request, corpus: Corpus, device: torch.device) -> Recipe:
+def recipe_for(request: TrainingOptions, corpus: Corpus, device: torch.device) -> Recipe:
     """What charlm chooses for a training on ``corpus``."""
     return resolve(
         request,

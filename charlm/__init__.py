@@ -1,30 +1,45 @@
 """charlm: a character-level LSTM language model.
 
-``charlm.train`` trains on any text, ``charlm.load`` opens what was trained as a ``LanguageModel`` that writes and
-measures text. Nothing here prints; notices go to the logger "charlm". Names load what they need on first use.
+``charlm.train`` trains a model on any text and ``charlm.resume`` continues a training. ``charlm.load`` opens a trained
+model as a ``LanguageModel``, which generates and scores text. Nothing here prints; notices go to the logger "charlm".
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from charlm import errors
+from charlm.errors import CharlmError
+
 if TYPE_CHECKING:
+    from charlm import runs
     from charlm.language_model import LanguageModel, load
-    from charlm.runs import train
+    from charlm.runs import resume, train
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "__version__", "load", "train"]
+__all__ = ["CharlmError", "LanguageModel", "__version__", "errors", "load", "resume", "runs", "train"]
 
-# Without this, Python would print the warnings of a library whose user set up no logging.
+# Without this, Python prints the warnings of a library if the program has set up no logging.
 logging.getLogger("charlm").addHandler(logging.NullHandler())
 
-_HOMES = {"train": "charlm.runs", "load": "charlm.language_model", "LanguageModel": "charlm.language_model"}
+# Imported on first use, because they import numpy and torch.
+_LAZY = {
+    "LanguageModel": "charlm.language_model",
+    "load": "charlm.language_model",
+    "resume": "charlm.runs",
+    "train": "charlm.runs",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "runs":
+        return importlib.import_module("charlm.runs")
+    if name not in _LAZY:
         raise AttributeError(f"module 'charlm' has no attribute {name!r}")
-    import importlib
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -140,7 +140,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _require(self.optimizer in OPTIMIZERS, f"--optimizer must be one of {', '.join(OPTIMIZERS)}")
         _require(self.schedule in SCHEDULES, f"--schedule must be one of {', '.join(SCHEDULES)}")
-        _require(self.precision in ("fp32", "bf16"), "--precision must be auto, fp32 or bf16")
+        _require(self.precision in ("fp32", "bf16", "fp16"), "--precision must be auto, fp32, bf16 or fp16")
         _require(0 < self.lr <= 1000 and math.isfinite(self.lr), f"--lr must be above 0, not {self.lr}")
         _require(0 <= self.weight_decay < 1, f"--weight-decay must be at least 0 and below 1, not {self.weight_decay}")
         _require(self.clip > 0, f"--clip must be above 0, not {self.clip}; use --clip inf to switch clipping off")
@@ -175,6 +175,10 @@ _DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
 OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
 AVERAGES = ("ema", "triggered", "none")
 SCHEDULES = ("plateau", "cosine", "constant")
+
+
+DEFAULT_TEMPERATURE = 0.8
+"""Of ``charlm generate`` and of ``LanguageModel``. The default of ``SamplingConfig`` is the model's distribution."""
 
 
 @dataclass(frozen=True)

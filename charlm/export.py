@@ -23,7 +23,7 @@ from charlm.corpus.prepared import corpus_beside
 from charlm.engine import create_engine
 from charlm.errors import CannotCreateError, CharlmError, InputOutputError, UsageError
 from charlm.system.disk import sync_made, write_folder
-from charlm.training.validation import Steering
+from charlm.training.validation import ValidationText
 
 logger = logging.getLogger("charlm")
 
@@ -108,9 +108,9 @@ def _losses(home: Path, before: Parts, after: Parts) -> tuple[float | None, floa
             return None, None
         if corpus.tokenizer.description() != before[1].description():
             return None, None
-        steering = Steering(corpus)
+        text = ValidationText(corpus)
         engines = [create_engine(config, weights, "cpu") for config, _, weights in (before, after)]
-        first, second = map(steering.precision_loss, engines)
+        first, second = map(text.precision_loss, engines)
     except CharlmError as error:
         logger.warning("the loss could not be measured: %s", error)
         return None, None

@@ -1,141 +1,178 @@
-"""``LanguageModel``: a checkpoint made usable. It writes text, measures text, and never prints.
+"""``LanguageModel``: a checkpoint ready to use. It generates text, evaluates and scores text, and never prints.
 
-Nothing here needs torch; the engine does what it needs.
+Importing this module does not import torch. The engine and dynamic evaluation do, if they need it.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.checkpoint.model_parts import Parts, checkpoint_parts
 from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
-from charlm.config import ModelConfig, SamplingConfig, from_dict
+from charlm.config import DEFAULT_TEMPERATURE, ModelConfig, SamplingConfig, from_dict
 from charlm.corpus.documents import Fingerprints, Piece, split_documents
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError
-from charlm.evaluation.comparison import difference
-from charlm.evaluation.losses import exact_losses
+from charlm.evaluation.comparison import tokenizer_difference
+from charlm.evaluation.losses import Progress, exact_losses, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_together
 from charlm.evaluation.metrics import Evaluation
-from charlm.evaluation.scoring import Scored, Surprise, ids_of, score_documents, surprises
-from charlm.generation.sampling import uniform_sources
-from charlm.generation.streams import Stream
-from charlm.generation.text import Text
-from charlm.tokenizer.documents import DocumentTokenizer
+from charlm.evaluation.scoring import Scored, Surprisal, encode_documents, score_documents, surprisals
+from charlm.generation.texts import sample_texts, stream_text
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer, code_points
 
-_BLOCK = 1 << 20
-_SAMPLES_AT_ONCE = 256
+if TYPE_CHECKING:
+    from charlm.evaluation.dynamic import Learner
+    from charlm.model.char_lm import CharLM
+
+_BLOCK_CHARACTERS = 1 << 20
+"""How much of a text is encoded at a time."""
+
+Purpose = Literal["evaluation", "generation"]
+"""What an engine is for. They may differ in precision."""
 
 
 def load(path: str | Path, device: str = "auto", precision: str = "auto", threads: int | None = None) -> LanguageModel:
     """Open a run (at its best step) or one of its steps.
 
-    ``precision`` "auto" measures in fp32 and writes in the fastest precision that cost at most 0.001 nats per character
-    when the checkpoint was made; "fp32", "bf16" and "int8" do both in that. Raises ``MissingInputError``,
-    ``DataError`` for a checkpoint that fails its checks, ``UsageError`` for a device that this machine lacks.
+    ``precision`` "auto" evaluates in fp32 and generates in the fastest precision that loses at most 0.001 nats per
+    character, as measured when the checkpoint was saved; "fp32", "bf16" and "int8" apply to both. Raises
+    ``MissingInputError``, ``DataError`` for a checkpoint that fails its checks, ``UsageError`` for an invalid argument
+    or a device that this machine does not have.
     """
     return LanguageModel.from_checkpoint(open_checkpoint(Path(path)), device, precision, threads)
 
 
-def _precision_costs(checkpoint: Checkpoint) -> dict[str, float]:
-    costs = checkpoint.config.get("precision_costs")
-    if not isinstance(costs, dict):
-        return {}
-    return {name: float(cost) for name, cost in costs.items() if type(cost) in (int, float)}
+class _EngineOptions(NamedTuple):
+    """The arguments of ``load``."""
+
+    device: str
+    precision: str
+    threads: int | None
 
 
 class LanguageModel:
-    """A trained model with its tokenizer. Make one with ``charlm.load``."""
+    """A trained model with its tokenizer, or an ensemble of several. Create one with ``charlm.load``."""
 
-    def __init__(self, make_engine: Callable[[str], Engine], tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
-        """``make_engine`` gives an engine for "measuring" or for "writing"."""
+    def __init__(
+        self,
+        make_engine: Callable[[Purpose], Engine],
+        tokenizer: Tokenizer,
+        checkpoint: Checkpoint,
+        members: Sequence[LanguageModel] = (),
+    ) -> None:
+        """``make_engine`` is called once for each purpose, when an engine is first needed."""
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
         self.config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path / CONFIG))
-        self.members: tuple[LanguageModel, ...] = (self,)
-        """The models whose probabilities are averaged: itself alone, but in an ensemble."""
-        self._make_engine = functools.cache(make_engine)
-        self._choices: tuple[str, str, int | None] = ("auto", "auto", None)
+        self.members: tuple[LanguageModel, ...] = tuple(members)
+        """The models whose probabilities an ensemble averages; empty for a single model."""
+        self._make_engine = make_engine
+        self._engines: dict[Purpose, Engine] = {}
+        self._weights: dict[str, NDArray[np.float32]] | None = None
+        self._options = _EngineOptions("auto", "auto", None)
 
     @classmethod
     def from_checkpoint(
         cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> LanguageModel:
-        """A model on ``device`` from an opened checkpoint; errors as in ``load``."""
-        return cls._made(checkpoint, checkpoint_parts(checkpoint), (device, precision, threads))
+        """A model from an opened checkpoint; arguments and errors as in ``load``."""
+        return cls._from_parts(checkpoint, checkpoint_parts(checkpoint), _EngineOptions(device, precision, threads))
 
     @classmethod
-    def _made(cls, checkpoint: Checkpoint, parts: Parts, choices: tuple[str, str, int | None]) -> LanguageModel:
+    def _from_parts(cls, checkpoint: Checkpoint, parts: Parts, options: _EngineOptions) -> LanguageModel:
         config, tokenizer, weights = parts
-        device, precision, threads = choices
 
-        def make_engine(purpose: str) -> Engine:
-            wanted = "fp32" if precision == "auto" and purpose == "measuring" else precision
-            return create_engine(config, weights, device, wanted, threads, _precision_costs(checkpoint))
+        def make_engine(purpose: Purpose) -> Engine:
+            device, precision, threads = options
+            if precision == "auto" and purpose == "evaluation":
+                precision = "fp32"
+            return create_engine(config, weights, device, precision, threads, _precision_costs(checkpoint))
 
         model = cls(make_engine, tokenizer, checkpoint)
-        model._choices = choices
+        model._weights, model._options = weights, options
         return model
 
     def with_weights(self, weights: dict[str, NDArray[np.float32]]) -> LanguageModel:
         """The same model with other weights of the same names and shapes."""
-        return self._made(self.checkpoint, (self.config, self.tokenizer, weights), self._choices)
+        return self._from_parts(self.checkpoint, (self.config, self.tokenizer, weights), self._options)
 
     @classmethod
     def ensemble(cls, members: Sequence[LanguageModel]) -> LanguageModel:
-        """One model that gives the mean of the probabilities of ``members``; ``checkpoint`` is that of the first.
+        """An ensemble, which predicts the mean of the members' probabilities. Its ``checkpoint`` is the first member's.
 
-        Raises ``DataError`` unless all have the same tokenizer, ``UsageError`` where there is none.
+        Raises ``DataError`` unless all have the same tokenizer, ``UsageError`` without a member.
         """
         if not members:
             raise UsageError("an ensemble needs a model; give one or more")
         first = members[0]
         for other in members[1:]:
-            _refuse_unlike(first, other)
+            _check_same_tokenizer(first, other)
 
-        def make_engine(purpose: str) -> Engine:
-            return Ensemble([member._make_engine(purpose) for member in members])
+        def make_engine(purpose: Purpose) -> Engine:
+            return Ensemble([member._engine_for(purpose) for member in members])
 
-        model = cls(make_engine, first.tokenizer, first.checkpoint)
-        model.members = tuple(members)
-        return model
+        return cls(make_engine, first.tokenizer, first.checkpoint, members)
+
+    def __repr__(self) -> str:
+        if self.members:
+            return f"LanguageModel.ensemble({list(self.members)})"
+        facts = [
+            repr(str(self.checkpoint.path)),
+            f"step {self.checkpoint.step}",
+            f"{self.config.parameter_count():,} parameters",
+            f"{self.tokenizer.kind} tokenizer",
+        ]
+        if self.tokenizer.documents is not None:
+            facts.append(f"documents ({self.tokenizer.documents})")
+        facts += [f"{purpose}: {engine.name}" for purpose, engine in sorted(self._engines.items())]
+        return f"LanguageModel({', '.join(facts)})"
 
     @property
     def engine(self) -> Engine:
-        """What measures."""
-        return self._make_engine("measuring")
+        """The engine for evaluation and scoring."""
+        return self._engine_for("evaluation")
 
     @property
-    def writing_engine(self) -> Engine:
-        """What writes."""
-        return self._make_engine("writing")
+    def generation_engine(self) -> Engine:
+        """The engine for generation."""
+        return self._engine_for("generation")
+
+    def _engine_for(self, purpose: Purpose) -> Engine:
+        if purpose not in self._engines:
+            self._engines[purpose] = self._make_engine(purpose)
+        return self._engines[purpose]
+
+    def describe(self) -> dict[str, Any]:
+        """The config.json of the checkpoint, its path, and the engine that generates."""
+        return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.generation_engine.name}
+
+    # ------------------------------------------------------------------------------------------------ generation
 
     def generate(
         self,
         prompt: str | Iterable[str] = "",
         length: int = 500,
         *,
-        temperature: float = 1.0,
+        temperature: float = DEFAULT_TEMPERATURE,
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
         stop: str | None = None,
         seed: int | None = None,
     ) -> str:
-        """``length`` new characters after ``prompt`` (which is not repeated), fewer where ``stop`` would come.
+        """Generate ``length`` characters after ``prompt``, fewer if the text ``stop`` comes. Neither is returned.
 
-        A model of documents writes one, and ends where it ends; ``prompt`` is its beginning.
-        The same seed gives the same text; without one it is different each time. Raises ``UsageError`` for sampling
-        options without meaning and ``DataError`` for half characters in the prompt.
+        A model of documents continues the document that ``prompt`` begins, up to its end at most. The same ``seed``
+        gives the same text; without one each text is different. Raises ``UsageError`` for invalid arguments and
+        ``DataError`` for a lone surrogate in the prompt.
         """
         config = SamplingConfig(temperature, top_k, top_p, min_p)
         return "".join(self.stream(prompt, length, config, stop=stop, seed=seed))
@@ -149,8 +186,13 @@ class LanguageModel:
         stop: str | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """The same, in pieces as they are made. A prompt longer than memory may come in pieces, too."""
-        return self._written(prompt, length, config or SamplingConfig(), stop, seed)
+        """The text of ``generate`` in pieces, as they are generated. A prompt larger than memory may come in pieces.
+
+        Without ``config`` the settings are the defaults of ``generate``.
+        """
+        config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
+        ids = self._prompt_ids(prompt)
+        return stream_text(self.generation_engine, self.tokenizer, ids, length, config, stop=stop, seed=seed)
 
     def samples(
         self,
@@ -162,148 +204,164 @@ class LanguageModel:
         stop: str | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """``count`` texts (None: no end of them) after one prompt, many at a time. ``stream`` writes the first."""
-        seed, config = _seed(seed), config or SamplingConfig()
-        waiting = iter(range(count) if count is not None else itertools.count())
-        numbers = list(itertools.islice(waiting, _SAMPLES_AT_ONCE))
-        texts = {number: Text(self.tokenizer, length, stop) for number in numbers}
-        pieces = dict.fromkeys(numbers, "")
-        stream = self._stream(prompt, config, seed, numbers)
-        wanted = 0  # the sample that is yielded next; others wait for it
-        while texts:
-            ids_NB = stream.draw(max(1, *(texts[number].missing for number in numbers)))
-            for number, ids in zip(numbers, ids_NB.T, strict=True):
-                pieces[number] += texts[number].feed(ids)
-            going_on = [row for row, number in enumerate(numbers) if texts[number].missing]
-            new = list(itertools.islice(waiting, len(numbers) - len(going_on)))
-            if len(going_on) < len(numbers):
-                stream.replace(np.array(going_on, np.int64), uniform_sources(seed, new))
-            numbers = [*(numbers[row] for row in going_on), *new]
-            texts.update({number: Text(self.tokenizer, length, stop) for number in new})
-            pieces.update(dict.fromkeys(new, ""))
-            while wanted in texts and not texts[wanted].missing:
-                yield pieces.pop(wanted) + texts.pop(wanted).rest()
-                wanted += 1
+        """``count`` texts (None: without end) that continue one prompt, many in parallel. The first is ``stream``'s."""
+        config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
+        ids, engine = self._prompt_ids(prompt), self.generation_engine
+        return sample_texts(engine, self.tokenizer, ids, length, config, count=count, stop=stop, seed=seed)
 
-    def _written(
-        self, prompt: str | Iterable[str], length: int, config: SamplingConfig, stop: str | None, seed: int | None
-    ) -> Iterator[str]:
-        text = Text(self.tokenizer, length, stop)
-        stream = self._stream(prompt, config, _seed(seed), range(1))
-        while text.missing:
-            if piece := text.feed(stream.draw(text.missing)[:, 0]):
-                yield piece
-        if rest := text.rest():
-            yield rest
-
-    def _stream(self, prompt: str | Iterable[str], config: SamplingConfig, seed: int, numbers: Sequence[int]) -> Stream:
+    def _prompt_ids(self, prompt: str | Iterable[str]) -> Iterator[Ids]:
         pieces = [prompt] if isinstance(prompt, str) else prompt
-        ids = (self.tokenizer.encode(part) for piece in pieces for part in _parts(piece))
-        return Stream(self.writing_engine, self.tokenizer, ids, config, uniform_sources(seed, numbers))
+        return (self.tokenizer.encode(block) for piece in pieces for block in _text_blocks(piece))
+
+    # ------------------------------------------------------------------------------------------------ evaluation
 
     def evaluate(self, text: str, window: int | None = None) -> Evaluation:
-        """How well the model predicts ``text``: one exact pass, or with ``window`` the mean over cold windows.
+        """How well the model predicts ``text``: one exact pass, or windows of ``window`` ids from the initial state.
 
-        A model of documents finds them in ``text`` as it was trained: lines, or what blank lines part, or one.
+        A model of documents splits ``text`` into documents as in its training: at line ends, at blank lines, or not at
+        all. Raises ``UsageError`` for an invalid ``window``, and for any with documents; ``DataError`` for a text that
+        is too short or cannot be encoded.
         """
-        codes = (self._codes(part) for part in _parts(text))
-        if isinstance(self.tokenizer, DocumentTokenizer):
-            pieces = split_documents([codes], self.tokenizer.documents)
-            return self.evaluate_ids(itertools.starmap(self.tokenizer.encode_documents, pieces), window)
-        return self.evaluate_ids((self.tokenizer.encode_codes(part) for part in codes), window)
-
-    def _codes(self, text: str) -> Codes:
-        """``text`` as the tokenizer's codes: code points, or bytes."""
-        return self.tokenizer.encode(text) if self.tokenizer.kind == "byte" else code_points(text)
+        codes = (self._codes(block) for block in _text_blocks(text))
+        if self.tokenizer.documents is None:
+            return self.evaluate_ids(map(self.tokenizer.encode_codes, codes), window)
+        documents = split_documents([codes], self.tokenizer.documents)
+        return self.evaluate_ids(itertools.starmap(self.tokenizer.encode_documents, documents), window)
 
     def evaluate_ids(
-        self,
-        blocks: Iterable[Ids],
-        window: int | None = None,
-        progress: Callable[[int], None] = lambda predictions: None,
+        self, blocks: Iterable[Ids], window: int | None = None, progress: Progress = no_progress
     ) -> Evaluation:
-        """The same for ids that come in blocks of any size, for texts larger than memory; of documents with their ends.
+        """``evaluate`` for ids in blocks of any size, also for texts larger than memory.
 
-        Raises ``UsageError`` for a ``window`` over documents, which are read from their beginnings in any case.
+        The ids of documents include their end markers. ``progress`` is called with the number of ids read since its
+        last call.
         """
         return evaluate(self.engine, self.tokenizer, blocks, window, progress)
 
     def evaluate_members(
-        self,
-        blocks: Iterable[Ids],
-        window: int | None = None,
-        progress: Callable[[int], None] = lambda predictions: None,
+        self, blocks: Iterable[Ids], window: int | None = None, progress: Progress = no_progress
     ) -> tuple[Evaluation, list[Evaluation]]:
-        """The same, and beside it the evaluation of each of ``members``, for which nothing is read twice."""
+        """``evaluate_ids`` for an ensemble, and the evaluation of each member; each member reads the text once.
+
+        Raises ``UsageError`` for a model that is not an ensemble.
+        """
+        if not self.members:
+            raise UsageError("a single model has no members; use evaluate_ids")
         engines = [member.engine for member in self.members]
         return evaluate_together(engines, self.tokenizer, blocks, window, progress)
+
+    def evaluate_dynamically(self, blocks: Iterable[Ids], progress: Progress = no_progress) -> Evaluation:
+        """``evaluate_ids`` with a copy of the model that learns from the text as it reads it; see ``dynamic``.
+
+        Runs on the CPU in fp32. Raises ``DataError`` if the checkpoint has neither the gradients of its training nor
+        its corpus, ``UsageError`` for an ensemble.
+        """
+        from charlm.evaluation import dynamic
+
+        _, learner = self._copy_and_learner()
+        return dynamic.evaluate_dynamically(learner, self.tokenizer, blocks, progress)
+
+    def adapted(self, blocks: Iterable[Ids], progress: Progress = no_progress) -> LanguageModel:
+        """A copy of the model that has learnt from a text, given as ``blocks`` of ids.
+
+        Errors as in ``evaluate_dynamically``.
+        """
+        network, learner = self._copy_and_learner()
+        for ids, _ in learner.losses(self.tokenizer, blocks):
+            progress(len(ids))
+        return self.with_weights(network.weights())
+
+    def _copy_and_learner(self) -> tuple[CharLM, Learner]:
+        from charlm.evaluation import dynamic
+
+        if self._weights is None:
+            raise UsageError("an ensemble cannot learn from a text; use a single model")
+        rms = dynamic.gradient_rms(self.checkpoint.path, self.config, self._weights)
+        network = dynamic.make_network(self.config, self._weights)
+        return network, dynamic.Learner(network, rms)
+
+    # ------------------------------------------------------------------------------------------------ scoring
 
     def score(self, text: str) -> NDArray[np.float64]:
         """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
 
-        With the byte tokenizer, of each byte.
+        With the byte tokenizer, of each byte. No document ends in ``text``.
         """
-        blocks = (self.tokenizer.encode(part) for part in _parts(text))
-        pieces = list(exact_losses(self.engine, self.tokenizer, blocks))
+        blocks = (self.tokenizer.encode(block) for block in _text_blocks(text))
+        pieces = list(exact_losses(self.engine, self.tokenizer.start_id, blocks))
         if not pieces:
             return np.zeros(0)
         ids = np.concatenate([ids for ids, _ in pieces])
         nats = np.concatenate([nats for _, nats in pieces]).astype(np.float64)
-        log_probabilities: NDArray[np.float64] = np.add.reduceat(-nats, np.nonzero(self._starts(ids))[0])
+        starts = np.flatnonzero(self.tokenizer.starts_character[ids])
+        log_probabilities: NDArray[np.float64] = np.add.reduceat(-nats, starts)
         return log_probabilities
 
     def score_documents(self, documents: Iterable[str]) -> Iterator[Scored]:
-        """A score for each document, in constant memory; thousands are read side by side.
+        """A score for each document, in constant memory; thousands are read in a batch.
 
-        Each is read from a fresh state, and by a model of documents its end is predicted, too.
+        Each is read from the initial state. A model of documents also predicts the end of each. Raises ``UsageError``
+        if ``documents`` is one string.
         """
-        for together in self.score_pieces(self._piece(text) for text in documents):
-            yield from together
+        if isinstance(documents, str):
+            raise UsageError("documents must be several texts, not one string; put the string in a list")
+        return itertools.chain.from_iterable(self.score_pieces(self._piece(text) for text in documents))
 
     def score_pieces(self, pieces: Iterable[Piece], at_once: bool = False) -> Iterator[list[Scored]]:
-        """The same for documents found in a text, in lists as they are done; see ``scoring.score_documents``."""
+        """``score_documents`` for pieces of a split text, in lists; see ``scoring.score_documents``."""
         return score_documents(self.engine, self.tokenizer, pieces, at_once)
+
+    def surprisals(self, text: str, alternatives: int = 5) -> Iterator[Surprisal]:
+        """The surprisal of each character of one document, with the most likely alternatives.
+
+        Raises ``UsageError`` for a negative number of alternatives.
+        """
+        if alternatives < 0:
+            raise UsageError(f"alternatives must be 0 or more, not {alternatives}")
+        ids, _ = encode_documents(self.tokenizer, *self._piece(text))
+        return surprisals(self.engine, self.tokenizer, ids, alternatives)
+
+    def fingerprint(self, text: str) -> int:
+        """64 bits that identify a document; ``Corpus.fingerprints`` has those of the training documents."""
+        return int(Fingerprints().add(self._piece(text))[0])
 
     def _piece(self, text: str) -> Piece:
         codes = self._codes(text)
         return Piece(codes, np.full(1, len(codes), np.int64))
 
-    def fingerprint(self, text: str) -> int:
-        """64 bits of a document, as ``Corpus.fingerprints`` has them of those that were learnt."""
-        return int(Fingerprints().add(self._piece(text))[0])
-
-    def surprises(self, text: str, alternatives: int = 5) -> Iterator[Surprise]:
-        """How unexpected each character of one document was, and which others were likely in its place."""
-        ids, _ = ids_of(self.tokenizer, *self._piece(text))
-        return surprises(self.engine, self.tokenizer, ids, alternatives)
-
-    def _starts(self, ids: Ids) -> NDArray[np.bool_]:
-        return self.tokenizer.starts_character[ids]
-
-    def describe(self) -> dict[str, Any]:
-        """What config.json says of the checkpoint, and what runs it here."""
-        return {**self.checkpoint.config, "path": str(self.checkpoint.path), "engine": self.writing_engine.name}
+    def _codes(self, text: str) -> Codes:
+        """What the tokenizer encodes: code points, or bytes."""
+        return self.tokenizer.encode(text) if self.tokenizer.kind == "byte" else code_points(text)
 
 
-def _refuse_unlike(first: LanguageModel, other: LanguageModel) -> None:
-    """Raise ``DataError`` unless both have the same tokenizer."""
+def _precision_costs(checkpoint: Checkpoint) -> dict[str, float]:
+    costs = checkpoint.config.get("precision_costs")
+    if not isinstance(costs, dict):
+        return {}
+    return {name: float(cost) for name, cost in costs.items() if type(cost) in (int, float)}
+
+
+def _check_same_tokenizer(first: LanguageModel, other: LanguageModel) -> None:
     if first.tokenizer.description() == other.tokenizer.description():
         return
-    why = difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
+    reason = tokenizer_difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
     documents = first.tokenizer.documents or other.tokenizer.documents
-    # The seed shuffles documents into the parts, and the vocabulary is that of the training part.
-    options = "--split, --tokenizer, --documents and --seed" if documents else "--split and --tokenizer"
+    # The seed shuffles documents before they are split, and the vocabulary is that of the training split.
+    settings = "split, tokenizer, documents and seed" if documents else "split and tokenizer"
     raise DataError(
-        f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {why}; name models that were trained "
-        f"on one text with the same {options}"
+        f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {reason}; choose models that were "
+        f"trained on the same text with the same {settings}"
     )
 
 
-def _parts(text: str) -> Iterator[str]:
-    return (text[start : start + _BLOCK] for start in range(0, len(text), _BLOCK))
+def _text_blocks(text: str) -> Iterator[str]:
+    return (text[start : start + _BLOCK_CHARACTERS] for start in range(0, len(text), _BLOCK_CHARACTERS))
 
 
-def _seed(seed: int | None) -> int:
-    if seed is not None and not 0 <= seed < 2**63:
-        raise UsageError(f"--seed must be 0 to 2^63-1, not {seed}")
-    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1) if seed is None else seed
+def _check_seed(seed: int | None) -> int:
+    """``seed``, or a random one for None."""
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"seed must be 0 to 2^63-1, not {seed}")
+    return seed

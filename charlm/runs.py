@@ -1,21 +1,22 @@
-"""Runs: the folder of a training, made, found again, and trained. ``charlm.train`` lives here.
+"""Runs: a corpus is prepared in a folder, and a model is trained there. ``charlm.train`` and ``charlm.resume``.
 
     checkpoints/<run>/corpus/      the prepared ids, the vocabulary, corpus.json
     checkpoints/<run>/step-N/      checkpoints: the best and the latest
     checkpoints/<run>/metrics.jsonl
 
-A run is locked while it is trained, never overwritten, and removed again if it fails before its first checkpoint.
+A run is locked while it is trained. It is never overwritten, and it is removed if it fails before its first checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from charlm import native
 from charlm.checkpoint.model_parts import checkpoint_parts
@@ -33,29 +34,39 @@ from charlm.checkpoint.transfer import transferred_weights
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
 from charlm.corpus.documents import check_form
 from charlm.corpus.preparation import DocumentChoices, prepare
-from charlm.corpus.prepared import Corpus, SplitSize, open_corpus, parse_split
+from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.text import TextSource, check_encoding, open_source
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
 from charlm.system.devices import choose_device, choose_precision
 from charlm.system.disk import sync_made
 from charlm.system.signals import StopSignals
 from charlm.training.events import Event, Finished
-from charlm.training.recipe import Recipe, Request, resolve, save_every_fields
+from charlm.training.keywords import takes_options
+from charlm.training.options import (
+    ResumeOptions,
+    TrainingOptions,
+    check_options,
+    check_type,
+    command_line_name,
+    definitions,
+)
+from charlm.training.recipe import Recipe, resolve, save_every_fields, validate
 from charlm.training.state import is_finished
 from charlm.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 TOKENIZERS = ("char", "byte")
 MIN_CHARACTERS = 100
 DEFAULT_SPLIT = "90/5/5"
-# What may be changed when a run is resumed; everything else it remembers.
-RESUME_WISHES = ("epochs", "steps", "time", "save_every", "threads")
 
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Which texts to learn from: ``corpus`` and perhaps ``valid`` and ``test`` are names of files, folders or "-"."""
+class TextOptions:
+    """The text to train on. ``corpus``, ``valid`` and ``test`` are paths of files or folders, or "-" for stdin."""
 
     corpus: Sequence[str] = ()
     valid: str | None = None
@@ -65,14 +76,45 @@ class Texts:
     encoding: str = "utf-8"
     split: str | None = None
     documents: str | None = None
-    """A key of ``SEPARATORS``; None where text runs on."""
+    """A key of ``SEPARATORS``; None for running text."""
     distinct: bool = False
-    """Whether documents that stand in the text again are left out."""
+    """Whether duplicate documents are dropped."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokenizer", "encoding", "split", "documents"):
+            if (value := getattr(self, name)) is not None:
+                check_type(name, value, (str,), DEFAULT_SPLIT if name == "split" else "")
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What ``charlm.train`` returns. Losses are in nats per character; ``reason`` is why training ended."""
+class RunOptions:
+    """The folder of a run and the hardware. The model starts with the weights of the checkpoint ``init_from``."""
+
+    out: Path | None = None
+    init_from: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    progress: Progress = field(default=lambda characters: None)
+    """Called while the corpus is prepared, with the number of characters read since the last call."""
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is ready to train. ``recipe`` is None for a resumed run."""
+
+    trainer: Trainer
+    recipe: Recipe | None
+    finished: bool = False
+    """Whether nothing is left to do, because a resumed run has reached its limit already."""
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingResult:
+    """What ``charlm.train`` and ``charlm.resume`` return.
+
+    ``run`` is the folder, for ``charlm.load``. ``reason`` is why training ended: "budget", "early stop", "interrupted",
+    or "finished before" if there was nothing to resume. ``best_nats_per_char`` is the lowest validation loss.
+    """
 
     run: Path
     step: int
@@ -80,27 +122,13 @@ class Trained:
     reason: str
     best_nats_per_char: float | None
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run ready to train, and what was chosen for it."""
-
-    trainer: Trainer
-    recipe: Recipe | None
-    finished: bool = False
+    def __repr__(self) -> str:
+        loss = "none" if self.best_nats_per_char is None else f"{self.best_nats_per_char:.4f} nats/char"
+        ended = f"{self.step} steps in {self.seconds:.1f} s, {self.reason}"
+        return f"<TrainingResult {self.run}: {ended}, best validation loss {loss}>"
 
 
-@dataclass(frozen=True)
-class Where:
-    """Where a run goes and what it runs on; ``init_from`` is a checkpoint whose weights it begins with."""
-
-    out: Path | None = None
-    init_from: Path | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    progress: Progress = field(default=lambda characters: None)
-
-
+@takes_options(TrainingOptions)
 def train(
     corpus: str | Path | Sequence[str | Path],
     *,
@@ -115,74 +143,104 @@ def train(
     init_from: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
-    on_event: Callable[[Event], None] = lambda event: None,
-    **wishes: Any,
-) -> Trained:
+    on_event: Callable[[Event], object] | None = None,
+    **options: Unpack[TrainingOptions],
+) -> TrainingResult:
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
 
-    ``wishes`` are the fields of ``charlm.training.recipe.Request``: ``time="10m"``, ``steps``, ``size``, ``lr`` and so
-    on. Every event of the training is passed to ``on_event``. Ctrl-C saves and returns with the reason "interrupted".
+    ``on_event`` is called with every event of the training. Ctrl-C saves and returns with the reason "interrupted".
     Prints nothing. Raises the errors of ``charlm.errors``.
     """
-    names = [str(corpus)] if isinstance(corpus, (str, Path)) else [str(name) for name in corpus]
-    texts = Texts(names, _name(valid), _name(test), False, tokenizer, encoding, split, documents, distinct)
-    where = Where(_path(out), _path(init_from), device, precision)
-    known = {field.name for field in dataclasses.fields(Request)}
-    if unknown := sorted(set(wishes) - known):
-        raise UsageError(f"train() has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
-    with new_run(texts, Request(**wishes), where) as prepared:
+    names = [_path("corpus", path) for path in _paths(corpus)]
+    texts = TextOptions(
+        names,
+        None if valid is None else _path("valid", valid),
+        None if test is None else _path("test", test),
+        tokenizer=tokenizer,
+        encoding=encoding,
+        split=split,
+        documents=documents,
+        distinct=distinct,
+    )
+    run_options = RunOptions(
+        None if out is None else Path(_path("out", out)),
+        None if init_from is None else Path(_path("init_from", init_from)),
+        str(device),
+        precision,
+    )
+    with new_run(texts, check_options(options, TrainingOptions, "train"), run_options) as prepared:
         return _run_to_end(prepared.trainer, on_event)
 
 
+@takes_options(ResumeOptions)
 def resume(
-    run: str | Path, *, device: str | None = None, on_event: Callable[[Event], None] = lambda event: None, **wishes: Any
-) -> Trained:
-    """Go on with a run, as ``charlm train --resume`` does; ``steps``, ``epochs`` or ``time`` extend it."""
-    with resumed_run(Path(run), Request(**wishes), device) as prepared:
+    run: str | Path,
+    *,
+    device: str | None = None,
+    on_event: Callable[[Event], object] | None = None,
+    **options: Unpack[ResumeOptions],
+) -> TrainingResult:
+    """Continue a run exactly where it stopped, as ``charlm train --resume`` does.
+
+    ``steps``, ``epochs`` or ``time`` extend it. All other options are those that the run was started with.
+    Raises the errors of ``charlm.errors``.
+    """
+    path = Path(_path("run", run))
+    checked = check_options(options, TrainingOptions, "resume")
+    with resumed_run(path, checked, None if device is None else str(device)) as prepared:
         if prepared.finished:
             progress = prepared.trainer.progress
-            return Trained(Path(run), progress.step, progress.seconds, "finished before", progress.best)
+            return TrainingResult(path, progress.step, progress.seconds, "finished before", progress.best)
         return _run_to_end(prepared.trainer, on_event)
 
 
-def _name(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+def _paths(corpus: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    if isinstance(corpus, (str, os.PathLike)):
+        return [corpus]
+    if not isinstance(corpus, Sequence) or not corpus:
+        raise UsageError(f"corpus must be a path or a list of paths, not {corpus!r:.60}")
+    return corpus
 
 
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
+def _path(name: str, path: str | Path) -> str:
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"{name} must be a path, not {path!r:.60}")
+    return str(path)
 
 
-def _run_to_end(trainer: Trainer, on_event: Callable[[Event], None]) -> Trained:
+def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object] | None) -> TrainingResult:
     last: Finished | None = None
     with StopSignals() as signals, signals.deferred(trainer.stop):
         for event in trainer.events():
-            on_event(event)
+            if on_event is not None:
+                on_event(event)
             last = event if isinstance(event, Finished) else last
     assert last is not None, "a training ends with Finished or an error"
-    return Trained(trainer.run, last.step, last.seconds, last.reason, last.best_nats_per_char)
+    return TrainingResult(trainer.run, last.step, last.seconds, last.reason, last.best_nats_per_char)
 
 
 @contextlib.contextmanager
-def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
-    """Prepare the corpus in a new run and hold it, locked, ready to train."""
-    device = choose_device(where.device)
-    precision = choose_precision(where.precision, device)
-    base = None if where.init_from is None else open_checkpoint(where.init_from)
+def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOptions) -> Iterator[PreparedRun]:
+    """Prepare the corpus in a new run and hold the run, locked and ready to train."""
+    device = choose_device(run_options.device)
+    precision = choose_precision(run_options.precision, device)
+    base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
-    _check_early(texts, request, str(device), base, architecture)
+    # Before minutes are spent on the corpus.
+    _validate_texts(texts, base)
+    validate(options, documents=texts.documents is not None, architecture=architecture)
     source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
-    run, made = _claim(where.out, "demo" if texts.demo else source.name if source else "stdin")
+    run, made = _claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
     with lock_run(run):
         if step_numbers(run):
             raise CannotCreateError(f"{run} was trained by another process a moment ago; choose another --out")
         try:
-            shutil.rmtree(run / "corpus", ignore_errors=True)  # of a beginning that was killed
+            shutil.rmtree(run / "corpus", ignore_errors=True)  # left by a process that was killed
             clean(run)
-            corpus = _prepare(run, source, texts, _document_choices(texts, request), where.progress)
+            corpus = _prepare(run, source, texts, _document_choices(texts, options), run_options.progress)
             sync_made([corpus.folder, *made])
             recipe = resolve(
-                request,
+                options,
                 corpus.sizes["train"],
                 corpus.sizes["valid"],
                 corpus.tokenizer.vocabulary_size,
@@ -194,16 +252,14 @@ def new_run(texts: Texts, request: Request, where: Where) -> Iterator[Prepared]:
             trainer = Trainer(run, corpus, recipe.model, recipe.training)
             if base is not None:
                 trainer.model.load_weights(transferred_weights(base, trainer.model.weights(), corpus.tokenizer))
-            yield Prepared(trainer, recipe)
+            yield PreparedRun(trainer, recipe)
         finally:
             if not step_numbers(run):
                 _remove(run, made)
 
 
-def _check_early(
-    texts: Texts, request: Request, device: str, base: Checkpoint | None, architecture: ModelConfig | None
-) -> None:
-    """Find contradictions before minutes are spent on a corpus."""
+def _validate_texts(texts: TextOptions, base: Checkpoint | None) -> None:
+    """Raise ``UsageError`` for values out of range and contradictions."""
     if texts.tokenizer not in TOKENIZERS:
         raise UsageError(f"--tokenizer must be one of {', '.join(TOKENIZERS)}, not {texts.tokenizer!r}")
     if base is not None:
@@ -214,15 +270,13 @@ def _check_early(
     if texts.documents is not None:
         check_form(texts.documents)
     elif texts.distinct:
-        raise UsageError("--distinct leaves out documents that come again; say what a document is with --documents")
+        raise UsageError("--distinct drops duplicate documents; define what a document is with --documents")
     parse_split(texts.split or DEFAULT_SPLIT)
     if texts.valid is not None and texts.split is not None:
-        raise UsageError("with --valid all of the corpus is training text; leave out --split")
-    large = SplitSize(10**9, 10**9, 10**9, 0 if texts.documents is None else 10**6)
-    resolve(request, large, large, 300, device=device, precision="fp32", instruction_set="", architecture=architecture)
+        raise UsageError("with --valid the whole corpus is training text; leave out --split")
 
 
-def _open(texts: Texts, names: Sequence[str], spool: Path | None = None) -> TextSource:
+def _open(texts: TextOptions, names: Sequence[str], spool: Path | None = None) -> TextSource:
     return open_source(names, texts.encoding, spool, any_file=texts.tokenizer == "byte")
 
 
@@ -267,15 +321,16 @@ def _is_of_a_beginning(path: Path) -> bool:
     return path.name in _BEGINNING or is_unfinished(path)
 
 
-def _document_choices(texts: Texts, request: Request) -> DocumentChoices | None:
+def _document_choices(texts: TextOptions, options: TrainingOptions) -> DocumentChoices | None:
     if texts.documents is None:
         return None
-    seed = TrainingConfig.seed if request.seed is None else request.seed
+    given = options.get("seed")
+    seed = TrainingConfig.seed if given is None else given
     return DocumentChoices(texts.documents, seed, texts.distinct)
 
 
 def _prepare(
-    run: Path, source: TextSource | None, texts: Texts, documents: DocumentChoices | None, progress: Progress
+    run: Path, source: TextSource | None, texts: TextOptions, documents: DocumentChoices | None, progress: Progress
 ) -> Corpus:
     folder = run / "corpus"
     folder.mkdir()
@@ -293,87 +348,93 @@ def _prepare(
     characters = corpus.sizes["train"].characters
     if characters < MIN_CHARACTERS:
         raise DataError(
-            f"the training part of the text has {characters} characters, too few to learn from; it needs at least "
-            f"{MIN_CHARACTERS}, better some hundred thousand"
+            f"the training part of the text has only {characters} characters; use a text of at least {MIN_CHARACTERS}, "
+            "better several hundred thousand"
         )
     return corpus
 
 
 def demo_text() -> str:
-    """The Python language reference that ships inside every CPython: English and code, half a million characters."""
+    """The Python language reference, which CPython contains: English and code, half a million characters."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics[name].strip("\n") for name in sorted(topics)) + "\n"
 
 
 @contextlib.contextmanager
-def resumed_run(run: Path | None, request: Request, device: str | None = None) -> Iterator[Prepared]:
-    """Open a run (the newest one without a name) at its latest checkpoint and hold it, locked, ready to go on."""
-    _refuse_new_wishes(request)
+def resumed_run(run: Path | None, options: TrainingOptions, device: str | None = None) -> Iterator[PreparedRun]:
+    """Open a run (by default the newest) at its latest checkpoint and hold it, locked and ready to continue."""
+    _refuse_fixed_options(options)
     run, named_step = _run_of(newest_run(RUNS, to_resume=True) if run is None else run)
     with lock_run(run):
         clean(run)
         checkpoint = open_checkpoint(run, "latest", ALL_FILES)
         if named_step is not None and named_step != checkpoint.step:
             raise UsageError(
-                f"{run} has gone on to step {checkpoint.step}; resume that with --out {run}, or begin a new run from "
-                f"the older step with --init-from {run / f'step-{named_step}'}"
+                f"{run} has a later step, {checkpoint.step}; resume the run itself, {run}, or start a new run from the "
+                f"older step with --init-from {run / f'step-{named_step}'}"
             )
-        config = _extended(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), request)
+        config = _extended(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
         config = dataclasses.replace(config, device=str(choose_device(device or config.device)))
         corpus = open_corpus(run / "corpus")
         _check_corpus(run, corpus, checkpoint)
         trainer = Trainer.resume(run, corpus, checkpoint, config)
-        extended = any(getattr(request, name) is not None for name in ("epochs", "steps", "time"))
+        extended = _is_extended(options)
         progress = trainer.budget_progress()
         finished = is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))
-        yield Prepared(trainer, None, finished)
+        yield PreparedRun(trainer, None, finished)
 
 
 def _run_of(path: Path) -> tuple[Path, int | None]:
-    """The run that a person means by its folder or by one of its steps, and the number of that step."""
+    """The run that ``path``, the folder of a run or of a step, belongs to; and the number of the step, if it is one."""
     if not path.exists():
-        raise MissingInputError(f"{path} does not exist; name a run with --out, or train one: charlm train FILE")
+        raise MissingInputError(f"{path} does not exist; name an existing run, or train one: charlm train FILE")
     if step_numbers(path) or not (path / MANIFEST).exists():
         if not step_numbers(path):
-            raise MissingInputError(f"{path} has no checkpoint to go on from; train again: charlm train FILE")
+            raise MissingInputError(f"{path} has no checkpoint to resume; train again: charlm train FILE")
         return path, None
     if not has_training_state(path):
         raise DataError(
-            f"{path} is an exported model and has no training state; resume its run, or learn from its weights with "
-            f"charlm train FILE --init-from {path}"
+            f"{path} is an exported model and has no training state; resume the run it was exported from, or start "
+            f"from its weights with charlm train FILE --init-from {path}"
         )
     return path.parent, open_checkpoint(path, names=[CONFIG]).step
 
 
-def _refuse_new_wishes(request: Request) -> None:
-    for field_ in dataclasses.fields(Request):
-        if getattr(request, field_.name) is not None and field_.name not in RESUME_WISHES:
-            option = field_.name.replace("_", "-")
-            raise UsageError(f"a resumed run keeps its --{option}; leave it out, or begin a new run with --init-from")
+def _refuse_fixed_options(options: TrainingOptions) -> None:
+    for name, value in options.items():
+        if value is not None and name not in definitions(ResumeOptions):
+            raise UsageError(
+                f"a resumed run keeps its {command_line_name(name)}; leave it out, or start a new run with --init-from"
+            )
 
 
-def _extended(config: TrainingConfig, request: Request) -> TrainingConfig:
-    if (request.epochs, request.steps, request.time) != (None, None, None):
-        seconds = None if request.time is None else parse_duration(request.time)
-        config = dataclasses.replace(config, epochs=request.epochs, steps=request.steps, seconds=seconds)
-    if request.threads is not None:
-        config = dataclasses.replace(config, threads=request.threads)
-    return dataclasses.replace(config, **save_every_fields(request.save_every))
+def _is_extended(options: TrainingOptions) -> bool:
+    return any(options.get(name) is not None for name in ("epochs", "steps", "time"))
+
+
+def _extended(config: TrainingConfig, options: TrainingOptions) -> TrainingConfig:
+    if _is_extended(options):
+        time = options.get("time")
+        seconds = None if time is None else parse_duration(time)
+        config = dataclasses.replace(config, epochs=options.get("epochs"), steps=options.get("steps"), seconds=seconds)
+    if (threads := options.get("threads")) is not None:
+        config = dataclasses.replace(config, threads=threads)
+    return dataclasses.replace(config, **save_every_fields(options.get("save_every")))
 
 
 def _check_corpus(run: Path, corpus: Corpus, checkpoint: Checkpoint) -> None:
     described = checkpoint.config.get("corpus")
     if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
         raise DataError(f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore it")
-    # Before anything that it names is looked for. The first checkpoints of format 1 lack it.
+    # Checked before the sources that it names are opened. The first checkpoints of format 1 do not have it.
     if described.get("description_sha256", corpus.description_sha256) != corpus.description_sha256:
         raise DataError(
             f"{corpus.folder / 'corpus.json'} is damaged; restore it, or train again with --init-from {run}"
         )
     if corpus.changed_sources():
         raise DataError(
-            f"the text of {run} has changed since training began; put the old text back to resume, or learn the new "
+            f"the text of {run} has changed since training began; restore the old text to resume, or train on the new "
             f"one with charlm train FILE --init-from {run}"
         )
     corpus.check_ids()

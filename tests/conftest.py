@@ -66,7 +66,7 @@ def library(instruction_set=""):
     """The native engine's library for an instruction set; None where it cannot run here."""
     with environment(CHARLM_ISA=instruction_set, CHARLM_ENGINE=None):
         try:
-            return native.find()
+            return native.find_library()
         except UsageError:
             return None
 

@@ -25,6 +25,7 @@ from charlm.corpus.prepared import corpus_beside
 from charlm.engine.native import NativeEngine
 from charlm.errors import CannotCreateError, DataError, InputOutputError, MissingInputError, UsageError
 from charlm.export import FORMS, export
+from charlm.training.options import TrainingOptions
 
 FILES = {CARD, CONFIG, MANIFEST, MODEL, TOKENIZER}
 
@@ -108,7 +109,7 @@ def test_the_native_int8_engine_loses_nothing_more(exports, instruction_set):
     logits = []
     for versions in (weights, again, by_hand):
         engine = NativeEngine(library(instruction_set), config, versions, "int8", 1)
-        logits.append(engine.forward(ids_TB, engine.start(3))[0])
+        logits.append(engine.forward(ids_TB, engine.initial_state(3))[0])
     assert np.array_equal(logits[0], logits[1])
     assert np.array_equal(logits[0], logits[2])
 
@@ -244,7 +245,7 @@ def test_it_is_not_resumed_but_learnt_on_from(exports, text_file, tmp_path, monk
     assert {path.name for path in copy.iterdir()} == FILES
     assert [path.name for path in copy.parent.iterdir()] == ["small"]
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MissingInputError), runs.resumed_run(None, runs.Request()):
+    with pytest.raises(MissingInputError), runs.resumed_run(None, TrainingOptions()):
         pass
     assert newest_run(Path("checkpoints")).name == "small"
     options = {"steps": 1, "batch": 4, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32", "lr": 1e-9}
@@ -265,7 +266,7 @@ def test_the_commands(trained_run, text_file, tmp_path):
     done = charlm_command("export", trained_run, "small", "--weights", "int8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == b""
-    for words in ("kB before", "kB now", "nats/char before", "charlm generate --checkpoint small"):
+    for words in ("kB before", "kB after", "nats/char before", "charlm generate --checkpoint small"):
         assert words in done.stderr.decode()
     for command in (
         ["generate", "-c", "small", "-n", "5", "--seed", "1"], ["eval", text_file, "-c", "small", "--json"],

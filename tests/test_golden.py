@@ -26,7 +26,7 @@ def load(path, engine):
     with environment(CHARLM_ENGINE="torch" if engine == "torch" else "native", CHARLM_ISA=engine.replace("torch", "")):
         model = charlm.load(path, device="cpu", precision="fp32", threads=1)
         assert model.engine.name.startswith("torch" if engine == "torch" else f"native {engine}")
-        assert model.writing_engine is not None
+        assert model.generation_engine is not None
     return model
 
 

@@ -18,7 +18,7 @@ def model(trained_run):
     return charlm.load(trained_run, device="cpu", threads=1)
 
 
-def test_it_writes_words_of_the_corpus(model, text):
+def test_it_generates_words_of_the_corpus(model, text):
     written = model.generate("the cat ", 300, temperature=0.5, seed=1)
     words = set(written.split()[1:-1])
     assert len(written) == 300
@@ -71,18 +71,57 @@ def test_a_prompt_in_pieces_is_the_same_prompt(model):
     assert model.generate(pieces, 50, seed=1) == model.generate(prompt, 50, seed=1)
 
 
-def test_only_characters_of_the_corpus_come_out(model, text):
+def test_only_characters_of_the_corpus_are_generated(model, text):
     hot = "".join(model.samples(20, "", 200, SamplingConfig(temperature=5.0), seed=1))
     assert set(hot) <= set(text)
 
 
-def test_options_without_meaning(model):
-    for wrong in ({"length": -1}, {"stop": ""}, {"temperature": -1.0}, {"top_p": 2.0}):
-        with pytest.raises(UsageError, match="--"):
-            model.generate("a", **wrong)
+def test_invalid_generation_settings(model):
+    for name, value in {"length": -1, "stop": "", "temperature": -1.0, "top_p": 2.0, "seed": -1}.items():
+        with pytest.raises(UsageError, match=name.replace("_", ".")):
+            model.generate("a", **{name: value})
     with pytest.raises(DataError):
         model.generate("\ud800", 5)
     assert model.generate("a", 0) == ""
+
+
+def test_invalid_arguments_are_refused_at_once(model, text):
+    for window in (0, -3):
+        with pytest.raises(UsageError, match="window must be"):
+            model.evaluate(text, window=window)
+    with pytest.raises(UsageError, match="in a list"):
+        model.score_documents("abc")
+    with pytest.raises(UsageError, match="count must be"):
+        model.samples(-1)
+    with pytest.raises(UsageError, match="alternatives must be"):
+        model.surprisals("abc", -1)
+    with pytest.raises(UsageError, match="length must be"):
+        model.stream("a", -1)
+    with pytest.raises(UsageError, match="no members"):
+        model.evaluate_members([])
+    assert list(model.samples(0)) == []
+
+
+def test_the_defaults_are_those_of_the_command(model):
+    expected = model.generate("the ", 60, temperature=0.8, seed=1)
+    assert model.generate("the ", 60, seed=1) == "".join(model.stream("the ", 60, seed=1)) == expected
+    assert next(model.samples(1, "the ", 60, seed=1)) == expected
+
+
+def test_representations_are_short(model, text):
+    fresh = charlm.load(model.checkpoint.path, device="cpu", threads=1)
+    assert repr(fresh) == (
+        f"LanguageModel({str(model.checkpoint.path)!r}, step {model.checkpoint.step}, "
+        f"{model.config.parameter_count():,} parameters, char tokenizer)"
+    )
+    assert fresh.evaluate(text[:50]).characters == 50
+    assert f"evaluation: {fresh.engine.name})" in repr(fresh)
+    assert repr(charlm.LanguageModel.ensemble([fresh, fresh])).startswith("LanguageModel.ensemble([LanguageModel(")
+    evaluation = model.evaluate(text[:2000])
+    assert repr(evaluation) == (
+        f"Evaluation({evaluation.nats_per_char:.4f} ± {evaluation.standard_error:.4f} nats/char, "
+        f"{evaluation.bits_per_char:.4f} bits/char, perplexity {evaluation.perplexity:.4f}, 2,000 characters)"
+    )
 
 
 def test_scores_sum_to_the_evaluation(model, text):
@@ -95,19 +134,19 @@ def test_scores_sum_to_the_evaluation(model, text):
     assert model.score("").shape == (0,)
 
 
-def test_scores_of_characters_spelt_in_bytes_are_whole(model):
+def test_a_character_of_several_byte_pieces_has_one_score(model):
     scores = model.score("the 中 cat")
     assert len(scores) == 9
     assert scores[4] == scores.min()
 
 
-def test_text_of_the_corpus_is_likelier_than_noise(model, text):
+def test_text_of_the_corpus_is_more_likely_than_noise(model, text):
     noise = "".join(np.random.default_rng(0).permutation(list(text[:1000])))
     assert model.evaluate(text[:1000]).nats_per_char < model.evaluate(noise).nats_per_char - 1
 
 
-def strewn(text_file, text, out, monkeypatch, foreign_rate, rare_count):
-    """Loss of known characters and of a stranger, in text strewn with strangers, for a way to prepare the corpus."""
+def losses_with_unknown(text_file, text, out, monkeypatch, foreign_rate, rare_count):
+    """The losses of a known and of an unknown character in text that mixes them, for a preparation of the corpus."""
     monkeypatch.setattr("charlm.corpus.preparation.FOREIGN_RATE", foreign_rate)
     monkeypatch.setattr("charlm.corpus.preparation.RARE_COUNT", rare_count)
     shape = {"hidden": 48, "layers": 1, "batch": 8, "bptt": 32, "lr": 1e-2, "threads": 1, "device": "cpu"}
@@ -120,12 +159,12 @@ def strewn(text_file, text, out, monkeypatch, foreign_rate, rare_count):
     return evaluation.nats_per_known_char, evaluation.unknown_nats / 60
 
 
-def test_spellings_teach_what_a_stranger_is(text_file, text, tmp_path, monkeypatch):
-    """The rate is raised here, because the text of a test is short: 20,000 characters hold two strangers otherwise."""
-    known, stranger = strewn(text_file, text, tmp_path / "with", monkeypatch, 200, 20)
-    known_without, stranger_without = strewn(text_file, text, tmp_path / "without", monkeypatch, 10**18, 0)
+def test_byte_fallback_in_training_teaches_unknown_characters(text_file, text, tmp_path, monkeypatch):
+    """The rate is raised, because the text is short: 20,000 characters would have two unknown characters."""
+    known, unknown = losses_with_unknown(text_file, text, tmp_path / "with", monkeypatch, 200, 20)
+    known_without, unknown_without = losses_with_unknown(text_file, text, tmp_path / "without", monkeypatch, 10**18, 0)
     assert known < known_without
-    assert stranger < stranger_without - 3
+    assert unknown < unknown_without - 3
 
 
 def test_torch_is_not_needed_to_import_the_library():
@@ -146,28 +185,28 @@ sys.exit("torch" in sys.modules)
 
 
 @needs_native
-def test_torch_is_not_needed_to_write_evaluate_and_score(trained_run):
+def test_torch_is_not_needed_to_generate_evaluate_and_score(trained_run):
     code = [sys.executable, "-c", WITHOUT_TORCH, str(trained_run)]
     assert subprocess.run(code, check=False).returncode == 0
 
 
 @needs_native
-def test_it_writes_in_the_precision_that_the_checkpoint_proved(trained_run):
+def test_it_generates_in_the_precision_measured_for_the_checkpoint(trained_run):
     model = charlm.load(trained_run, device="cpu", threads=1)
     assert abs(model.checkpoint.config["precision_costs"]["int8"]) <= 1e-3
-    assert "int8" in model.writing_engine.name
+    assert "int8" in model.generation_engine.name
     assert "fp32" in model.engine.name
-    assert "bf16" in charlm.load(trained_run, device="cpu", precision="bf16").writing_engine.name
+    assert "bf16" in charlm.load(trained_run, device="cpu", precision="bf16").generation_engine.name
 
 
 @needs_native
 @pytest.mark.parametrize("costs", [None, [], {"int8": "nought"}, {"int8": True}, {"int8": 1.0}])
-def test_costs_that_prove_nothing_are_not_trusted(model, costs):
+def test_invalid_precision_costs_are_ignored(model, costs):
     checkpoint = dataclasses.replace(
         model.checkpoint, config={**model.checkpoint.config, "precision_costs": costs},
         files={**model.checkpoint.files},
     )  # fmt: skip
-    assert "fp32" in charlm.LanguageModel.from_checkpoint(checkpoint, "cpu").writing_engine.name
+    assert "fp32" in charlm.LanguageModel.from_checkpoint(checkpoint, "cpu").generation_engine.name
 
 
 def test_public_names():
@@ -183,23 +222,23 @@ def test_nothing_prints(model, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_describe_says_what_it_is(model):
+def test_describe(model):
     facts = model.describe()
     assert facts["model"]["layers"] == 1
     assert facts["corpus"]["name"] == "salad"
-    assert facts["engine"] == model.writing_engine.name
+    assert facts["engine"] == model.generation_engine.name
 
 
 # ---------------------------------------------------------------------------------------------------- documents
 
 
 @pytest.fixture(scope="module")
-def writer(document_run):
+def document_model(document_run):
     return charlm.load(document_run, device="cpu", threads=1)
 
 
-def test_documents_end_by_themselves(writer, lines_file):
-    documents = list(writer.samples(200, seed=1, length=2000))
+def test_documents_end(document_model, lines_file):
+    documents = list(document_model.samples(200, seed=1, length=2000))
     assert len(documents) == 200
     assert all("\n" not in document and len(document) < 2000 for document in documents)
     mean = len(lines_file.read_text()) / 400
@@ -207,47 +246,48 @@ def test_documents_end_by_themselves(writer, lines_file):
 
 
 @pytest.mark.parametrize("engine", ["native", "torch"])
-def test_a_document_is_the_same_however_many_are_written_beside_it(document_run, monkeypatch, engine):
+def test_a_document_does_not_depend_on_the_others(document_run, monkeypatch, engine):
     with environment(CHARLM_ENGINE=None if engine == "native" else "torch"):
         model = charlm.load(document_run, device="cpu", precision="fp32", threads=1)
         whole = list(model.samples(12, "the", 60, seed=5))
         assert "".join(model.stream("the", 60, seed=5)) == whole[0]
-        monkeypatch.setattr("charlm.language_model._SAMPLES_AT_ONCE", 3)
+        monkeypatch.setattr("charlm.generation.texts._MAX_PARALLEL_SAMPLES", 3)
         assert list(model.samples(12, "the", 60, seed=5)) == whole
         assert list(itertools.islice(model.samples(None, "the", 60, seed=5), 12)) == whole
         assert min(map(len, whole)) < 20 < max(map(len, whole))  # rows end at different times
 
 
-def test_the_end_is_as_likely_as_the_model_says(writer):
-    """Of many documents, the share without a character is the probability of the end right at the beginning."""
-    (empty,) = writer.score_documents([""])
-    (first, *_) = writer.surprises("a")
+def test_characters_are_sampled_with_their_probabilities(document_model):
+    """The frequencies of first characters in many documents are their probabilities."""
+    (empty,) = document_model.score_documents([""])
+    (first, *_) = document_model.surprisals("a")
     likely = dict(first.alternatives)
-    shares = [sum(d[:1] == c for d in writer.samples(3000, length=1, seed=3)) / 3000 for c in "ts"]
+    written = list(document_model.samples(3000, length=1, config=SamplingConfig(), seed=3))
+    shares = [sum(document[:1] == c for document in written) / 3000 for c in "ts"]
     for share, character in zip(shares, "ts", strict=True):
         if character in likely:
             assert share == pytest.approx(likely[character], abs=0.03)
     assert np.exp(-empty.nats) < 0.01
 
 
-def test_evaluate_finds_documents_as_training_did(writer):
-    together = writer.evaluate("the cat sat\n\non a mat\n")
-    scores = list(writer.score_documents(["the cat sat", "on a mat"]))
+def test_evaluate_splits_documents_as_training_did(document_model):
+    together = document_model.evaluate("the cat sat\n\non a mat\n")
+    scores = list(document_model.score_documents(["the cat sat", "on a mat"]))
     assert together.documents == 2
     assert together.nats == pytest.approx(sum(scored.nats for scored in scores), rel=1e-5)
     assert together.characters == len("the cat sat") + len("on a mat") + 2
     with pytest.raises(UsageError, match="cold"):
-        writer.evaluate("the cat", window=3)
-    per_character = writer.score("the cat sat")
+        document_model.evaluate("the cat", window=3)
+    per_character = document_model.score("the cat sat")
     assert len(per_character) == 11
     assert -per_character.sum() < scores[0].nats
 
 
-def test_fingerprints_tell_what_was_learnt(writer, document_run):
+def test_fingerprints_identify_training_documents(document_model, document_run):
     corpus = open_corpus(document_run / "corpus")
     ids, ends = corpus.ids("train"), corpus.ends("train")
     learnt = set(corpus.fingerprints().tolist())
     (first,) = ends.read(0, 1)
-    assert writer.fingerprint("no such line was ever there") not in learnt
+    assert document_model.fingerprint("no such line was ever there") not in learnt
     spelt = corpus.tokenizer.decode(ids.read(0, int(first)))
-    assert writer.fingerprint(spelt) in learnt or "\ufffd" in spelt
+    assert document_model.fingerprint(spelt) in learnt or "\ufffd" in spelt

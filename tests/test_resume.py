@@ -10,7 +10,7 @@ from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
 from charlm.errors import DataError
 from charlm.training.averaging import Average
 from charlm.training.events import Evaluated, Stepped
-from charlm.training.state import restore, snapshot
+from charlm.training.saving import checkpoint_files
 from charlm.training.trainer import Trainer
 
 STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
@@ -73,7 +73,7 @@ def test_the_state_within_documents_cannot_be_left_out(make_trainer, document_co
     first = by_documents(make_trainer, "first", document_corpus)
     train(first, within)
     second = resumed(first)
-    second.state = second.model.initial_state(kept[within - 1])
+    second.state.carried = second.model.initial_state(kept[within - 1])
     train(second)
     assert digest(second) != digest(whole)
 
@@ -105,19 +105,19 @@ def test_nothing_of_the_state_can_be_left_out(make_trainer, lost):
     train(first, 17)
     second = resumed(first)
     if lost == "state":
-        second.state = second.model.initial_state(second.config.batch)
+        second.state.carried = second.model.initial_state(second.config.batch)
     elif lost == "generator":
-        second.generator.manual_seed(second.config.seed)
+        second.state.generator.manual_seed(second.config.seed)
     elif lost == "optimizer":
-        second.optimizer.state.clear()
+        second.state.optimizer.state.clear()
     elif lost == "cursor":
         second.progress.step -= 1
     elif lost == "schedule":
-        second.schedule.plateau.factor = 0.3
+        second.state.schedule.plateau.factor = 0.3
     elif lost == "average":
-        second.average = Average(second.model, second.config)
+        second.state.average = Average(second.model, second.config)
     elif lost == "last":
-        with second.average.applied():
+        with second.state.average.applied():
             averaged = second.model.weights()
         second.model.load_weights(averaged)
     train(second)
@@ -129,12 +129,12 @@ def test_a_triggered_average_begun_and_not_yet_begun_goes_on_the_same(make_train
     options = {"average": "triggered", "schedule": "constant", "lr": 1e-6, "eval_every": 3}
     whole = shorter_epochs(make_trainer, "whole", **options)
     train(whole)
-    begun = STEPS - whole.average.steps
+    begun = STEPS - whole.state.average.steps
     assert 4 < begun < STEPS - 4
     for cut in range(1, STEPS, 3):
         first = shorter_epochs(make_trainer, f"cut{cut}", **options)
         train(first, cut)
-        assert (first.average.steps > 0) == (cut > begun)
+        assert (first.state.average.steps > 0) == (cut > begun)
         second = resumed(first)
         train(second)
         assert digest(second) == digest(whole), f"interrupted after step {cut}"
@@ -144,13 +144,13 @@ def test_an_interrupted_evaluation_is_made_again(make_trainer):
     whole = make_trainer("whole", steps=15)
     reference = [e for e in train(whole) if isinstance(e, Evaluated)]
     first = make_trainer("first", steps=15)
-    validation_loss = first._validation_loss
+    loss = first.validator._loss
 
-    def interrupted():
+    def interrupted(state, stop):
         first.stop()
-        return validation_loss()
+        return loss(state, stop)
 
-    first._validation_loss = interrupted
+    first.validator._loss = interrupted
     events = train(first)
     assert events[-1].reason == "interrupted"
     assert not [e for e in events if isinstance(e, Evaluated)]
@@ -165,14 +165,14 @@ def test_an_interrupted_evaluation_is_made_again(make_trainer):
     [
         lambda trainer: setattr(trainer.progress, "rate_factor", 1e308),
         lambda trainer: setattr(trainer.progress, "rate_factor", 0.0),
-        lambda trainer: setattr(trainer.schedule.plateau, "factor", -1.0),
+        lambda trainer: setattr(trainer.state.schedule.plateau, "factor", -1.0),
     ],
 )
 def test_a_rate_that_no_training_has_is_refused(make_trainer, spoil):
     trainer = make_trainer(steps=2)
     spoil(trainer)
-    save_step(trainer.run, 0, snapshot(trainer, finished=False))
-    with pytest.raises(DataError, match="multiplies the rate"):
+    save_step(trainer.run, 0, checkpoint_files(trainer.state, trainer.corpus, finished=False))
+    with pytest.raises(DataError, match="learning rate factor"):
         resumed(trainer)
 
 
@@ -211,7 +211,7 @@ def test_a_checkpoint_of_another_corpus_is_refused(make_trainer, corpus, monkeyp
     other = make_trainer("other", steps=2, model={"hidden": 32})
     checkpoint = open_checkpoint(trainer.run, "latest", ALL_FILES)
     with pytest.raises(DataError, match="belong together"):
-        restore(other, checkpoint)
+        other.saver.restore(other.state, checkpoint, other.batches)
 
 
 def test_resuming_elsewhere_is_said(make_trainer, caplog):

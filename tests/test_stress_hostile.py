@@ -95,7 +95,7 @@ WATCHED = """
 import sys, typing
 from pathlib import Path
 import charlm, charlm.language_model, charlm.runs
-from charlm.training.recipe import Request
+from charlm.training.options import TrainingOptions
 
 package = str(Path(charlm.__file__).parent)
 heard, active = [], [False]
@@ -121,7 +121,7 @@ for run in sys.argv[1:]:
     model.score("the cat")
     list(model.score_documents(["the cat", "x"]))
     model.evaluate("the cat sat on a mat")
-    with charlm.runs.resumed_run(Path(run), Request(steps=10_000)) as prepared:
+    with charlm.runs.resumed_run(Path(run), TrainingOptions(steps=10_000)) as prepared:
         for event in prepared.trainer.events():
             prepared.trainer.stop()
 print("charlm:", heard)

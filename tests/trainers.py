@@ -11,7 +11,7 @@ from charlm.training.trainer import Trainer
 def digest(trainer) -> str:
     """Of the last weights and of the averaged ones."""
     last = trainer.model.weights()
-    with trainer.average.applied():
+    with trainer.state.average.applied():
         averaged = trainer.model.weights()
     return hashlib.sha256(b"".join(w[name].tobytes() for w in (last, averaged) for name in sorted(w))).hexdigest()
 

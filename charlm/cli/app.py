@@ -1,6 +1,6 @@
 """The ``charlm`` command: its subcommands, and errors as one line on stderr with an exit code.
 
-Text goes to stdout, everything else to stderr. Heavy modules are imported by the commands when they run.
+Text goes to stdout, everything else to stderr. Commands import heavy modules only when they run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _options = {"debug": False}
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"charlm {__version__}")  # noqa: T201  # the answer belongs on stdout
+        print(f"charlm {__version__}")  # noqa: T201  # the version goes to stdout
         raise typer.Exit
 
 
@@ -51,42 +51,42 @@ def charlm(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
 ) -> None:
-    """Train a character-level LSTM on any text, write with it, and measure text with it."""
+    """Train a character-level LSTM on any text, generate text with it, and evaluate text with it."""
     _options["debug"] = debug
     if context.invoked_subcommand is None:
-        print(context.get_help())  # noqa: T201  # help belongs on stdout
+        print(context.get_help())  # noqa: T201  # help goes to stdout
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     _open_missing_streams()
-    # As an exception, SIGTERM lets temporary folders be removed; training watches it by itself.
-    signal.signal(signal.SIGTERM, _leave)
+    # SIGTERM becomes an exception, so that temporary folders are removed. Training handles it itself.
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     logging.getLogger("charlm").addHandler(LogHandler())
     try:
         code = _run()
         sys.stdout.flush()
     except (OutputClosedError, BrokenPipeError):
-        code = _leave_quietly()
+        code = _discard_stdout()
     except KeyboardInterrupt:
         code = 130
-    _on_signals(lambda number, frame: os._exit(code))  # Python may take a second to clear torch away
+    _set_handlers(lambda number, frame: os._exit(code))  # unloading torch may take a second
     sys.exit(code)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    _on_signals(signal.SIG_IGN)  # what comes twice must not interrupt the clearing up
+def _exit_on_signal(number: int, frame: FrameType | None) -> None:
+    _set_handlers(signal.SIG_IGN)  # a second signal must not interrupt the cleanup
     sys.exit(128 + number)
 
 
-def _on_signals(handler: Any) -> None:
+def _set_handlers(handler: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handler)
 
 
 def _open_missing_streams() -> None:
-    """Stand in for streams that were closed before we began (``charlm ... >&-``)."""
-    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # they stay open to the end
+    """Replace streams that were closed before the start (``charlm ... >&-``) by the null device."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115  # open until the process ends
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # likewise
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115  # likewise
 
@@ -97,10 +97,10 @@ def _run() -> int:
     except CharlmError as error:
         if _options["debug"]:
             raise
-        _complain(str(error))
+        _print_error(str(error))
         return error.exit_code
     except SystemExit as error:
-        if isinstance(error.__context__, BrokenPipeError):  # the parser's way to leave when nobody reads its help
+        if isinstance(error.__context__, BrokenPipeError):  # how the parser exits if its help is not read
             raise OutputClosedError from None
         raise
     except typer.Abort:
@@ -114,28 +114,29 @@ def _run() -> int:
 
 def _unexpected(error: Exception) -> int:
     format_message = getattr(error, "format_message", None)
-    if format_message is not None:  # the parser's own errors, whichever library they come from
+    if format_message is not None:  # an error of the parser, typer's own or click's
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "charlm"
-        _complain(f"{format_message().rstrip('.')}; see {command} --help")
+        _print_error(f"{format_message().rstrip('.')}; see {command} --help")
         return int(getattr(error, "exit_code", 2))
     if _is_out_of_memory(error):
-        _complain("out of memory; choose a smaller model, or --device cpu")
+        _print_error("out of memory; use a smaller model or --device cpu")
         return 71
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        _complain(f"{str(error.filename)[:80]}... is longer than a name can be; check the name")
+        _print_error(f"{str(error.filename)[:80]}... is too long for a file name; check the name")
         return 66
     if isinstance(error, OSError):
-        _complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; mend it and try again")
+        name = f": {error.filename}" if error.filename else ""
+        _print_error(f"{error.strerror or error}{name}; fix this and try again")
         return 74
     if _options["debug"]:
         raise error
-    _complain(f"{type(error).__name__}: {str(error)[:200]}; a bug in charlm (--debug shows where)")
+    _print_error(f"{type(error).__name__}: {str(error)[:200]}; this is a bug in charlm (charlm --debug shows where)")
     return 1
 
 
-def _complain(text: str) -> None:
-    """One line on stderr. A file's name may hold anything; a line end or an escape sequence in it is spelt out."""
+def _print_error(text: str) -> None:
+    """Print one line on stderr. Line ends and escape sequences, which a file name may hold, are escaped."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     say(f"charlm: {shown}")
 
@@ -146,7 +147,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _leave_quietly() -> int:
-    # Whoever read our output has gone (``| head``); without this, Python would complain once more at exit.
+def _discard_stdout() -> int:
+    # The reader of stdout has exited (``| head``). Without this, Python reports the broken pipe again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

@@ -21,7 +21,7 @@ _NAMES = ("A", "B")
 
 
 class _Cost(NamedTuple):
-    """What a model takes, beside what it reaches."""
+    """Speed and size of a model."""
 
     written_per_second: float
     parameters: int
@@ -30,39 +30,39 @@ class _Cost(NamedTuple):
 
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A run or one of its steps.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another run or step.")],
     text: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILE", help="Text files or folders; - reads stdin. [default: the test split that both runs have]"
+            metavar="FILE", help="Text files or folders; - reads stdin. [default: the test split that both runs share]"
         ),
     ] = None,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16, int8, or auto: measure in fp32, write as generate does.")
+        str, typer.Option(help="fp32, bf16, int8, or auto: evaluate in fp32, generate as charlm generate does.")
     ] = "auto",
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Tell which of two models predicts a text better, and whether the difference is more than chance."""
-    from charlm.evaluation.comparison import Reading, difference, writing_speeds
+    """Compare two models on one text: which predicts it better, and is the difference significant?"""
+    from charlm.evaluation.comparison import ComparisonInput, generation_speeds, tokenizer_difference
     from charlm.evaluation.comparison import compare as read_both
     from charlm.language_model import load
 
     models = [load(path, device, precision, threads) for path in (a, b)]
-    if why := difference(models[0].tokenizer, models[1].tokenizer):
-        raise UsageError(f"{a} and {b} cannot be compared: {why}; name two that read alike")
+    if why := tokenizer_difference(models[0].tokenizer, models[1].tokenizer):
+        raise UsageError(f"{a} and {b} cannot be compared: {why}; name two models of the same kind")
     with (
         measured_text(models, text or [], encoding, None, "charlm compare A B FILE") as measured,
         counting("comparing", measured.total) as progress,
     ):
         first, second = (
-            Reading(model.engine, model.tokenizer, blocks)
+            ComparisonInput(model.engine, model.tokenizer, blocks)
             for model, blocks in zip(models, measured.blocks, strict=True)
         )
         found = read_both(first, second, progress)
-    speeds = writing_speeds([(model.writing_engine, model.tokenizer) for model in models])
+    speeds = generation_speeds([(model.generation_engine, model.tokenizer) for model in models])
     costs = [_cost(model, speed) for model, speed in zip(models, speeds, strict=True)]
     if json:
         write_json({**_facts(models, found, costs), "corpus": measured.name})
@@ -77,12 +77,12 @@ def _cost(model: LanguageModel, written_per_second: float) -> _Cost:
 
 
 def _facts(models: Sequence[LanguageModel], found: Comparison, costs: Sequence[_Cost]) -> dict[str, Any]:
-    """What --json prints; the difference is A minus B, so below 0 A is the better one."""
+    """What --json prints. The difference is A minus B, so A is better if it is below 0."""
     sides = {
         name.lower(): {
             "checkpoint": str(model.checkpoint.path),
             "engine": model.engine.name,
-            "writing_engine": model.writing_engine.name,
+            "writing_engine": model.generation_engine.name,
             **evaluation.as_dict(),
             "read_chars_per_second": speed,
             "written_chars_per_second": cost.written_per_second,
@@ -108,9 +108,10 @@ def _shown(models: Sequence[LanguageModel], found: Comparison, costs: Sequence[_
     evaluations, speeds = found.evaluations, found.chars_per_second
     count = f"{evaluations[0].characters:,} {'bytes' if models[0].tokenizer.kind == 'byte' else 'characters'}"
     if evaluations[0].documents:
-        count += f", {evaluations[0].documents:,} end markers among them"
+        count += f", {evaluations[0].documents:,} end markers included"
     legend = [
-        f"{name}: {model.checkpoint.path}, measured by {model.engine.name}, writing by {model.writing_engine.name}\n"
+        f"{name}: {model.checkpoint.path}, evaluated by {model.engine.name}, "
+        f"generation by {model.generation_engine.name}\n"
         for name, model in zip(_NAMES, models, strict=True)
     ]
     error = "" if found.bits_standard_error is None else f" ± {found.bits_standard_error:.4f}"
@@ -118,22 +119,23 @@ def _shown(models: Sequence[LanguageModel], found: Comparison, costs: Sequence[_
         ("", "A", "B", "A - B"),
         ("bits per character", *(f"{e.bits_per_char:.4f}" for e in evaluations), f"{found.bits_per_char:+.4f}{error}"),
         ("nats per character", *(f"{e.nats_per_char:.4f}" for e in evaluations), f"{found.nats_per_char:+.4f}"),
-        ("characters a second, read", *(f"{speed:,.0f}" for speed in speeds), ""),
-        ("the same, written", *(f"{cost.written_per_second:,.0f}" for cost in costs), ""),
+        ("characters/s, evaluation", *(f"{speed:,.0f}" for speed in speeds), ""),
+        ("characters/s, generation", *(f"{cost.written_per_second:,.0f}" for cost in costs), ""),
         ("parameters", *(f"{cost.parameters:,}" for cost in costs), ""),
-        ("bytes of the model", *(f"{cost.bytes:,}" for cost in costs), ""),
+        ("size of the model, bytes", *(f"{cost.bytes:,}" for cost in costs), ""),
     ]
     table = "".join(f"  {label:<26}{a:>14}{b:>14}   {apart}".rstrip() + "\n" for label, a, b, apart in rows)
     return f"{text}, {count}\n{''.join(legend)}{table}{_verdict(found)}\n"
 
 
 def _verdict(found: Comparison) -> str:
-    from charlm.evaluation.comparison import TELLING
+    from charlm.evaluation.comparison import SIGNIFICANT_STANDARD_ERRORS
 
     if found.bits_standard_error is None:
-        return "no difference can be told: the text is too short for a standard error"
+        return "no verdict: the text is too short for a standard error"
     apart = f"{abs(found.bits_per_char):.4f} ± {found.bits_standard_error:.4f} bits per character"
     times = "" if found.standard_errors is None else f" ({found.standard_errors:.1f} standard errors)"
     if found.better is None:
-        return f"no difference can be told: {apart}{times}; it takes more than {TELLING:g} standard errors"
+        needed = f"more than {SIGNIFICANT_STANDARD_ERRORS:g} standard errors"
+        return f"no significant difference: {apart}{times}; it would take {needed}"
     return f"{_NAMES[found.better]} is better by {apart}{times}"

@@ -26,11 +26,13 @@ def evaluate(
         str | None, typer.Option("--split", help="Without FILE: train, valid or test of the run. [default: test]")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="exact: one pass, state carried; crops: windows from a cold state, as nanoGPT reports.")
+        str,
+        typer.Option(help="exact: one pass, state carried; crops: windows with a fresh state, as in nanoGPT."),
     ] = "exact",
-    window: Annotated[int | None, typer.Option(min=1, help="Characters in a crop. [default: 256]")] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Characters per crop. [default: 256]")] = None,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Let a copy of the model learn from the text, always after scoring it.")
+        bool,
+        typer.Option("--dynamic", help="Train a copy of the model on each segment after scoring it."),
     ] = False,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
@@ -38,86 +40,81 @@ def evaluate(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Measure how well a model predicts a text: perplexity, nats and bits per character."""
+    """Evaluate how well a model predicts a text: perplexity, nats and bits per character."""
     if protocol not in ("exact", "crops"):
         raise UsageError(f"--protocol must be exact or crops, not {protocol!r}")
     if window is not None and protocol == "exact":
-        raise UsageError("--window belongs to --protocol crops")
+        raise UsageError("--window is only for --protocol crops; add that, or leave it out")
     if dynamic and (protocol != "exact" or precision != "fp32" or device not in ("auto", "cpu")):
-        raise UsageError("--dynamic makes one exact pass in fp32 on the CPU; leave out the other options")
+        raise UsageError(
+            "--dynamic is one exact pass in fp32 on the CPU; leave out --protocol, --precision and --device"
+        )
     if dynamic and len(checkpoint or ()) > 1:
-        raise UsageError("--dynamic lets one model learn; name one --checkpoint")
+        raise UsageError("--dynamic trains a copy of one model; name one --checkpoint")
     if text and split:
-        raise UsageError("--split is for the run's own corpus; leave it out, or leave out FILE")
+        raise UsageError("--split selects a part of the run's corpus; leave it out, or leave out FILE")
     from charlm.language_model import LanguageModel, load
 
-    model = LanguageModel.ensemble(
-        [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
-    )
+    models = [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
+    model = LanguageModel.ensemble(models) if len(models) > 1 else models[0]
     crop = (window or 256) if protocol == "crops" else None
     if crop is not None and model.tokenizer.documents is not None:
-        raise UsageError("this model reads each document from a cold state anyway; leave out --protocol crops")
+        raise UsageError("this model starts each document with a fresh state anyway; leave out --protocol crops")
     with (
-        measured_text(model.members, text or [], encoding, split, "charlm eval FILE") as measured,
+        measured_text(models, text or [], encoding, split, "charlm eval FILE") as measured,
         counting("evaluating", measured.total) as progress,
     ):
+        each: list[Evaluation] = []
         if dynamic:
-            from charlm.adaptation import evaluate_dynamically
-
-            evaluation = evaluate_dynamically(model, measured.blocks[0], progress)
-            members = [evaluation]
+            evaluation = model.evaluate_dynamically(measured.blocks[0], progress)
+        elif model.members:
+            evaluation, each = model.evaluate_members(measured.blocks[0], crop, progress)
         else:
-            evaluation, members = model.evaluate_members(measured.blocks[0], crop, progress)
+            evaluation = model.evaluate_ids(measured.blocks[0], crop, progress)
     text_and_protocol = measured.name, _protocol(crop, dynamic, evaluation.documents > 0)
-    _report(model, evaluation, members, text_and_protocol, json)
+    _report(models, evaluation, each, text_and_protocol, json)
 
 
 def _protocol(crop: int | None, dynamic: bool, documents: bool) -> tuple[str, str]:
-    """How it was measured: for JSON, and in words."""
+    """The protocol for JSON, and in words."""
     if crop is not None:
-        return f"crops of {crop}", f"mean over windows of {crop} from a cold state"
+        return f"crops of {crop}", f"mean over windows of {crop} characters, each with a fresh state"
     short, long = "exact", "one exact pass"
     if documents:
-        short, long = "each document exactly", "each document by itself, its end predicted too"
-    return (f"{short}, dynamic", f"{long}; learning from what was scored") if dynamic else (short, long)
+        short, long = "each document exactly", "each document on its own, with its end marker"
+    return (f"{short}, dynamic", f"{long}; trained on each segment after scoring it") if dynamic else (short, long)
 
 
 def _report(
-    model: LanguageModel,
+    models: list[LanguageModel],
     evaluation: Evaluation,
-    members: list[Evaluation],
+    each: list[Evaluation],
     text_and_protocol: tuple[str, tuple[str, str]],
     as_json: bool,
 ) -> None:
     name, (protocol, in_words) = text_and_protocol
     if as_json:
-        write_json({**evaluation.as_dict(), **_models(model, members), "corpus": name, "protocol": protocol})
+        write_json({**evaluation.as_dict(), **_models(models, each), "corpus": name, "protocol": protocol})
         return
-    rows = _rows(evaluation, model.tokenizer.kind)
-    paths = [f"{member.checkpoint.path}, {member.engine.name}\n" for member in model.members]
-    shown = "".join(f"  {label:<22}{value}\n" for label, value in rows)
-    write_text(f"{name}, {in_words}\n{''.join(paths)}{shown}{_member_rows(model, members)}")
+    rows = _rows(evaluation, models[0].tokenizer.kind)
+    paths = [f"{model.checkpoint.path}, {model.engine.name}\n" for model in models]
+    shown = "".join(f"  {label:<26}{value}\n" for label, value in rows)
+    write_text(f"{name}, {in_words}\n{''.join(paths)}{shown}{_member_rows(models, each)}")
 
 
-def _models(model: LanguageModel, members: list[Evaluation]) -> dict[str, Any]:
-    """Of one model where it is; of an ensemble its members and what each reaches alone."""
-    found = [
-        {"checkpoint": str(member.checkpoint.path), "engine": member.engine.name, "nats_per_char": own.nats_per_char}
-        for member, own in zip(model.members, members, strict=True)
-    ]
-    if len(found) == 1:
-        return {"checkpoint": found[0]["checkpoint"], "engine": found[0]["engine"]}
-    return {"members": found}
+def _models(models: list[LanguageModel], each: list[Evaluation]) -> dict[str, Any]:
+    """The path and engine of one model; of an ensemble those of its members, with the loss of each."""
+    facts = [{"checkpoint": str(model.checkpoint.path), "engine": model.engine.name} for model in models]
+    if not each:
+        return facts[0]
+    return {"members": [{**f, "nats_per_char": e.nats_per_char} for f, e in zip(facts, each, strict=True)]}
 
 
-def _member_rows(model: LanguageModel, members: list[Evaluation]) -> str:
-    if len(members) == 1:
+def _member_rows(models: list[LanguageModel], each: list[Evaluation]) -> str:
+    if not each:
         return ""
-    rows = [
-        f"  {own.nats_per_char:<22.4f}{member.checkpoint.path}\n"
-        for member, own in zip(model.members, members, strict=True)
-    ]
-    return "that is of the mean of their probabilities; nats per character of each alone:\n" + "".join(rows)
+    rows = [f"  {e.nats_per_char:<26.4f}{model.checkpoint.path}\n" for model, e in zip(models, each, strict=True)]
+    return "The above is for the mean of their probabilities. Nats per character of each model alone:\n" + "".join(rows)
 
 
 def _rows(evaluation: Evaluation, kind: str) -> list[tuple[str, Any]]:
@@ -142,14 +139,14 @@ def _rows(evaluation: Evaluation, kind: str) -> list[tuple[str, Any]]:
 
 
 def _characters_note(evaluation: Evaluation, kind: str) -> str:
-    notes = ["a character is a byte here"] * (kind == "byte")
-    notes += [f"{evaluation.documents:,} end markers among them"] * bool(evaluation.documents)
+    notes = ["characters are bytes"] * (kind == "byte")
+    notes += [f"{evaluation.documents:,} end markers included"] * bool(evaluation.documents)
     return f" ({', '.join(notes)})" if notes else ""
 
 
 def _document_rows(evaluation: Evaluation) -> list[tuple[str, Any]]:
     nats, without = evaluation.nats_per_document or 0.0, evaluation.nats_per_char_without_ends
-    inside = [] if without is None else [("nats without the ends", f"{without:.4f}")]
+    inside = [] if without is None else [("nats without end markers", f"{without:.4f}")]
     return [
         ("nats per document", f"{nats:.4f}"),
         ("bits per document", f"{bits(nats):.4f}"),

@@ -11,29 +11,29 @@ from charlm.cli.output import bits, say
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run, at its best step, or one of its steps.")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run (its best step is taken) or one of its steps.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
     weights: Annotated[
-        str, typer.Option("--weights", help="f16, or int8: half of that, with a scale for each unit and character.")
+        str, typer.Option("--weights", help="f16 or int8 (half the size, with a scale for each unit and character).")
     ] = "f16",
 ) -> None:
-    """Write a small folder that generates, scores and evaluates, without what only training needs."""
+    """Write a small folder for generation, scoring and evaluation, without the training state."""
     from charlm.export import export as write
 
     made = write(run, folder, weights)
     say(
         f"{made.path}: step {made.step} with weights in {weights}; {_size(made.bytes_before)} before, "
-        f"{_size(made.bytes_after)} now"
+        f"{_size(made.bytes_after)} after"
     )
     if made.nats_before is not None and made.nats_after is not None:
         before, after = made.nats_before, made.nats_after
         say(
-            f"validation: {before:.4f} nats/char before, {after:.4f} now ({bits(after):.3f} bits, "
-            f"{after - before:+.5f} nats), on a sample of the text"
+            f"validation loss on a sample of the text: {before:.4f} nats/char before, {after:.4f} nats/char after "
+            f"({bits(after):.3f} bits/char; difference {after - before:+.5f} nats/char)"
         )
-    say(f'now: charlm generate --checkpoint {made.path} --prompt "..."')
+    say(f'next: charlm generate --checkpoint {made.path} --prompt "..."')
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
+    """Bytes in kB or MB."""
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"

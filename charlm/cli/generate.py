@@ -11,6 +11,7 @@ import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, ThreadsOption
 from charlm.cli.output import chosen_checkpoint, counting, end_line, say, write_json, write_text
+from charlm.config import DEFAULT_TEMPERATURE
 from charlm.errors import MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from charlm.language_model import LanguageModel
 
 TEXT_LENGTH, DOCUMENT_LENGTH = 500, 10_000
-_PATIENCE = 50
-"""Give up when so many times as many documents were drawn as are wanted."""
+_MAX_DRAWS_PER_DOCUMENT = 50
+"""With --unique or --novel: stop after drawing about this many times the number of documents asked for."""
 
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="What the text begins with; - reads stdin, as does a pipe.")
+        str | None, typer.Option("--prompt", "-p", help="The start of the text; - or a pipe: read from stdin.")
     ] = None,
     checkpoint: CheckpointOption = None,
     length: Annotated[
@@ -33,40 +34,42 @@ def generate(
             "--length",
             "-n",
             min=0,
-            help="New characters to write. [default: 500; a document to its end, 10000 at most]",
+            help="Number of new characters. [default: 500; documents: to the end, at most 10000]",
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Below 1 safer, above 1 wilder, 0 always the likeliest.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Choose among the k likeliest only; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Choose among the likeliest that hold this probability.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Choose among those this fraction as likely as the likeliest.")] = 0.0,
-    stop: Annotated[str | None, typer.Option(help="End before this text would come.")] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 more predictable, above 1 more varied, 0 greedy.")
+    ] = DEFAULT_TEMPERATURE,
+    top_k: Annotated[int, typer.Option(help="Sample from the k most likely characters; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Sample from the most likely with this total probability.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Drop those below this fraction of the most likely one.")] = 0.0,
+    stop: Annotated[str | None, typer.Option(help="Stop before this text.")] = None,
     adapt: Annotated[
         Path | None,
-        typer.Option("--adapt", metavar="FILE", help="Read this text first, and learn from it; on the CPU."),
+        typer.Option("--adapt", metavar="FILE", help="First train a copy of the model on this text, on the CPU."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, help="Texts to write, parted by a line ---; documents as in the training text.")
+        int, typer.Option(min=1, help="Number of texts, separated by a line ---; documents as in the training text.")
     ] = 1,
-    unique: Annotated[bool, typer.Option("--unique", help="Documents: write none twice.")] = False,
-    novel: Annotated[bool, typer.Option("--novel", help="Documents: none that stands in the training text.")] = False,
+    unique: Annotated[bool, typer.Option("--unique", help="Documents: no duplicates.")] = False,
+    novel: Annotated[bool, typer.Option("--novel", help="Documents: none that is in the training text.")] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="Same seed, same text. [default: another each time]")
+        int | None, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same text. [default: random]")
     ] = None,
     device: DeviceOption = "auto",
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16, int8, or auto: the fastest that costs under 0.001 nats.")
+        str, typer.Option(help="fp32, bf16, int8, or auto: the fastest that loses less than 0.001 nats/char.")
     ] = "auto",
     threads: ThreadsOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a sample.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per sample.")] = False,
 ) -> None:
-    """Write text that goes on from a prompt; the prompt is repeated first."""
+    """Generate text that continues a prompt. The prompt is printed first."""
     from charlm.config import SamplingConfig
     from charlm.language_model import load
 
     config = SamplingConfig(temperature, top_k, top_p, min_p)
     if stop == "":
-        raise UsageError("--stop may not be empty; leave it out, or name the text to stop at")
+        raise UsageError("--stop may not be empty; leave it out, or give the text to stop before")
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
     if adapt is not None:
         model = _adapted(model, adapt)
@@ -77,7 +80,7 @@ def generate(
         length = TEXT_LENGTH if documents is None else DOCUMENT_LENGTH
     pieces = _prompt_pieces(prompt, model.tokenizer.kind)
     if documents is not None:
-        pieces = iter([_beginning("".join(pieces), documents)])
+        pieces = iter([_document_prompt("".join(pieces), documents)])
     if samples == 1 and not (json or unique or novel):
         _write_one(model, pieces, length, config, stop, seed)
         return
@@ -87,20 +90,19 @@ def generate(
         for rest in model.samples(None if unique or novel else samples, text, length, config, stop=stop, seed=seed)
     )
     if unique or novel:
-        drawn = _chosen(model, drawn, samples, unique, novel)
+        drawn = _filtered(model, drawn, samples, unique, novel)
     _write_many(drawn, text, documents, json)
 
 
 def _adapted(model: LanguageModel, path: Path) -> LanguageModel:
-    """The model after it has read and learnt the text; the checkpoint stays what it is."""
-    from charlm.adaptation import adapted
+    """A copy of the model, trained on the text; the checkpoint does not change."""
     from charlm.cli.texts import measured_text
 
     with (
         measured_text([model], [str(path)], "utf-8", None, "charlm generate --adapt FILE") as read,
         counting("reading", read.total) as progress,
     ):
-        return adapted(model, read.blocks[0], progress)
+        return model.adapted(read.blocks[0], progress)
 
 
 def _write_one(
@@ -112,9 +114,9 @@ def _write_one(
 
 
 def _shown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
-    """Show the prompt while it is read, so that even one longer than memory works."""
+    """Print the prompt while it is read, so that it may be larger than memory."""
     for piece in pieces:
-        model.tokenizer.encode(piece)  # what cannot be read is refused before it is shown
+        model.tokenizer.encode(piece)  # raises an error before the piece is printed
         write_text(piece)
         yield piece
 
@@ -136,37 +138,37 @@ def _write_many(texts: Iterator[str], prompt: str, documents: str | None, json: 
         write_text("\n")
 
 
-def _beginning(prompt: str, documents: str) -> str:
-    """The prompt as the beginning of a document: what a pipe ends its line with is none of it."""
+def _document_prompt(prompt: str, documents: str) -> str:
+    """The prompt as the start of a document, without the line end that a pipe adds."""
     prompt = prompt.removesuffix("\n").removesuffix("\r")
     if documents == "lines" and "\n" in prompt:
-        raise UsageError("this model writes lines, and a prompt is the beginning of one; give a prompt of one line")
+        raise UsageError("this model generates single lines; give a prompt of one line")
     return prompt
 
 
-def _chosen(model: LanguageModel, drawn: Iterator[str], count: int, unique: bool, novel: bool) -> Iterator[str]:
-    """The first ``count`` documents that are wanted; on stderr, how many were not."""
-    learnt = _training_documents(model) if novel else frozenset[int]()
+def _filtered(model: LanguageModel, drawn: Iterator[str], count: int, unique: bool, novel: bool) -> Iterator[str]:
+    """The first ``count`` documents that fulfil ``unique`` and ``novel``; the number of others goes to stderr."""
+    trained_on = _training_documents(model) if novel else frozenset[int]()
     seen: set[int] = set()
-    written = known = again = 0
+    written = known = duplicates = 0
     for text in drawn:
         fingerprint = model.fingerprint(text)
-        if fingerprint in learnt:
+        if fingerprint in trained_on:
             known += 1
         elif unique and fingerprint in seen:
-            again += 1
+            duplicates += 1
         else:
             seen.add(fingerprint)
             written += 1
             yield text
-        if written == count or written + known + again >= _PATIENCE * (count + 20):
+        if written == count or written + known + duplicates >= _MAX_DRAWS_PER_DOCUMENT * (count + 20):
             break
-    total = written + known + again
-    notes = [f"{known:,} ({known / total:.1%}) stand in the training text"] if novel else []
-    notes += [f"{again:,} ({again / total:.1%}) were written before"] if unique else []
+    total = written + known + duplicates
+    notes = [f"{known:,} ({known / total:.1%}) are in the training text"] if novel else []
+    notes += [f"{duplicates:,} ({duplicates / total:.1%}) are duplicates"] if unique else []
     say(f"{written:,} of {total:,} drawn: {', '.join(notes)}")
     if written < count:
-        say(f"{count - written:,} fewer than asked for: too little is new; try a higher --temperature")
+        say(f"{count - written:,} fewer than asked for, because the model repeats itself; try a higher --temperature")
 
 
 def _training_documents(model: LanguageModel) -> frozenset[int]:

@@ -1,6 +1,6 @@
-"""Text coloured by how much each character surprised a model: for a terminal, and as a page for a browser.
+"""Text coloured by the surprisal of each character: for a terminal, and as an HTML page.
 
-The text is anybody's, so nothing in it may act: no control character reaches a terminal, no markup a page.
+The text may come from anywhere. No control character in it reaches the terminal, and no markup the page.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from charlm.evaluation.scoring import Surprise
+    from charlm.evaluation.scoring import Surprisal
 
 LEVELS = (1, 2, 4, 6, 9)
-"""The borders in bits between the colours; a character on a border has the stronger colour."""
+"""Limits in bits between the colours. A character exactly at a limit has the stronger colour."""
 
 _COLOURS = (231, 222, 214, 202, 160, 88)
-"""Of the terminals' 256, in the page as well: white, yellow, orange, reds. Each is clearly darker than the one before,
-so that who sees no red or no yellow can tell them apart."""
+"""Indices into the 256 terminal colours, used in the page as well: white, yellow, orange, reds. Each is clearly darker
+than the one before, so that they can be told apart without colour vision."""
 _BLACK, _WHITE = 16, 231
 _WHITE_TEXT = 4
-"""The level from which on black letters would be hard to read."""
+"""From this level on, the text is white, because black would be hard to read."""
 
 _END_SIGN = "⏎"
 _RESET = "\x1b[0m"
-_RUN = 1000
-"""Characters painted in one piece at most, however long the colour stays the same."""
+_MAX_RUN = 1000
+"""Maximum number of characters of one colour in one piece."""
 
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 _BIDI_CONTROLS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -40,14 +40,14 @@ _WORDS = {" ": "space", "\n": "line end", "\t": "tab"}
 
 
 def level_of(nats: float) -> int:
-    """The colour of a surprise, from 0 (expected) to ``len(LEVELS)``."""
+    """The colour level for a surprisal in nats, from 0 (expected) to ``len(LEVELS)``."""
     return bisect_right(LEVELS, _bits(nats))
 
 
 def visible(text: str) -> str:
-    """``text`` with a picture for each control character but newline and tab, so that it can be shown and not obeyed.
+    """``text`` with a visible symbol for each control character except newline and tab.
 
-    What has no picture, U+0080 to U+009F, what turns the direction of writing, and halves of a character, is U+FFFD.
+    C1 controls (U+0080 to U+009F), bidirectional controls and surrogates have no symbol and become U+FFFD.
     """
     return text.translate(_VISIBLE)
 
@@ -63,38 +63,38 @@ def _level_names() -> list[str]:
 # ---------------------------------------------------------------------------------------------------- terminal
 
 
-def terminal(documents: Iterable[Iterable[Surprise]], colour: bool) -> Iterator[str]:
-    """What to write of documents, a line end between two; without ``colour`` their visible text alone.
+def terminal(documents: Iterable[Iterable[Surprisal]], colour: bool) -> Iterator[str]:
+    """The documents as pieces to print, separated by line ends; without ``colour`` only their visible text.
 
-    Every piece ends the colours that it begins, so whoever stops reading between two leaves the terminal as it was.
+    Each piece resets the colours that it sets, so that the terminal is left unchanged after any piece.
     """
     last = ""
     for number, document in enumerate(documents):
         if number and not last.endswith("\n"):
             yield "\n"
         last = ""
-        for last in _pieces(document, colour):  # read after the loop
+        for last in _pieces(document, colour):  # used after the loop
             yield last
 
 
 def legend(colour: bool) -> str:
-    """One line that says which colour is how many bits."""
+    """One line with the bits of each colour."""
     names = [f" {name} " if colour else name for name in _level_names()]
     return "bits: " + (" ".join(map(_paint, range(len(names)), names)) if colour else ", ".join(names))
 
 
-def _pieces(document: Iterable[Surprise], colour: bool) -> Iterator[str]:
+def _pieces(document: Iterable[Surprisal], colour: bool) -> Iterator[str]:
     for level, run in groupby(_shown(document, colour), itemgetter(0)):
         characters = (character for _, character in run)
-        while text := "".join(islice(characters, _RUN)):
+        while text := "".join(islice(characters, _MAX_RUN)):
             yield text if level is None else _paint(level, text)
 
 
-def _shown(document: Iterable[Surprise], colour: bool) -> Iterator[tuple[int | None, str]]:
-    """Each character with its level, None where no colour belongs: a background would go on over a line end."""
-    for surprise in document:
-        for character in visible(surprise.character) or (_END_SIGN if colour else ""):
-            yield level_of(surprise.nats) if colour and character != "\n" else None, character
+def _shown(document: Iterable[Surprisal], colour: bool) -> Iterator[tuple[int | None, str]]:
+    """Each character with its level; None for a line end, because its background would colour the rest of the line."""
+    for surprisal in document:
+        for character in visible(surprisal.character) or (_END_SIGN if colour else ""):
+            yield level_of(surprisal.nats) if colour and character != "\n" else None, character
 
 
 def _paint(level: int, text: str) -> str:
@@ -108,11 +108,11 @@ def _text_colour(level: int) -> int:
 # -------------------------------------------------------------------------------------------------------- page
 
 
-def page(documents: Iterable[tuple[str, Iterable[Surprise]]], title: str) -> Iterator[str]:
-    """The pieces of an HTML page that needs nothing else: documents with their headings, each character a span.
+def page(documents: Iterable[tuple[str, Iterable[Surprisal]]], title: str) -> Iterator[str]:
+    """The pieces of a self-contained HTML page: documents with their headings, each character a span.
 
-    A span's title tells the character, its bits and its probability, and what was likeliest in its place. The signs for
-    line end and end are the style sheet's, so that text copied from the page is the (visible) text.
+    The title of a span has the character, its bits, its probability and the most likely characters at this position.
+    The style sheet adds the signs for line ends and for the end, so that copied text does not contain them.
     """
     yield _head(escape(visible(title)))
     for heading, document in documents:
@@ -137,12 +137,12 @@ def _head(title: str) -> str:
 </head>
 <body>
 <h1>{title}</h1>
-<ul>{swatches}<li>bits; rest the pointer on a character to see what the model expected</li></ul>
+<ul>{swatches}<li>bits; point at a character to see what the model expected</li></ul>
 """
 
 
 def _style() -> str:
-    # The colours mean something and none has a dark twin: the page is light everywhere, on paper as well.
+    # The colours have a meaning, so there is no dark variant: the page is light everywhere, also in print.
     rules = [
         ":root { color-scheme: only light; background: #ffffff; color: #000000; print-color-adjust: exact }",
         "body { max-width: 60em; margin: 2em auto; font: 1em/1.6 monospace; forced-color-adjust: none }",
@@ -150,7 +150,7 @@ def _style() -> str:
         "h2 { margin: 1.5em 0 0 }",
         "ul { display: flex; flex-wrap: wrap; padding: 0; list-style: none }",
         "li { padding: 0 0.5em }",
-        # break-spaces also shows the spaces at the end of a line; a browser that does not know it keeps pre-wrap.
+        # break-spaces also shows spaces at the end of a line; a browser that does not support it uses pre-wrap.
         "p { margin: 0; white-space: pre-wrap; white-space: break-spaces; overflow-wrap: anywhere }",
         f'.line-end::before, .end::before {{ content: "{_END_SIGN}" }}',
     ]
@@ -162,23 +162,23 @@ def _style() -> str:
 
 
 def _hexadecimal(colour: int) -> str:
-    """One of the 216 colours in the middle of the terminals' 256, as CSS writes it."""
+    """A colour of the 6x6x6 cube (16 to 231) of the 256 terminal colours, as CSS writes it."""
     steps = (0x00, 0x5F, 0x87, 0xAF, 0xD7, 0xFF)
     red, rest = divmod(colour - 16, 36)
     return "#" + "".join(f"{steps[step]:02x}" for step in (red, *divmod(rest, 6)))
 
 
-def _span(surprise: Surprise) -> str:
-    kind = {"": " end", "\n": " line-end"}.get(surprise.character, "")
-    title = escape(_explanation(surprise)).replace("\n", "&#10;")
-    text = escape(visible(surprise.character))
-    return f'<span class="s{level_of(surprise.nats)}{kind}" title="{title}">{text}</span>'
+def _span(surprisal: Surprisal) -> str:
+    kind = {"": " end", "\n": " line-end"}.get(surprisal.character, "")
+    title = escape(_explanation(surprisal)).replace("\n", "&#10;")
+    text = escape(visible(surprisal.character))
+    return f'<span class="s{level_of(surprisal.nats)}{kind}" title="{title}">{text}</span>'
 
 
-def _explanation(surprise: Surprise) -> str:
+def _explanation(surprisal: Surprisal) -> str:
     lines = [
-        f"{_name(surprise.character)}: {_bits(surprise.nats):.2f} bits, probability {math.exp(-surprise.nats):.3g}",
-        *(f"{probability:.1%} {_alternative(character)}" for character, probability in surprise.alternatives),
+        f"{_name(surprisal.character)}: {_bits(surprisal.nats):.2f} bits, probability {math.exp(-surprisal.nats):.3g}",
+        *(f"{probability:.1%} {_alternative(character)}" for character, probability in surprisal.alternatives),
     ]
     return "\n".join(lines)
 
@@ -192,8 +192,8 @@ def _name(character: str) -> str:
 
 
 def _code_name(character: str) -> str:
-    """The character itself if it can be seen, otherwise words for it."""
+    """The character itself if it is visible, otherwise its name."""
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as surrogateescape decodes it
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, decoded with surrogateescape
         return f"byte 0x{code - 0xDC00:02X}"
     return _WORDS.get(character) or (character if character.isprintable() else f"U+{code:04X}")

@@ -17,7 +17,7 @@ def info(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Tell what a checkpoint is: its corpus, recipe, size, best loss, and what runs it here."""
+    """Describe a checkpoint: corpus, recipe, size, best loss, and the engine that runs it on this machine."""
     from charlm.checkpoint.step import is_step, step_numbers
     from charlm.config import TrainingConfig, from_dict
     from charlm.language_model import load
@@ -35,12 +35,14 @@ def info(
         try:
             rows = _rows(facts)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{facts['path']}: config.json lacks something or is damaged ({error!r:.60})") from None
+            raise DataError(
+                f"{facts['path']}: config.json is incomplete or damaged ({error!r:.60}); restore it from a backup"
+            ) from None
         write_text("".join(f"{label:<12}{_printable(value)}\n" for label, value in rows))
 
 
 def _printable(text: str) -> str:
-    """``text`` without what a terminal would obey or cannot show; a byte of a file's name stays what it is."""
+    """``text`` without control characters, which could act on a terminal. Surrogate escapes (raw bytes) are kept."""
     return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "\ufffd" for c in text)
 
 
@@ -67,28 +69,31 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("dropout", dropouts),
         (
             "recipe",
-            f"{training['optimizer']}, rate {training['lr']:g}, {training['schedule']}, clip {training['clip']}, "
+            f"{training['optimizer']}, lr {training['lr']:g}, {training['schedule']}, clip {training['clip']}, "
             f"average {training.get('average', 'none')}, {_batch(facts)}, seed {training['seed']}",
         ),
         (
             "trained",
             f"{facts['step']} steps in {duration(facts['seconds'])} on {training['device']}, {training['precision']}",
         ),
-        ("validation", "not evaluated here" if loss is None else f"{loss:.4f} nats/char ({bits(loss):.3f} bits)"),
+        (
+            "validation",
+            "not evaluated at this step" if loss is None else f"loss {loss:.4f} nats/char ({bits(loss):.3f} bits/char)",
+        ),
         ("engine", facts["engine"]),
     ]
 
 
 def _document_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    form = facts["tokenizer"].get("documents")
-    if form is None:
+    separator = facts["tokenizer"].get("documents")
+    if separator is None:
         return []
     counts = ", ".join(f"{name} {size['documents']:,}" for name, size in facts["corpus"]["splits"].items())
-    return [("documents", f"{form}: {counts}")]
+    return [("documents", f"{separator}: {counts}")]
 
 
 def _batch(facts: dict[str, Any]) -> str:
     batch, bptt = facts["training"]["batch"], facts["training"]["bptt"]
     if facts["tokenizer"].get("documents") is None:
         return f"{batch} streams, chunks of {bptt}"
-    return f"up to {batch * bptt:,} characters a step in chunks of {bptt}"
+    return f"up to {batch * bptt:,} characters per step in chunks of {bptt}"

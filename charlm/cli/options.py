@@ -16,7 +16,7 @@ CheckpointsOption = Annotated[
     typer.Option(
         "--checkpoint",
         "-c",
-        help="A run or one of its steps; given again, the mean of their probabilities. "
+        help="A run or one of its steps; given several times: the mean of their probabilities. "
         "[default: the newest run in ./checkpoints]",
     ),
 ]

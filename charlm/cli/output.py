@@ -1,4 +1,4 @@
-"""Words for people: lines on stderr that do not tear a progress bar, and the text on stdout."""
+"""Output: notices on stderr, above the progress bar, and text and JSON on stdout."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _bar: Any = None
 
 
 class OutputClosedError(Exception):
-    """Whoever read our output has gone."""
+    """The reader of stdout has exited."""
 
 
 def say(text: str) -> None:
-    """A line on stderr, above the progress bar if there is one. If nobody reads it, that is no reason to stop."""
+    """Print a line on stderr, above the progress bar if there is one. Errors of the stream are ignored."""
     with suppress(OSError, ValueError):
         if _bar is not None:
             _bar.write(text, file=sys.stderr)
         else:
-            print(text, file=sys.stderr, flush=True)  # noqa: T201  # the one place that prints
+            print(text, file=sys.stderr, flush=True)  # noqa: T201  # the only place that prints notices
 
 
 class LogHandler(logging.Handler):
-    """Shows the library's notices as lines on stderr."""
+    """Prints the records of the library's logger on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(f"charlm: {record.levelname.lower()}: {record.getMessage()}")
@@ -39,8 +39,8 @@ _last_written = "\n"
 
 
 def write_text(text: str) -> None:
-    """Text on stdout as UTF-8, whatever the locale, at once; raw bytes come out as they are."""
-    global _last_written  # noqa: PLW0603  # end_line() must know it
+    """Write text to stdout as UTF-8, whatever the locale, and flush it. Surrogate escapes become raw bytes."""
+    global _last_written  # noqa: PLW0603  # end_line() reads it
     _last_written = text[-1:] or _last_written
     try:
         sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
@@ -50,7 +50,7 @@ def write_text(text: str) -> None:
 
 
 def end_line() -> None:
-    """A line end on stdout, unless the text has just ended with one."""
+    """Write a line end to stdout, unless the text ended with one."""
     if _last_written != "\n":
         write_text("\n")
 
@@ -61,14 +61,14 @@ def json_line(values: Any) -> str:
 
 
 def write_json(values: Any) -> None:
-    """One JSON object on one line of stdout."""
+    """Write one JSON object on one line to stdout."""
     write_text(json_line(values))
 
 
 @contextmanager
 def progress_bar(bar_format: str, total: float | None, quiet: bool = False) -> Iterator[Any]:
-    """A tqdm bar on stderr, or None where stderr is no terminal or ``quiet`` is asked for."""
-    global _bar  # noqa: PLW0603  # say() must know the bar that is on the screen
+    """A tqdm bar on stderr; None if stderr is not a terminal or ``quiet`` is set."""
+    global _bar  # noqa: PLW0603  # say() prints above it
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -93,26 +93,26 @@ def progress_bar(bar_format: str, total: float | None, quiet: bool = False) -> I
 
 @contextmanager
 def counting(description: str, total: int | None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of characters done since last time; it moves a bar."""
+    """A function that advances a progress bar; call it with the number of characters done since the last call."""
     bar_format = description + " {percentage:3.0f}%|{bar}| {rate_fmt}" if total else description + " {n_fmt}"
     with progress_bar(bar_format, total, quiet) as bar:
         yield (lambda count: None) if bar is None else bar.update
 
 
 def duration(seconds: float) -> str:
-    """0:42, 12:05, 1:02:03."""
+    """Seconds as 0:42, 12:05 or 1:02:03."""
     whole = int(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def bits(nats: float) -> float:
-    """Nats in bits."""
+    """Convert nats to bits."""
     return nats / math.log(2)
 
 
 def chosen_checkpoint(named: Path | None) -> Path:
-    """The checkpoint a person means: named, in CHARLM_CHECKPOINT, or the newest run, which is then said on stderr."""
+    """The checkpoint that is named, or in CHARLM_CHECKPOINT, or the newest run, whose name is printed on stderr."""
     from charlm.checkpoint.run_folder import RUNS, newest_run
 
     if named is not None:

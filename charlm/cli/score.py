@@ -20,44 +20,49 @@ from charlm.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
     from charlm.corpus.documents import Piece
-    from charlm.evaluation.scoring import Scored, Surprise
+    from charlm.evaluation.scoring import Scored, Surprisal
     from charlm.language_model import LanguageModel
 
 _COLUMNS = ("number", "log_probability", "bits_per_char", "characters", "unknown_characters", "document")
-# A log line may hold an escape sequence; what is shown to people must not steer their terminal, nor turn a row around
-# by the marks that write from right to left.
-_SHOWN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_SHOWN.update(
+# A log line may hold escape sequences and bidirectional controls. They are escaped, because they would act on the
+# terminal or reorder the row.
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_ESCAPES.update(
     {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
 )
-_SHOWN.update({0x09: "\t", 0x0A: "\\n", 0x0D: "\\r"})
+_ESCAPES.update({0x09: "\t", 0x0A: "\\n", 0x0D: "\\r"})
 
 
 def score(
     text: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE", help="Text files or folders; - or none reads stdin.")
+        list[str] | None, typer.Argument(metavar="FILE", help="Text files or folders; - or no FILE reads stdin.")
     ] = None,
     checkpoint: CheckpointOption = None,
     documents: Annotated[
         str | None,
         typer.Option("--documents", help="lines, blank-lines or files. [default: as in training, else files]"),
     ] = None,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="Only the N with most bits per character.")] = None,
-    bottom: Annotated[int | None, typer.Option("--bottom", min=1, help="Only the N with fewest.")] = None,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, help="Only the N with the most bits per character.")
+    ] = None,
+    bottom: Annotated[
+        int | None, typer.Option("--bottom", min=1, help="Only the N with the fewest bits per character.")
+    ] = None,
     highlight: Annotated[
-        bool, typer.Option("--highlight", help="Show the text, each character coloured by its surprise.")
+        bool, typer.Option("--highlight", help="Print the text, each character coloured by its surprisal.")
     ] = False,
     html: Annotated[
-        str | None, typer.Option("--html", metavar="PAGE", help="The same as a web page; - writes it to stdout.")
+        str | None,
+        typer.Option("--html", metavar="PAGE", help="The coloured text as a web page; - writes it to stdout."),
     ] = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a document.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per document.")] = False,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
     threads: ThreadsOption = None,
 ) -> None:
-    """Tell how likely each document is: log-probability in nats, bits per character, and the document."""
+    """Score each document: log-probability in nats, bits per character, and the document itself."""
     _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
     from charlm.corpus.documents import check_form
     from charlm.language_model import load
@@ -65,7 +70,7 @@ def score(
     if documents is not None:
         check_form(documents)
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
-    found = _Found(model, text or ["-"], documents or model.tokenizer.documents or "files", encoding)
+    found = _Documents(model, text or ["-"], documents or model.tokenizer.documents or "files", encoding)
     chosen = _ranked(found, top, bottom) if top or bottom else None
     if highlight or html is not None:
         _highlight(model, found.texts() if chosen is None else ((s.number, s.text) for s in chosen), html)
@@ -73,8 +78,8 @@ def score(
     write = _write_json if json else _write_csv if csv else _write_rows
     if csv:
         write_text(_csv_line(_COLUMNS))
-    for together in found.scored() if chosen is None else [chosen]:
-        write(together, found.name_of)
+    for batch in found.scored() if chosen is None else [chosen]:
+        write(batch, found.name_of)
 
 
 def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: bool, json: bool) -> None:
@@ -84,35 +89,35 @@ def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool,
         raise UsageError("give one of --json, --csv and --highlight (or --html)")
 
 
-class _Found:
-    """The documents of a text: scored, or as they are."""
+class _Documents:
+    """The documents of a text, scored or as text."""
 
-    def __init__(self, model: LanguageModel, names: list[str], form: str, encoding: str) -> None:
+    def __init__(self, model: LanguageModel, names: list[str], separator: str, encoding: str) -> None:
         from charlm.corpus.text import check_encoding, open_source
 
         check_encoding(encoding)
-        self._model, self._form, self._encoding = model, form, encoding
+        self._model, self._separator, self._encoding = model, separator, encoding
         self._kind = model.tokenizer.kind
         self._live = names == ["-"]
         if self._live and sys.stdin.isatty():
-            raise UsageError("no text was named; charlm score FILE, or pipe one into it")
+            raise UsageError("no text given; use charlm score FILE, or pipe a text into charlm score")
         if "-" in names and not self._live:
-            raise UsageError("stdin can be scored by itself only; leave out the files, or the -")
+            raise UsageError("stdin can only be scored by itself; leave out the files, or the -")
         self._source = None if self._live else open_source(names, encoding, any_file=self._kind == "byte")
 
     def scored(self) -> Iterator[list[Scored]]:
-        """In lists, as they are done; what comes through a pipe is scored as it comes."""
+        """Scored documents in batches; stdin is scored as it arrives."""
         return self._model.score_pieces(self._pieces(), at_once=self._live)
 
     def texts(self) -> Iterator[tuple[int, str]]:
-        """Each with its number, from 1."""
+        """(number, text) of each document, counted from 1."""
         from charlm.evaluation.scoring import document_texts
 
         return enumerate(document_texts(self._model.tokenizer, self._pieces()), start=1)
 
     def name_of(self, scored: Scored) -> str:
-        """What stands for a document: its text; of a file, its path."""
-        if self._form == "files" and self._source is not None:
+        """How a document is shown: its text, or the path if it is a file."""
+        if self._separator == "files" and self._source is not None:
             return str(self._source.paths[scored.number - 1])
         return scored.text
 
@@ -120,8 +125,8 @@ class _Found:
         from charlm.corpus.documents import split_documents
 
         files = [_stdin_codes(self._kind, self._encoding)] if self._source is None else self._source.files(self._kind)
-        # A line without a character gets a score, too, so that scores and lines can be pasted together.
-        return split_documents(files, self._form, keep_empty=True)
+        # Empty lines are scored, too, so that scores and lines can be joined with paste.
+        return split_documents(files, self._separator, keep_empty=True)
 
 
 def _stdin_codes(kind: str, encoding: str) -> Iterator[Any]:
@@ -130,20 +135,20 @@ def _stdin_codes(kind: str, encoding: str) -> Iterator[Any]:
     from charlm.corpus.text import BLOCK_BYTES, decode_blocks
     from charlm.tokenizer.protocol import code_points
 
-    stdin: Any = sys.stdin.buffer  # a BufferedReader: read1 gives what there is and does not wait for more
+    stdin: Any = sys.stdin.buffer  # a BufferedReader: read1 returns what is available without waiting for more
     blocks = iter(lambda: stdin.read1(BLOCK_BYTES), b"")
     if kind == "byte":
         return (np.frombuffer(block, np.uint8) for block in blocks)
     return (code_points(text) for text in decode_blocks(blocks, encoding, "stdin"))
 
 
-def _ranked(found: _Found, top: int | None, bottom: int | None) -> list[Scored]:
+def _ranked(found: _Documents, top: int | None, bottom: int | None) -> list[Scored]:
     with counting("scoring", None) as progress:
 
         def every() -> Iterator[Scored]:
-            for together in found.scored():
-                progress(sum(scored.characters for scored in together))
-                yield from together
+            for batch in found.scored():
+                progress(sum(scored.characters for scored in batch))
+                yield from batch
 
         if top:
             return heapq.nlargest(top, every(), key=lambda scored: scored.bits_per_char)
@@ -153,28 +158,28 @@ def _ranked(found: _Found, top: int | None, bottom: int | None) -> list[Scored]:
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def _write_rows(together: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
+def _write_rows(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
     write_text(
         "".join(
-            f"{-scored.nats:.4f}\t{scored.bits_per_char:.4f}\t{name_of(scored).translate(_SHOWN)}\n"
-            for scored in together
+            f"{-scored.nats:.4f}\t{scored.bits_per_char:.4f}\t{name_of(scored).translate(_ESCAPES)}\n"
+            for scored in batch
         )
     )
 
 
-def _write_csv(together: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
-    write_text("".join(_csv_line(_facts(scored, name_of).values()) for scored in together))
+def _write_csv(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
+    write_text("".join(_csv_line(_facts(scored, name_of).values()) for scored in batch))
 
 
 def _csv_line(values: Iterable[Any]) -> str:
     line = io.StringIO()
-    # Whatever a document holds, a carriage return too, stays in its quotes.
+    # Quoted, so that a document may hold any character, carriage returns too.
     csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(values)
     return line.getvalue()
 
 
-def _write_json(together: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
-    write_text("".join(json_line(_facts(scored, name_of)) for scored in together))
+def _write_json(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
+    write_text("".join(json_line(_facts(scored, name_of)) for scored in batch))
 
 
 def _facts(scored: Scored, name_of: Callable[[Scored], str]) -> dict[str, Any]:
@@ -193,14 +198,14 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         say(highlight.legend(sys.stderr.isatty() and colour))
         if not colour:
-            say("no colours where stdout is no terminal or NO_COLOR is set; --html PAGE writes a web page")
-        for piece in highlight.terminal((model.surprises(text) for _, text in texts), colour):
+            say("no colours, because stdout is not a terminal or NO_COLOR is set; use --html PAGE for a web page")
+        for piece in highlight.terminal((model.surprisals(text) for _, text in texts), colour):
             write_text(piece)
         end_line()
         return
-    surprised = ((number, list(model.surprises(text))) for number, text in texts)
+    surprised = ((number, list(model.surprisals(text))) for number, text in texts)
     headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
-    pieces = highlight.page(headed, f"{model.checkpoint.path}: surprise")
+    pieces = highlight.page(headed, f"{model.checkpoint.path}: surprisal")
     if html == "-":
         for piece in pieces:
             write_text(piece)
@@ -208,12 +213,12 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str
     _write_page(Path(html), pieces)
 
 
-def _mean_bits(surprises: list[Surprise]) -> float:
-    return bits(math.fsum(surprise.nats for surprise in surprises) / max(1, len(surprises)))
+def _mean_bits(surprisals: list[Surprisal]) -> float:
+    return bits(math.fsum(surprisal.nats for surprisal in surprisals) / max(1, len(surprisals)))
 
 
 def _write_page(path: Path, pieces: Iterable[str]) -> None:
-    """Write the page beside its place and put it there when it is whole."""
+    """Write the page to a temporary file beside ``path`` and rename it when it is complete."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with open(unfinished, "w", encoding="utf-8", errors="replace") as file:
@@ -221,7 +226,7 @@ def _write_page(path: Path, pieces: Iterable[str]) -> None:
                 file.write(piece)
         unfinished.replace(path)
     except OSError as error:
-        raise CannotCreateError(f"{path} cannot be written ({error.strerror}); choose another place") from None
+        raise CannotCreateError(f"{path} cannot be written ({error.strerror}); choose another path") from None
     finally:
         unfinished.unlink(missing_ok=True)
     say(f"wrote {path}")

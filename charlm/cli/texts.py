@@ -1,4 +1,4 @@
-"""The text that models are measured on: files that a person names, or a split of the runs' own corpus."""
+"""The text that models are evaluated on: files, or a split of the corpus they were trained on."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
     from charlm.language_model import LanguageModel
     from charlm.tokenizer.protocol import Ids, Tokenizer
 
-_STEP = 1 << 18
+_BLOCK_IDS = 1 << 18
 
 
 class Measured(NamedTuple):
-    """A text to measure on."""
+    """A text to evaluate on, as ids."""
 
     name: str
     total: int | None
-    """About how many ids it has; None where that is not known."""
+    """The approximate number of ids; None if unknown."""
     blocks: list[Iterator[Ids]]
-    """For each model its own ids, in blocks."""
+    """For each model the ids of its tokenizer, in blocks."""
 
 
 @contextmanager
 def measured_text(
-    models: Sequence[LanguageModel], files: Sequence[str], encoding: str, split: str | None, again: str
+    models: Sequence[LanguageModel], files: Sequence[str], encoding: str, split: str | None, command: str
 ) -> Iterator[Measured]:
-    """The text of ``files``, or without any the ``split`` of the corpus that all ``models`` were trained on.
+    """The text of ``files``; without files, the ``split`` of the corpus that all ``models`` were trained on.
 
-    Stdin is copied to a file meanwhile. ``again`` is the command that would name a text, for those who must.
+    Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text.
     """
     with tempfile.TemporaryDirectory() if "-" in files else nullcontext("") as folder:
         if files:
             yield _from_files([model.tokenizer for model in models], files, encoding, Path(folder))
         else:
-            yield _from_runs(models, split, again)
+            yield _from_runs(models, split, command)
 
 
 def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding: str, folder: Path) -> Measured:
@@ -59,53 +59,52 @@ def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding:
 
 def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
     from charlm.corpus.documents import split_documents
-    from charlm.tokenizer.documents import DocumentTokenizer
 
-    if isinstance(tokenizer, DocumentTokenizer):
+    if tokenizer.documents is not None:
         return starmap(tokenizer.encode_documents, split_documents(source.files(tokenizer.kind), tokenizer.documents))
     return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
 
 
-def _from_runs(models: Sequence[LanguageModel], split: str | None, again: str) -> Measured:
+def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str) -> Measured:
     from charlm.corpus.prepared import SPLITS, same_splits
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
-    corpora = [_corpus_of(model, again) for model in models]
+    corpora = [_corpus_of(model, command) for model in models]
     for corpus in corpora[1:]:
         if not same_splits(corpora[0], corpus):
             raise UsageError(
-                f"{corpora[0].folder} and {corpus.folder} are not one text in the same parts, so one model may have "
-                f"learnt what the other is tested on; name a text: {again}"
+                f"{corpora[0].folder} and {corpus.folder} are not the same text with the same splits, so one model may "
+                f"have been trained on the test split of the other; name a text: {command}"
             )
     corpus = corpora[0]
-    split = split or _held_out(corpus)
+    split = split or _held_out_split(corpus)
     if split == "train" and corpus.tokenizer.kind == "char":
-        say("the training ids hold the spellings in bytes that training adds; for the bare text name its file")
+        say("the train split also contains byte fallbacks that training adds; name its file to leave them out")
     files = [corpus.ids(split) for corpus in corpora]
     if not len(files[0]):
-        raise MissingInputError(f"the {split} split of {corpus.folder.parent} is empty; name a text: {again}")
+        raise MissingInputError(f"the {split} split of {corpus.folder.parent} is empty; name a text: {command}")
     return Measured(f"{split} split of {corpus.name}", len(files[0]), [_blocks(ids) for ids in files])
 
 
-def _corpus_of(model: LanguageModel, again: str) -> Corpus:
+def _corpus_of(model: LanguageModel, command: str) -> Corpus:
     from charlm.corpus.prepared import corpus_beside
 
     path = model.checkpoint.path
     corpus = corpus_beside(path)
     if corpus is None:
-        raise MissingInputError(f"{path} has no corpus beside it; name a text: {again}")
+        raise MissingInputError(f"{path} has no corpus beside it; name a text: {command}")
     if corpus.tokenizer.description() != model.tokenizer.description():
-        raise DataError(f"{corpus.folder} is not the corpus {path} was trained on; name a text: {again}")
+        raise DataError(f"{corpus.folder} is not the corpus {path} was trained on; name a text: {command}")
     return corpus
 
 
-def _held_out(corpus: Corpus) -> str:
+def _held_out_split(corpus: Corpus) -> str:
     if corpus.sizes["test"].ids:
         return "test"
-    say("the run has no test split; this is the validation split, which steered the training")
+    say("the run has no test split; using the validation split, which training used to choose the best step")
     return "valid"
 
 
 def _blocks(ids: IdFile) -> Iterator[Ids]:
-    return (ids.read(start, min(start + _STEP, len(ids))) for start in range(0, len(ids), _STEP))
+    return (ids.read(start, min(start + _BLOCK_IDS, len(ids))) for start in range(0, len(ids), _BLOCK_IDS))

@@ -2,157 +2,118 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from charlm.cli.options import DeviceOption, EncodingOption, JsonOption, ThreadsOption
+from charlm.cli.options import DeviceOption, EncodingOption, JsonOption
 from charlm.errors import UsageError
+from charlm.training.options import TrainingOptions, check_options, command_line_name, definitions
 
 if TYPE_CHECKING:
-    pass
+    from charlm.runs import RunOptions, TextOptions
 
-_MODEL, _TRAINING, _RUN = "Model", "Training", "Run"
+CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
 
+def _with_training_options(command: CommandT) -> CommandT:
+    """Replace the ``**options`` of ``command``, in its signature, by one parameter for each training option.
+
+    typer makes the command line from the signature. The options come before --device.
+    """
+    parameters = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+    generated = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                kinds[0] | None,
+                typer.Option(command_line_name(name), help=option.text, min=option.minimum, max=option.maximum),
+            ],
+        )
+        for name, (kinds, option) in definitions(TrainingOptions).items()
+    ]
+    position = [parameter.name for parameter in parameters].index("device")
+    parameters[position:position] = generated
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+@_with_training_options
 def train(
     corpus: Annotated[
         list[str] | None,
         typer.Argument(metavar="FILE", help="Text files or folders; - reads stdin.", show_default=False),
     ] = None,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Learn the Python language reference built into Python.")
+        bool, typer.Option("--demo", help="Train on the Python language reference, which comes with Python.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run: --out DIR, or the newest.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run: --out DIR, or the newest.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder. [default: checkpoints/NAME]")] = None,
     init_from: Annotated[
-        Path | None, typer.Option("--init-from", help="Begin with the weights of this run or step.")
+        Path | None, typer.Option("--init-from", help="Start from the weights of this run or step.")
     ] = None,
     tokenizer: Annotated[str, typer.Option("--tokenizer", help="char (any text) or byte (any file).")] = "char",
     encoding: EncodingOption = "utf-8",
     documents: Annotated[
         str | None,
-        typer.Option("--documents", help="Many small texts, each by itself: lines, blank-lines (between them), files."),
+        typer.Option("--documents", help="Train on separate documents: lines, blank-lines (paragraphs) or files."),
     ] = None,
-    distinct: Annotated[bool, typer.Option("--distinct", help="Take a document that comes again only once.")] = False,
+    distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
     split: Annotated[
         str | None,
-        typer.Option("--split", help="Percent for train/valid/test: in order, documents shuffled. [default: 90/5/5]"),
+        typer.Option(
+            "--split", help="Percentages for train/valid/test, in order; documents are shuffled. [default: 90/5/5]"
+        ),
     ] = None,
-    valid: Annotated[str | None, typer.Option("--valid", help="A validation text of its own.")] = None,
-    test: Annotated[str | None, typer.Option("--test", help="A test text of its own.")] = None,
-    size: Annotated[
-        str | None,
-        typer.Option("--size", help="tiny, small, medium, large or huge. [default: by corpus and device]"),
-    ] = None,
-    layers: Annotated[int | None, typer.Option("--layers", help="LSTM layers.")] = None,
-    hidden: Annotated[int | None, typer.Option("--hidden", help="Width of the layers.")] = None,
-    embedding: Annotated[
-        int | None,
-        typer.Option("--embedding", help="Width of the embedding and the last layer. [default: --hidden]"),
-    ] = None,
-    dropout_embedding: Annotated[
-        float | None, typer.Option(help="Dropout of whole characters from the embedding. [default: 0]")
-    ] = None,
-    dropout_input: Annotated[float | None, typer.Option(help="Locked dropout on the embeddings. [default: 0]")] = None,
-    dropout_hidden: Annotated[
-        float | None, typer.Option(help="Locked dropout between layers. [default: by corpus and budget]")
-    ] = None,
-    dropout_output: Annotated[
-        float | None, typer.Option(help="Locked dropout before the decoder. [default: by corpus and budget]")
-    ] = None,
-    weight_drop: Annotated[
-        float | None, typer.Option(help="DropConnect on the hidden-to-hidden weights. [default: 0]")
-    ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, adam, sgd or rmsprop. [default: adamw]")] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", help="Learning rate. [default: by optimizer, corpus and budget]")
-    ] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Weight decay on matrices. [default: adamw by corpus and budget, else 0]")
-    ] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest gradient norm. [default: 1; inf: off]")] = None,
-    schedule: Annotated[str | None, typer.Option(help="plateau, cosine or constant. [default: plateau]")] = None,
-    warmup: Annotated[
-        int | None, typer.Option(help="Steps over which the rate rises. [default: 100, at most a fifth of all]")
-    ] = None,
-    batch: Annotated[int | None, typer.Option(help="Parallel streams. [default: by corpus and device]")] = None,
-    bptt: Annotated[int | None, typer.Option(help="Characters in a chunk. [default: at most 128, by budget]")] = None,
-    bptt_jitter: Annotated[
-        float | None, typer.Option(help="Move the borders of chunks by up to this share of --bptt. [default: 0]")
-    ] = None,
-    state_reset: Annotated[
-        float | None, typer.Option(help="Chance that a stream forgets its state before a chunk. [default: 0.01]")
-    ] = None,
-    ar: Annotated[float | None, typer.Option("--ar", help="Activation regularisation. [default: 0]")] = None,
-    tar: Annotated[float | None, typer.Option("--tar", help="Temporal activation regularisation. [default: 0]")] = None,
-    average: Annotated[
-        str | None,
-        typer.Option(help="Weights to keep: ema, triggered (a mean from the plateau on), none. [default: ema]"),
-    ] = None,
-    average_decay: Annotated[
-        float | None, typer.Option(help="How much of an ema stays in a step. [default: 0.998]")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Stop after so many passes over the text.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Stop after so many steps.")] = None,
-    time: Annotated[
-        str | None, typer.Option("--time", help="Stop after 90s, 10m, 2h in all, evaluations included.")
-    ] = None,
-    eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations. [default: by corpus]")] = None,
-    save_every: Annotated[
-        str | None, typer.Option(help="Steps, or a time such as 20s, between saves. [default: 60s]")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same run. [default: 1]")] = None,
+    valid: Annotated[str | None, typer.Option("--valid", help="A separate validation text.")] = None,
+    test: Annotated[str | None, typer.Option("--test", help="A separate test text.")] = None,
+    *,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16 (autocast).")] = "auto",
-    threads: ThreadsOption = None,
+    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or, on CUDA, fp16.")] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and the result.")] = False,
     json: JsonOption = False,
+    **options: Any,
 ) -> None:
     """Train on a text; without --epochs, --steps or --time until the validation loss stops improving."""
-    said = dict(locals())
-    sources = {name: said[name] for name in _TEXT_OPTIONS}
     _check_sources(bool(corpus), demo, resume)
-    from charlm.cli.train_view import Preparing, run_training
-    from charlm.runs import Texts, Where, new_run, resumed_run
+    from charlm.cli.train_view import PreparationProgress, run_training
+    from charlm.runs import RunOptions, TextOptions, new_run, resumed_run
     from charlm.system.signals import StopSignals
-    from charlm.training.recipe import Request
 
-    request = Request(**{field.name: said[field.name] for field in dataclasses.fields(Request)})
+    training = check_options(options, TrainingOptions, "train")
+    texts = TextOptions(corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct)
+    run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
         if resume:
-            _refuse_with_resume({**sources, "init_from": init_from, "precision": precision})
-            run = resumed_run(out, request, None if device == "auto" else device)
+            _refuse_with_resume(texts, run_options)
+            run = resumed_run(out, training, None if device == "auto" else device)
         else:
-            texts = Texts(**{**sources, "corpus": corpus or ()})
-            run = new_run(texts, request, Where(out, init_from, device, precision, Preparing(quiet)))
+            run = new_run(texts, training, run_options)
         with run as prepared:
             run_training(prepared, signals, quiet=quiet, as_json=json)
-
-
-_TEXT_OPTIONS = ("corpus", "demo", "valid", "test", "tokenizer", "encoding", "split", "documents", "distinct")
 
 
 def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
     if corpus + demo + resume == 1:
         return
     if corpus + demo + resume == 0 and not sys.stdin.isatty():
-        raise UsageError("no text was named; charlm train FILE, charlm train - for stdin, or charlm train --demo")
-    raise UsageError("name a text (charlm train FILE), or use --demo, or --resume: one of the three")
+        raise UsageError("no text given; use charlm train FILE, charlm train - for stdin, or charlm train --demo")
+    raise UsageError("give exactly one of a text (charlm train FILE), --demo and --resume")
 
 
-def _refuse_with_resume(said: dict[str, Any]) -> None:
-    defaults: dict[str, tuple[Any, ...]] = {
-        "corpus": (None, []),
-        "demo": (False,),
-        "distinct": (False,),
-        "tokenizer": ("char",),
-        "encoding": ("utf-8",),
-        "precision": ("auto",),
-    }
-    kept = [name for name, value in said.items() if value not in defaults.get(name, (None,))]
-    if kept:
-        raise UsageError(f"a resumed run keeps its --{kept[0].replace('_', '-')}; leave it out")
+def _refuse_with_resume(texts: TextOptions, run_options: RunOptions) -> None:
+    given = [field.name for field in fields(texts) if getattr(texts, field.name) != field.default]
+    if run_options.init_from is not None:
+        given.append("init_from")
+    if run_options.precision != "auto":
+        given.append("precision")
+    if given:
+        raise UsageError(f"a resumed run keeps its {command_line_name(given[0])}; leave it out")

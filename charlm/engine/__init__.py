@@ -1,13 +1,12 @@
-"""What computes with the weights of a trained model: a small protocol, and the way to get an engine.
+"""Engines compute with the weights of a trained model: the protocol they share, and ``create_engine``.
 
-Everything goes in and out as numpy arrays; the state is the engine's own affair and passed along unopened. Shapes:
-T characters in time, B streams, V ids.
+Inputs and outputs are numpy arrays. The state is opaque: it goes in and comes out of every call. Shapes: T time steps,
+B streams, V vocabulary, N generated ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,29 +15,32 @@ from numpy.typing import NDArray
 
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.errors import UsageError
-from charlm.native import find, why_not
+from charlm.native import find_library, unavailable_reason
+from charlm.tokenizer.protocol import Constraint
 
 EngineState = Any
 FloatArray = NDArray[np.float32]
-Grammar = tuple[NDArray[np.bool_], NDArray[np.int64]]
-"""``allowed`` and ``following`` [S, V]: which ids may be written in which place, as ``Tokenizer.grammar`` says."""
 PRECISIONS = ("fp32", "bf16", "int8")
-MOST_COST = 1e-3
-"""Nats per character that rounding may cost where a faster precision is chosen without being asked for."""
+MAX_PRECISION_COST = 1e-3
+"""Nats per character that rounding may cost at most where ``precision`` "auto" chooses a faster precision."""
+MAX_THREADS = 1024
 
 
 class Engine(Protocol):
-    """A trained model that reads ids and says what may follow. Calls never change a state that they were given."""
+    """A trained model that reads ids and predicts the next one. No call modifies the state that it is given."""
 
     name: str
-    """For people: which code runs and at what precision."""
+    """Which code runs and at what precision, for display."""
 
-    def start(self, batch: int) -> EngineState:
-        """The state of ``batch`` streams that have read nothing."""
+    def initial_state(self, batch: int) -> EngineState:
+        """The state of ``batch`` streams before the first id."""
         ...
 
     def gather(self, parts: Sequence[tuple[EngineState, NDArray[np.int64]]]) -> EngineState:
-        """The state of streams picked from others: of each part those with the given numbers, as often as named."""
+        """The state of selected streams: for each part its rows with the given indices, concatenated.
+
+        An index may occur several times.
+        """
         ...
 
     def forward(self, ids_TB: NDArray[Any], state: EngineState) -> tuple[FloatArray, EngineState]:
@@ -46,7 +48,7 @@ class Engine(Protocol):
         ...
 
     def step(self, ids_B: NDArray[Any], state: EngineState) -> tuple[FloatArray, EngineState]:
-        """Logits [B, V] after one more id in each stream: ``forward`` with T = 1, faster."""
+        """Logits [B, V] after one more id in each stream. The same as ``forward`` with T = 1, but faster."""
         ...
 
     def losses(
@@ -57,22 +59,22 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class WritingEngine(Engine, Protocol):
-    """An engine that also draws, many ids in one call."""
+class GenerationEngine(Engine, Protocol):
+    """An engine that also samples, many ids in one call."""
 
-    def write(
+    def generate(
         self,
         logits_BV: FloatArray,
         state: EngineState,
-        place_B: NDArray[np.int64],
+        constraint_state_B: NDArray[np.int64],
         uniform_NB: NDArray[np.float64],
         config: SamplingConfig,
-        grammar: Grammar,
+        constraint: Constraint,
     ) -> tuple[NDArray[np.int64], FloatArray, EngineState, NDArray[np.int64]]:
-        """N ids [N, B] drawn one after the other as ``sampling.next_ids`` draws them, each read before the next.
+        """Samples N ids in each stream as ``sampling.next_ids`` does, and reads each id before it samples the next.
 
-        Also the logits [B, V] (minus infinity where the grammar allows an id nowhere), the state and the places after
-        them, with which the next call goes on.
+        Returns the ids [N, B], and what the next call needs: the logits [B, V] after the last id (minus infinity for
+        an id that no state of the constraint allows), the engine's state, and the constraint's states [B].
         """
         ...
 
@@ -85,29 +87,27 @@ def create_engine(
     threads: int | None = None,
     costs: Mapping[str, float] = MappingProxyType({}),
 ) -> Engine:
-    """The engine for these weights: native on a CPU where it was built, else torch.
+    """Create an engine for these weights: native on a CPU if the native engine was built, otherwise torch.
 
-    ``device`` "auto" is a GPU that torch can use, else the CPU. ``precision`` is "fp32", "bf16", "int8" (native engine
-    only) or "auto": the fastest whose cost in nats per character, as ``costs`` tells it, is known to be at most
-    ``MOST_COST``; else fp32. ``threads`` None takes all cores. Raises ``UsageError`` for a device or precision that
-    this machine lacks.
+    ``device`` "auto" is the CPU if the native engine was built, otherwise a GPU if torch can use one. ``precision`` is
+    "fp32", "bf16", "int8" (native engine only) or "auto": the fastest precision whose entry in ``costs``, in nats per
+    character, is at most ``MAX_PRECISION_COST``, otherwise fp32. ``threads`` None uses all cores. Raises
+    ``UsageError`` for an invalid argument, and for a device or precision that this machine does not have.
     """
     if precision not in (*PRECISIONS, "auto"):
-        raise UsageError(f"--precision must be auto, fp32, bf16 or int8, not {precision!r}")
-    library = find() if device == "cpu" or (device == "auto" and not _gpu_may_be_here()) else None
+        raise UsageError(f"precision must be auto, fp32, bf16 or int8, not {precision!r}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
+    library = find_library() if device in ("cpu", "auto") else None
     if library is not None:
         from charlm.engine.native import NativeEngine
 
-        safe = (name for name in ("int8", "bf16") if abs(costs.get(name, np.inf)) <= MOST_COST)
-        return NativeEngine(library, config, weights, next(safe, "fp32") if precision == "auto" else precision, threads)
+        cheap = (name for name in ("int8", "bf16") if abs(costs.get(name, np.inf)) <= MAX_PRECISION_COST)
+        precision = next(cheap, "fp32") if precision == "auto" else precision
+        return NativeEngine(library, config, weights, precision, threads)
     from charlm.engine.torch import TorchEngine
 
     engine = TorchEngine.from_weights(config, weights, device, "fp32" if precision == "auto" else precision, threads)
-    if engine.device.type == "cpu" and why_not():
-        engine.name += f" (not native: {why_not()})"
+    if engine.device.type == "cpu" and unavailable_reason():
+        engine.name += f" (not native: {unavailable_reason()})"
     return engine
-
-
-def _gpu_may_be_here() -> bool:
-    """Whether it is worth a second to load torch and ask it for a GPU."""
-    return any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))

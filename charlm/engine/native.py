@@ -1,7 +1,10 @@
-"""The engine on charlm's own C++ (charlm/native): numpy in and out, no torch, for CPUs.
+"""The engine that runs on charlm's own C++ (charlm/native), on CPUs: numpy arrays in and out, no torch.
 
-Whatever the number of threads, of streams beside one another, or of steps in a call, the same ids give the same logits,
-bit by bit; they differ only between precisions and, for fp32 and bf16, between instruction sets.
+The same ids give bit-identical logits for any number of threads, of streams, and of steps in a call. Logits differ only
+between precisions and, for fp32 and bf16, between instruction sets.
+
+Shapes: T time steps, B streams, V vocabulary, N generated ids, H padded width of a layer, S states of the constraint,
+C ids that any of these states allows.
 """
 
 from __future__ import annotations
@@ -15,19 +18,20 @@ from numpy.typing import NDArray
 
 from charlm import native
 from charlm.config import ModelConfig, SamplingConfig
-from charlm.engine import FloatArray, Grammar
+from charlm.engine import FloatArray
 from charlm.errors import OutOfMemoryError
 from charlm.system.cores import cores
+from charlm.tokenizer.protocol import Constraint
 
 NativeState = tuple[FloatArray, FloatArray]
-"""h and c of all layers, each layer [B, padded width], one after the other in one array."""
+"""h and c of all layers. Each is one flat array of the layers' blocks [B, H], one after another."""
 
 
 class NativeEngine:
-    """See ``Engine`` for the calls. Weights are packed once, at ``precision`` "fp32", "bf16" or "int8".
+    """Implements ``GenerationEngine``. Weights are packed once, at ``precision`` "fp32", "bf16" or "int8".
 
-    In int8 the LSTM's weights (a scale for each row) and the hidden states are 8-bit integers, multiplied exactly; cell
-    states, the first layer's inputs and logits are not.
+    With int8 the weights of the LSTM (one scale per row) and the hidden states are 8-bit integers, whose products are
+    summed exactly. Cell states, the inputs of the first layer and the logits stay in floating point.
     """
 
     def __init__(
@@ -53,18 +57,17 @@ class NativeEngine:
             )  # fmt: skip
         except MemoryError:
             raise OutOfMemoryError("out of memory while packing the model; free some, or use a smaller model") from None
-        self._writer: tuple[Grammar, NDArray[np.int64], native.Writer] | None = None
+        self._generator: tuple[Constraint, NDArray[np.int64], native.Generator] | None = None
 
-    def start(self, batch: int) -> NativeState:
+    def initial_state(self, batch: int) -> NativeState:
         size = batch * self._model.state_size
         return np.zeros(size, np.float32), np.zeros(size, np.float32)
 
     def gather(self, parts: Sequence[tuple[NativeState, NDArray[np.int64]]]) -> NativeState:
-        h, c = (np.concatenate(self._gathered([(state[which], rows) for state, rows in parts])) for which in (0, 1))
+        h, c = (self._gather_rows([(state[index], rows) for state, rows in parts]) for index in (0, 1))
         return h, c
 
-    def _gathered(self, parts: list[tuple[FloatArray, NDArray[np.int64]]]) -> list[FloatArray]:
-        """Of a batch each layer is a block of rows, one layer after the other."""
+    def _gather_rows(self, parts: list[tuple[FloatArray, NDArray[np.int64]]]) -> FloatArray:
         bounds = [0, *self._model.layer_bounds, self._model.state_size]
         blocks = []
         for start, stop in itertools.pairwise(bounds):
@@ -72,7 +75,7 @@ class NativeEngine:
                 batch = len(array) // self._model.state_size
                 block_BH = array[start * batch : stop * batch].reshape(batch, stop - start)
                 blocks.append(block_BH[rows].reshape(-1))
-        return blocks
+        return np.concatenate(blocks)
 
     def forward(self, ids_TB: NDArray[Any], state: NativeState) -> tuple[FloatArray, NativeState]:
         logits_TBV = np.empty((*ids_TB.shape, self.vocabulary_size), np.float32)
@@ -98,45 +101,46 @@ class NativeEngine:
     ) -> NativeState:
         h, c = (array.copy() for array in state)
         targets_TB = None if targets_TB is None else self._checked(targets_TB)
-        self._model.read(self._checked(ids_TB), h, c, logits_TBV, targets_TB, nats_TB)
+        self._model.forward(self._checked(ids_TB), h, c, logits_TBV, targets_TB, nats_TB)
         return h, c
 
     def _checked(self, ids: NDArray[Any]) -> NDArray[np.int64]:
-        """Ids as the library takes them; what is no id would be read as memory."""
+        """Ids as contiguous int64. Raises ``IndexError`` for one that is out of range: the library does not check."""
         wide = np.ascontiguousarray(ids, np.int64)
         if wide.size and (wide.min() < 0 or wide.max() >= self.vocabulary_size):
             raise IndexError(f"ids must be 0 to {self.vocabulary_size - 1}")
         return wide
 
-    def write(
+    def generate(
         self,
         logits_BV: FloatArray,
         state: NativeState,
-        place_B: NDArray[np.int64],
+        constraint_state_B: NDArray[np.int64],
         uniform_NB: NDArray[np.float64],
         config: SamplingConfig,
-        grammar: Grammar,
+        constraint: Constraint,
     ) -> tuple[NDArray[np.int64], FloatArray, NativeState, NDArray[np.int64]]:
-        candidates_C, writer = self._writer_for(grammar)
+        candidates_C, generator = self._generator_for(constraint)
         h, c = (array.copy() for array in state)
         logits_BC = np.ascontiguousarray(logits_BV[:, candidates_C], np.float32)
-        place_B = np.array(place_B, np.int64)
-        draw = native.Draw(config.temperature, config.top_k, config.top_p, config.min_p)
-        ids_NB = writer.write(draw, h, c, logits_BC, place_B, np.ascontiguousarray(uniform_NB, np.float64))
-        after_BV = np.full((len(place_B), self.vocabulary_size), -np.inf, np.float32)
-        after_BV[:, candidates_C] = logits_BC
-        return ids_NB, after_BV, (h, c), place_B
+        constraint_state_B = np.array(constraint_state_B, np.int64)
+        sampling = native.Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
+        uniform_NB = np.ascontiguousarray(uniform_NB, np.float64)
+        ids_NB = generator.generate(sampling, h, c, logits_BC, constraint_state_B, uniform_NB)
+        next_logits_BV = np.full((len(constraint_state_B), self.vocabulary_size), -np.inf, np.float32)
+        next_logits_BV[:, candidates_C] = logits_BC
+        return ids_NB, next_logits_BV, (h, c), constraint_state_B
 
-    def _writer_for(self, grammar: Grammar) -> tuple[NDArray[np.int64], native.Writer]:
-        if self._writer is None or self._writer[0] is not grammar:
-            allowed_SV, following_SV = grammar
-            candidates_C = np.flatnonzero(allowed_SV.any(axis=0))
-            writer = native.Writer(
+    def _generator_for(self, constraint: Constraint) -> tuple[NDArray[np.int64], native.Generator]:
+        """The ids that any state allows, and a generator that samples among them. Kept for the next call."""
+        if self._generator is None or self._generator[0] is not constraint:
+            candidates_C = np.flatnonzero(constraint.allowed_SV.any(axis=0))
+            generator = native.Generator(
                 self._model,
                 candidates_C.astype(np.int64),
-                np.ascontiguousarray(allowed_SV[:, candidates_C], np.uint8),
-                np.ascontiguousarray(following_SV[:, candidates_C], np.int64),
+                np.ascontiguousarray(constraint.allowed_SV[:, candidates_C], np.uint8),
+                np.ascontiguousarray(constraint.transitions_SV[:, candidates_C], np.int64),
             )
-            self._writer = grammar, candidates_C, writer
-        _, candidates_C, writer = self._writer
-        return candidates_C, writer
+            self._generator = constraint, candidates_C, generator
+        _, candidates_C, generator = self._generator
+        return candidates_C, generator

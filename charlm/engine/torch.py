@@ -1,4 +1,7 @@
-"""The engine on torch: any device torch has, in float32 or under bfloat16 autocast."""
+"""The engine that runs on torch: on any of torch's devices, in float32 or with bfloat16 autocast.
+
+Shapes: T time steps, B streams, V vocabulary, E input width, H hidden width, G = 4 H gates.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,15 @@ from charlm.engine import FloatArray
 from charlm.errors import UsageError
 from charlm.model.char_lm import CharLM, State, cross_entropy
 from charlm.model.lstm import cell
-from charlm.system.devices import autocast, choose_device
+from charlm.system.devices import autocast, choose_device, make_reproducible
 
-# For a single step of few streams, elementary operations cost less than a call of torch's kernel:
-# on a CPU they do at 8 streams and no longer at 64.
-_FEW_STREAMS = 16
+# A single step of few streams is faster with elementary operations than with torch's LSTM kernel: on a CPU they are
+# faster at 8 streams and slower at 64.
+_MAX_ELEMENTARY_STREAMS = 16
 
 
 class TorchEngine:
-    """Wraps a ``CharLM``; see ``Engine`` for the calls. The model's weights may change between calls (training)."""
+    """Implements ``Engine`` with a ``CharLM``, whose weights may change between calls, as they do in training."""
 
     def __init__(self, model: CharLM, precision: str = "fp32") -> None:
         self.model = model
@@ -34,24 +37,28 @@ class TorchEngine:
     def from_weights(
         cls, config: ModelConfig, weights: Mapping[str, FloatArray], device: str, precision: str, threads: int | None
     ) -> TorchEngine:
-        """An engine for weights of a checkpoint. Raises ``UsageError`` for a device this machine lacks."""
+        """Create an engine for a checkpoint's weights. Raises ``UsageError`` for a missing device or precision."""
         if precision == "int8":
-            raise UsageError("--precision int8 needs the native engine, on a CPU; charlm info says why it does not run")
-        chosen = choose_device(device)
+            raise UsageError("precision 'int8' needs the native engine on a CPU; charlm info says why it does not run")
+        torch_device = choose_device(device)
+        make_reproducible(torch_device)
         if threads is not None:
             torch.set_num_threads(threads)
         model = CharLM(config)
         model.load_weights(weights)
-        return cls(model.to(chosen), precision)
+        return cls(model.to(torch_device), precision)
 
-    def start(self, batch: int) -> State:
+    def initial_state(self, batch: int) -> State:
         return self.model.initial_state(batch)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[State, NDArray[np.int64]]]) -> State:
-        picked = [(state, torch.from_numpy(rows).to(self.device)) for state, rows in parts]
+        indexed = [(state, torch.from_numpy(rows).to(self.device)) for state, rows in parts]
         return tuple(
-            (torch.cat([s[layer][0][rows] for s, rows in picked]), torch.cat([s[layer][1][rows] for s, rows in picked]))
+            (
+                torch.cat([state[layer][0][rows] for state, rows in indexed]),
+                torch.cat([state[layer][1][rows] for state, rows in indexed]),
+            )
             for layer in range(len(self.model.layers()))
         )
 
@@ -63,7 +70,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def step(self, ids_B: NDArray[Any], state: State) -> tuple[FloatArray, State]:
-        if len(ids_B) > _FEW_STREAMS:
+        if len(ids_B) > _MAX_ELEMENTARY_STREAMS:
             logits_TBV, state = self.forward(ids_B[None], state)
             return logits_TBV[0], state
         model = self.model

@@ -1,1 +1,1 @@
-"""How well a model predicts a text. May import generation, engine and below; only ``dynamic`` uses torch."""
+"""How well a model predicts a text. May import generation, engine and what is below; only ``dynamic`` uses torch."""

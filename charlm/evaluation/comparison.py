@@ -1,9 +1,9 @@
-"""Models beside one another on one text: the difference of two, told from chance, and the mean of several.
+"""Comparison of two models on one text: the difference of their losses and its standard error, and their speeds.
 
-Two models are compared on the same characters. What they differ by varies far less from place to place than what each
-of them costs, so the standard error of the difference comes from the differences themselves: from their means over
-blocks of characters where text runs on, and from the documents where there are any. Vocabularies may differ, since a
-character's loss is the sum of its pieces', however it is spelt.
+The comparison is paired. The difference of two models varies far less along a text than the loss of either, so its
+standard error is computed from the differences themselves: from their means over blocks of characters for running text,
+from the documents for documents. The vocabularies may differ, because the loss of a character is the sum over its
+pieces.
 """
 
 from __future__ import annotations
@@ -20,40 +20,44 @@ import numpy as np
 from charlm.config import SamplingConfig
 from charlm.engine import Engine
 from charlm.errors import DataError
-from charlm.evaluation.losses import CHUNK, Losses, Progress, losses_of, silent
-from charlm.evaluation.metrics import DocumentTally, Evaluation, Tally, Units, error_of, tally_of
-from charlm.generation.sampling import uniform_sources
-from charlm.generation.streams import Stream
+from charlm.evaluation.losses import CHUNK, Losses, Progress, compute_losses, no_progress
+from charlm.evaluation.metrics import DocumentTally, Evaluation, Tally, Units, make_standard_error, make_tally
+from charlm.generation.sampling import uniform_generators
+from charlm.generation.streams import IdStream
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
-TELLING = 2.0
-"""Standard errors from which on a difference is taken for one: by chance alone one in twenty is as large."""
-_TURNS, _TURN = 5, 0.05
-"""How often, and for how many seconds, each model writes where speed is measured."""
-_MOST_DRAWN = 1 << 16
+SIGNIFICANT_STANDARD_ERRORS = 2.0
+"""A difference above this many standard errors is significant. By chance alone one in twenty is as large."""
+_SPEED_ROUNDS, _SPEED_SECONDS = 5, 0.05
+"""Rounds in which the models generate in turn to measure their speed, and the time of each model in a round."""
+_MAX_IDS_PER_DRAW = 1 << 16
 
 
-class Reading(NamedTuple):
-    """A model and its own ids of the text, in blocks of any size."""
+class ComparisonInput(NamedTuple):
+    """A model and the ids of the text in its vocabulary, in blocks of any size."""
 
     engine: Engine
     tokenizer: Tokenizer
     blocks: Iterable[Ids]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """Two evaluations of one text, and what lies between them. Differences are first minus second."""
+    """Two evaluations of one text and their difference, first minus second."""
 
     evaluations: tuple[Evaluation, Evaluation]
     standard_error: float | None
-    """Of ``nats_per_char``, paired; None where the text is too short to tell."""
+    """Of ``nats_per_char``, paired; None if the text is too short for one."""
     seconds: tuple[float, float]
-    """What each took to read it, the text at hand."""
+    """Time that each engine took to read the text, without the time to encode it."""
+
+    def __repr__(self) -> str:
+        error = "" if self.bits_standard_error is None else f" ± {self.bits_standard_error:.4f}"
+        return f"Comparison({self.bits_per_char:+.4f}{error} bits/char, better={self.better}, {self.evaluations})"
 
     @property
     def nats_per_char(self) -> float:
-        """How many more nats per character the first model costs; below 0 it is the better one."""
+        """The difference in nats per character. Below 0 the first model is better."""
         first, second = self.evaluations
         return (first.nats - second.nats) / first.characters
 
@@ -68,31 +72,31 @@ class Comparison:
 
     @property
     def standard_errors(self) -> float | None:
-        """The size of the difference in standard errors; None where there is none to divide by."""
+        """The absolute difference in standard errors; None if the standard error is 0 or unknown."""
         return abs(self.nats_per_char) / self.standard_error if self.standard_error else None
 
     @property
     def better(self) -> int | None:
-        """0 for the first model, 1 for the second, None where no difference can be told."""
-        if self.standard_error is None or abs(self.nats_per_char) <= TELLING * self.standard_error:
+        """0 for the first model, 1 for the second, None if the difference is not significant."""
+        if self.standard_error is None:
+            return None
+        if abs(self.nats_per_char) <= SIGNIFICANT_STANDARD_ERRORS * self.standard_error:
             return None
         return int(self.nats_per_char > 0)
 
     @property
     def chars_per_second(self) -> tuple[float, float]:
-        """How fast each model was read with, characters of the text a second."""
+        """Characters of the text that each model read per second."""
         first, second = (e.characters / s for e, s in zip(self.evaluations, self.seconds, strict=True))
         return first, second
 
 
-def difference(first: Tokenizer, second: Tokenizer) -> str | None:
-    """What keeps two tokenizers from reading one text alike, in words; None if nothing does."""
+def tokenizer_difference(first: Tokenizer, second: Tokenizer) -> str | None:
+    """Why two tokenizers do not split a text into the same characters and documents; None if they do."""
     if first.kind != second.kind:
         return f"one reads {_UNITS[first.kind]}, the other {_UNITS[second.kind]}"
     if first.documents != second.documents:
-        forms = [
-            f"documents ({form})" if form else "a text that runs on" for form in (first.documents, second.documents)
-        ]
+        forms = [f"documents ({form})" if form else "running text" for form in (first.documents, second.documents)]
         return f"one reads {forms[0]}, the other {forms[1]}"
     return None
 
@@ -100,105 +104,106 @@ def difference(first: Tokenizer, second: Tokenizer) -> str | None:
 _UNITS = {"char": "characters", "byte": "bytes"}
 
 
-def compare(first: Reading, second: Reading, progress: Progress = silent) -> Comparison:
-    """Read one text with both models side by side, in constant memory.
+def compare(first: ComparisonInput, second: ComparisonInput, progress: Progress = no_progress) -> Comparison:
+    """Compare two models, which read one text in parallel, in constant memory.
 
-    ``progress`` is called with the number of ids that the first one has read since its last call. Raises ``DataError``
-    where there is no text, or where the two did not read the same.
+    ``progress`` is called for the first model. Raises ``DataError`` if there is no text, or if the models were given
+    different texts.
     """
-    sides = _Side(first, progress), _Side(second, silent)
-    error = error_of(first.tokenizer)
-    for ours, theirs in _paired(sides):
-        if not np.array_equal(ours[1], theirs[1]):
-            raise DataError("the two models were given different texts; name one: charlm compare A B FILE")
-        error.add(np.stack([ours[0] - theirs[0], ours[1]]))
-    evaluations = sides[0].tally.result(), sides[1].tally.result()
-    apart = (evaluations[0].nats - evaluations[1].nats) / evaluations[0].characters
-    return Comparison(evaluations, error.standard_error(apart), (sides[0].seconds, sides[1].seconds))
+    readers = _ModelReader(first, progress), _ModelReader(second, no_progress)
+    error = make_standard_error(first.tokenizer)
+    for first_units, second_units in _paired_units(readers):
+        if not np.array_equal(first_units[1], second_units[1]):
+            raise DataError("the two models were given different texts; give both the same text")
+        error.add(np.stack([first_units[0] - second_units[0], first_units[1]]))
+    evaluations = readers[0].tally.result(), readers[1].tally.result()
+    nats_per_char = (evaluations[0].nats - evaluations[1].nats) / evaluations[0].characters
+    return Comparison(evaluations, error.value(nats_per_char), (readers[0].seconds, readers[1].seconds))
 
 
-class _Side:
-    """One model reading: units as they are completed, and the clock that ran while it computed."""
+class _ModelReader:
+    """Reads the text with one model: its units as they are completed, and the time that the model took."""
 
-    def __init__(self, reading: Reading, progress: Progress) -> None:
-        self.tally = tally_of(reading.tokenizer)
+    def __init__(self, inputs: ComparisonInput, progress: Progress) -> None:
+        self.tally = make_tally(inputs.tokenizer)
         self.seconds = 0.0
-        self.waiting: Units = np.zeros((2, 0))
-        """Read, but not yet by the other side."""
-        _warm_up(reading)
-        losses = losses_of(reading.engine, reading.tokenizer, self._unclocked(reading.blocks), None, progress)
-        self._units = _units(self.tally, losses)
+        self.pending: Units = np.zeros((2, 0))
+        """Units that the other model has not completed yet."""
+        _warm_up(inputs)
+        losses = compute_losses(inputs.engine, inputs.tokenizer, self._untimed(inputs.blocks), None, progress)
+        self._units = _completed_units(self.tally, losses)
 
-    def _unclocked(self, blocks: Iterable[Ids]) -> Iterator[Ids]:
-        """The same; getting and encoding the text is not the model's affair."""
-        began = time.perf_counter()
+    def _untimed(self, blocks: Iterable[Ids]) -> Iterator[Ids]:
+        """``blocks``, without counting the time to read and encode the text."""
+        start_time = time.perf_counter()
         for block in blocks:
-            self.seconds -= time.perf_counter() - began
+            self.seconds -= time.perf_counter() - start_time
             yield block
-            began = time.perf_counter()
-        self.seconds -= time.perf_counter() - began
+            start_time = time.perf_counter()
+        self.seconds -= time.perf_counter() - start_time
 
     def read(self) -> bool:
-        """Let some more units wait; False where there are no more."""
-        began = time.perf_counter()
+        """Add some units to ``pending``. Returns False at the end of the text."""
+        start_time = time.perf_counter()
         units = next(self._units, None)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - start_time
         if units is not None:
-            self.waiting = np.concatenate([self.waiting, units], axis=1)
+            self.pending = np.concatenate([self.pending, units], axis=1)
         return units is not None
 
     def take(self, count: int) -> Units:
-        """The next ``count`` of those that wait."""
-        taken, self.waiting = self.waiting[:, :count], self.waiting[:, count:]
+        """Remove the first ``count`` units from ``pending``."""
+        taken, self.pending = self.pending[:, :count], self.pending[:, count:]
         return taken
 
 
-def _warm_up(reading: Reading) -> None:
-    """Let what is prepared once be prepared before the clock runs."""
-    ids = np.full(CHUNK, reading.tokenizer.start_id)
-    for read in losses_of(reading.engine, reading.tokenizer, [ids]):
-        tally_of(reading.tokenizer).add(*read)
+def _warm_up(inputs: ComparisonInput) -> None:
+    """Compute a few losses, so that one-time preparations are not timed."""
+    ids = np.full(CHUNK, inputs.tokenizer.start_id)
+    for piece in compute_losses(inputs.engine, inputs.tokenizer, [ids]):
+        make_tally(inputs.tokenizer).add(*piece)
 
 
-def _units(tally: Tally | DocumentTally, losses: Losses) -> Iterator[Units]:
+def _completed_units(tally: Tally | DocumentTally, losses: Losses) -> Iterator[Units]:
     for ids, nats in losses:
         yield tally.add(ids, nats)
     yield tally.finish()
 
 
-def _paired(sides: tuple[_Side, _Side]) -> Iterator[tuple[Units, Units]]:
-    """Units that both sides have read. The one behind reads next, so that little waits, however differently they spell.
+def _paired_units(readers: tuple[_ModelReader, _ModelReader]) -> Iterator[tuple[Units, Units]]:
+    """Units that both models have completed.
 
-    Raises ``DataError`` where one has more than the other.
+    The model that is behind reads next, so that few units are pending, however many ids the two need per character.
+    Raises ``DataError`` if one has more text than the other.
     """
-    behind = sides[0]
+    behind = readers[0]
     while behind.read():
-        count = min(side.waiting.shape[1] for side in sides)
-        yield sides[0].take(count), sides[1].take(count)
-        behind = min(sides, key=lambda side: side.waiting.shape[1])
-    other = sides[1] if behind is sides[0] else sides[0]
-    while not other.waiting.shape[1] and other.read():
+        count = min(reader.pending.shape[1] for reader in readers)
+        yield readers[0].take(count), readers[1].take(count)
+        behind = min(readers, key=lambda reader: reader.pending.shape[1])
+    other = readers[1] if behind is readers[0] else readers[0]
+    while not other.pending.shape[1] and other.read():
         pass
-    if other.waiting.shape[1]:
-        raise DataError("one model was given more text than the other; name a text: charlm compare A B FILE")
+    if other.pending.shape[1]:
+        raise DataError("one model was given more text than the other; give both the same text")
 
 
-def writing_speeds(models: Sequence[tuple[Engine, Tokenizer]]) -> list[float]:
-    """Characters a second that each model writes in one stream: the median over turns that they take."""
+def generation_speeds(models: Sequence[tuple[Engine, Tokenizer]]) -> list[float]:
+    """Characters per second that each model generates in one stream: the median over several rounds."""
     streams = [
-        (Stream(engine, tokenizer, [], SamplingConfig(), uniform_sources(1, [0])), tokenizer)
+        (IdStream(engine, tokenizer, [], SamplingConfig(), uniform_generators(1, [0])), tokenizer)
         for engine, tokenizer in models
     ]
     for stream in streams:
-        _pace(*stream)  # whatever is prepared once is prepared now
-    turns = [[_pace(*stream) for stream in streams] for _ in range(_TURNS)]
-    return [median(of_one) for of_one in zip(*turns, strict=True)]
+        _measure_speed(*stream)  # without one-time preparations
+    rounds = [[_measure_speed(*stream) for stream in streams] for _ in range(_SPEED_ROUNDS)]
+    return [median(speeds) for speeds in zip(*rounds, strict=True)]
 
 
-def _pace(stream: Stream, tokenizer: Tokenizer) -> float:
-    began, written, seconds = time.perf_counter(), 0, 0.0
-    while seconds < _TURN:
-        ids = stream.draw(_MOST_DRAWN)[:, 0]
-        written += int(tokenizer.starts_character[ids].sum())
-        seconds = time.perf_counter() - began
-    return written / seconds
+def _measure_speed(stream: IdStream, tokenizer: Tokenizer) -> float:
+    start_time, characters, seconds = time.perf_counter(), 0, 0.0
+    while seconds < _SPEED_SECONDS:
+        ids = stream.draw(_MAX_IDS_PER_DRAW)[:, 0]
+        characters += int(tokenizer.starts_character[ids].sum())
+        seconds = time.perf_counter() - start_time
+    return characters / seconds

@@ -1,176 +1,202 @@
-"""Dynamic evaluation: a model that goes on learning from the text it reads (Krause et al. 2018, 2019).
+"""Dynamic evaluation: a model that continues to learn from the text it reads (Krause et al. 2018, 2019).
 
-A text repeats itself: names, subjects, a style. Segment by segment the model first scores what comes, then moves by
+A text repeats names, subjects and a style. For each segment of the text, the model first computes the losses, then
+takes the step
 
-    theta <- theta - rate * clip(g / (rms + eps)) + decay * (theta_0 - theta) * rms / mean(rms)
+    theta <- theta - lr * clip(g / (rms + eps)) + decay * (theta_0 - theta) * rms / mean(rms)
 
-where g is the gradient of the segment's mean loss, theta_0 the trained weights, and rms the root mean square that such
-gradients had on the training text, number by number: weights that the training moved much may move much here, and are
-drawn back sooner. The clipping is ours: without it a text unlike the training's soon drives the weights away. Nothing
-is scored after it was learnt from.
+where g is the gradient of the segment's mean loss, theta_0 the trained weights, and rms the root mean square of such
+gradients on the training text, for each weight: weights with large gradients in training move more here, and decay
+faster. The clipping is not in the papers: without it the weights soon diverge on a text unlike the training text. No
+segment is scored after the model has learnt from it.
 
-A text is one stream, of documents each from a fresh state. N ids in a segment, of which there are at most ``SEGMENT``.
+The text is read in one stream. A document begins with the initial state. Shapes: N ids in a segment, N <= ``SEGMENT``;
+V vocabulary.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.step import CONFIG, GRADIENTS, Checkpoint, open_checkpoint
+from charlm.checkpoint.step import CONFIG, GRADIENTS, open_checkpoint
 from charlm.checkpoint.weights import weights_from_bytes
+from charlm.config import ModelConfig
 from charlm.corpus.prepared import Corpus, corpus_beside
 from charlm.engine import FloatArray
 from charlm.errors import DataError
+from charlm.evaluation.losses import Progress, no_progress
+from charlm.evaluation.metrics import Evaluation, Tally
 from charlm.model.char_lm import CharLM, State, cross_entropy, detach
 from charlm.system.devices import keep_freed_memory
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
 SEGMENT = 32
-RATE, DECAY = 6e-4, 3e-3
-"""Found on War and Peace, not on the Shakespeare that is reported (README, "Why these defaults")."""
+LR, DECAY = 6e-4, 3e-3
+"""Tuned on War and Peace, not on the Shakespeare that is reported (README, "Why these defaults")."""
 _EPSILON = 0.1
-"""Of the mean rms: what the training hardly ever moved shall not run away here."""
-_MOST = 10.0
-"""How many times its rms a gradient may count: a text unlike the training's has some that are far beyond."""
-_GATHERED, _WARM_UP = 200, 64
-"""Segments of the training text from which the rms is taken, and ids read before each."""
+"""Relative to the mean rms; keeps weights with tiny gradients in training from diverging."""
+_MAX_SCALED_GRADIENT = 10.0
+"""Where g / rms is clipped: a text unlike the training text has gradients far beyond their rms."""
+_RMS_SEGMENTS, _RMS_WARMUP = 200, 64
+"""Segments of the training text from which the rms is computed, and ids read before each."""
 
 Rms = Mapping[str, FloatArray]
 
 
 class Learner:
-    """Learns from every segment once it has scored it. The weights of ``model`` are changed."""
+    """Computes the losses of each segment, then learns from it. Modifies the weights of ``model``."""
 
-    def __init__(self, model: CharLM, gradient_rms: Rms, rate: float = RATE, decay: float = DECAY) -> None:
+    def __init__(self, model: CharLM, gradient_rms: Rms, lr: float = LR, decay: float = DECAY) -> None:
         self._model = model
         self._weights: list[torch.Tensor] = list(model.parameters())
         self._trained = [weight.detach().clone() for weight in self._weights]
         rms = [torch.from_numpy(gradient_rms[name]) for name, _ in model.named_parameters()]
         mean = sum(float(r.sum()) for r in rms) / sum(r.numel() for r in rms)
-        self._rate = rate
+        self._lr = lr
         self._scales = [1.0 / (r + _EPSILON * mean) for r in rms]
-        # No weight may be drawn beyond where it was.
-        self._pulls = [(decay / mean * r).clamp_(max=1.0) for r in rms]
+        # Above 1 the decay would move a weight beyond its trained value.
+        self._decays = [(decay / mean * r).clamp_(max=1.0) for r in rms]
 
     def read(self, previous: int, ids_N: Ids, state: State) -> tuple[FloatArray, State]:
-        """The losses [N] in nats of ``ids_N`` after ``previous``, and the state after them; then a step of learning."""
-        nats_N, state = _losses(self._model, previous, ids_N, state)
+        """The losses [N] in nats of ``ids_N`` after the id ``previous``, and the state after them. Takes one step."""
+        nats_N, state = _segment_losses(self._model, previous, ids_N, state)
         gradients = torch.autograd.grad(nats_N.mean(), self._weights)
         if math.isfinite(sum(norm.item() for norm in torch._foreach_norm(gradients))):
-            self._move(gradients)
+            self._step(gradients)
         nats: FloatArray = nats_N.detach().numpy()
         return nats, detach(state)
 
     @torch.no_grad()
-    def _move(self, gradients: Sequence[torch.Tensor]) -> None:
-        for weight, gradient, scale, pull, trained in zip(
-            self._weights, gradients, self._scales, self._pulls, self._trained, strict=True
+    def _step(self, gradients: Sequence[torch.Tensor]) -> None:
+        limit = _MAX_SCALED_GRADIENT
+        for weight, gradient, scale, decay, trained in zip(
+            self._weights, gradients, self._scales, self._decays, self._trained, strict=True
         ):
-            away = trained - weight
-            weight.add_(gradient.mul_(scale).clamp_(-_MOST, _MOST), alpha=-self._rate).addcmul_(away, pull)
+            to_trained = trained - weight
+            weight.add_(gradient.mul_(scale).clamp_(-limit, limit), alpha=-self._lr).addcmul_(to_trained, decay)
 
     def losses(self, tokenizer: Tokenizer, blocks: Iterable[Ids]) -> Iterator[tuple[Ids, FloatArray]]:
         """Ids and their losses in nats, segment by segment."""
-        previous, fresh = tokenizer.start_id, self._model.initial_state(1)
-        state = fresh
+        previous, initial_state = tokenizer.start_id, self._model.initial_state(1)
+        state = initial_state
         for ids in segments(blocks, tokenizer.end_id):
             nats, state = self.read(previous, ids, state)
             yield ids, nats
             previous = int(ids[-1])
             if previous == tokenizer.end_id:
-                state = fresh
+                state = initial_state
 
 
-def _losses(model: CharLM, previous: int, ids_N: Ids, state: State) -> tuple[torch.Tensor, State]:
-    inputs_N1 = torch.from_numpy(np.append(previous, ids_N[:-1]))[:, None]
+def evaluate_dynamically(
+    learner: Learner, tokenizer: Tokenizer, blocks: Iterable[Ids], progress: Progress = no_progress
+) -> Evaluation:
+    """The evaluation of a text given as ``blocks`` of ids of any size.
+
+    The standard error is that of blocks of characters, for documents as well: they are not independent here.
+    """
+    tally, documents, end_nats = Tally(tokenizer), 0, 0.0
+    for ids, nats in learner.losses(tokenizer, blocks):
+        tally.add(ids, nats)
+        if ids[-1] == tokenizer.end_id:
+            documents, end_nats = documents + 1, end_nats + float(nats[-1])
+        progress(len(ids))
+    return replace(tally.result(), documents=documents, end_nats=end_nats)
+
+
+def _segment_losses(model: CharLM, previous: int, ids_N: Ids, state: State) -> tuple[torch.Tensor, State]:
+    device = model.embedding.weight.device
+    inputs_N1 = torch.from_numpy(np.append(previous, ids_N[:-1])).to(device)[:, None]
     logits_N1V, state = model(inputs_N1, state)
-    return cross_entropy(logits_N1V, torch.from_numpy(ids_N)[:, None])[:, 0], state
+    return cross_entropy(logits_N1V, torch.from_numpy(ids_N).to(device)[:, None])[:, 0], state
 
 
 def segments(blocks: Iterable[Ids], end_id: int | None) -> Iterator[Ids]:
-    """Of ``SEGMENT`` ids, fewer where a document ends, whatever the size of the blocks."""
-    held: Ids = np.zeros(0, np.int64)
+    """Segments of ``SEGMENT`` ids, shorter at the end of a document, for blocks of any size."""
+    pending: Ids = np.zeros(0, np.int64)
     for block in blocks:
-        held = np.concatenate([held, block.astype(np.int64)])
-        while stop := _segment_end(held, end_id):
-            yield held[:stop]
-            held = held[stop:]
-    if len(held):
-        yield held
+        pending = np.concatenate([pending, block.astype(np.int64)])
+        while size := _segment_size(pending, end_id):
+            yield pending[:size]
+            pending = pending[size:]
+    if len(pending):
+        yield pending
 
 
-def _segment_end(held: Ids, end_id: int | None) -> int:
-    """Where the first segment ends; 0 if more ids are needed to tell."""
-    ends = np.flatnonzero(held[:SEGMENT] == end_id) if end_id is not None else held[:0]
-    return int(ends[0]) + 1 if len(ends) else SEGMENT if len(held) >= SEGMENT else 0
+def _segment_size(pending: Ids, end_id: int | None) -> int:
+    """The size of the first segment; 0 if it is incomplete."""
+    ends = np.flatnonzero(pending[:SEGMENT] == end_id) if end_id is not None else pending[:0]
+    return int(ends[0]) + 1 if len(ends) else SEGMENT if len(pending) >= SEGMENT else 0
 
 
-def network_of(checkpoint: Checkpoint) -> CharLM:
+def make_network(config: ModelConfig, weights: Mapping[str, FloatArray]) -> CharLM:
+    """A network with a copy of ``weights``, prepared for learning on the CPU."""
     keep_freed_memory()
-    config, _, weights = checkpoint_parts(checkpoint)
     network = CharLM(config)
     network.load_weights(weights)
     return network
 
 
-def ids_of_gradients(step: int) -> int:
-    """How many ids ``keep_gradients`` reads for a model of ``step`` steps."""
-    return segments_of_gradients(step) * (_WARM_UP + SEGMENT)
+# ---------------------------------------------------------------------------------------------------- gradient rms
 
 
-def segments_of_gradients(step: int) -> int:
-    # A short training is not made much longer by them.
-    return max(10, min(_GATHERED, step // 8))
+def gradient_rms_ids(step: int) -> int:
+    """How many ids ``compute_gradient_rms`` reads for a model after ``step`` training steps."""
+    return gradient_rms_segments(step) * (_RMS_WARMUP + SEGMENT)
 
 
-def gradient_rms(checkpoint: Checkpoint) -> Rms:
-    """The rms of gradients on the training text, by parameter: kept in the checkpoint, or taken from the run's corpus.
+def gradient_rms_segments(step: int) -> int:
+    """How many segments: few after a short training, so that they do not prolong it much."""
+    return max(10, min(_RMS_SEGMENTS, step // 8))
 
-    Raises ``DataError`` where there is neither.
+
+def gradient_rms(path: Path, config: ModelConfig, weights: Mapping[str, FloatArray]) -> Rms:
+    """The rms of gradients on the training text, by parameter, for the model of the checkpoint at ``path``.
+
+    Read from the checkpoint if it has them, otherwise computed from the run's corpus. Raises ``DataError`` if there is
+    neither.
     """
-    kept = open_checkpoint(checkpoint.path, names=[CONFIG, GRADIENTS]).files.get(GRADIENTS)
-    if kept is not None:
-        shapes = checkpoint_parts(checkpoint)[0].parameter_shapes()
-        return weights_from_bytes(kept, str(checkpoint.path / GRADIENTS), shapes)
-    corpus = corpus_beside(checkpoint.path)
+    stored = open_checkpoint(path, names=[CONFIG, GRADIENTS]).files.get(GRADIENTS)
+    if stored is not None:
+        return weights_from_bytes(stored, str(path / GRADIENTS), config.parameter_shapes())
+    corpus = corpus_beside(path)
     if corpus is None:
-        raise DataError(
-            f"{checkpoint.path} has neither the gradients of its training nor its corpus; use the run it came from"
-        )
-    return gather_gradient_rms(network_of(checkpoint), corpus)
+        raise DataError(f"{path} has neither the gradients of its training nor its corpus; use the run it came from")
+    return compute_gradient_rms(make_network(config, weights), corpus)
 
 
-def gather_gradient_rms(
-    model: CharLM, corpus: Corpus, count: int = _GATHERED, stop: Callable[[], bool] = lambda: False
+def compute_gradient_rms(
+    model: CharLM, corpus: Corpus, count: int = _RMS_SEGMENTS, stop: Callable[[], bool] = lambda: False
 ) -> dict[str, FloatArray]:
-    """Root mean squares over ``count`` segments that are spread evenly over the training text, by parameter.
+    """Root mean squares over ``count`` segments, evenly spaced in the training text, by parameter.
 
-    Useless where ``stop()`` ended it.
+    Returns early, with a meaningless result, once ``stop()`` is true.
     """
     weights = dict(model.named_parameters())
     squares = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    spread = list(_spread(corpus, count))
-    for before, ids in spread:
+    samples = list(_evenly_spaced_segments(corpus, count))
+    for before, ids in samples:
         if stop():
             break
         state, previous = model.initial_state(1), corpus.tokenizer.start_id
         if len(before):
             with torch.no_grad():
-                _, state = _losses(model, previous, before, state)
+                _, state = _segment_losses(model, previous, before, state)
             previous = int(before[-1])
-        gradients = torch.autograd.grad(_losses(model, previous, ids, state)[0].mean(), list(weights.values()))
+        nats_N, _ = _segment_losses(model, previous, ids, state)
+        gradients = torch.autograd.grad(nats_N.mean(), list(weights.values()))
         for square, gradient in zip(squares.values(), gradients, strict=True):
             square.addcmul_(gradient, gradient)
-    return {name: (square / len(spread)).sqrt().numpy() for name, square in squares.items()}
+    return {name: (square / len(samples)).sqrt().cpu().numpy() for name, square in squares.items()}
 
 
-def _spread(corpus: Corpus, count: int) -> Iterator[tuple[Ids, Ids]]:
-    """Segments of the training text, each with what is read before it: nothing at the beginning of a document."""
+def _evenly_spaced_segments(corpus: Corpus, count: int) -> Iterator[tuple[Ids, Ids]]:
+    """The ids read before a segment of the training text, and the segment. Documents give their first segments."""
     ids = corpus.ids("train")
     if corpus.tokenizer.end_id is not None:
         ends = corpus.ends("train")
@@ -179,7 +205,7 @@ def _spread(corpus: Corpus, count: int) -> Iterator[tuple[Ids, Ids]]:
             start, end = (int(bounds[0]) if document else 0), int(bounds[-1])
             yield np.zeros(0, np.int64), ids.read(start, min(end, start + SEGMENT)).astype(np.int64)
         return
-    length = min(_WARM_UP + SEGMENT, len(ids))
+    length = min(_RMS_WARMUP + SEGMENT, len(ids))
     for start in np.unique(np.linspace(0, len(ids) - length, count).astype(np.int64)):
         window = ids.read(int(start), int(start) + length).astype(np.int64)
         yield window[:-SEGMENT], window[-SEGMENT:]

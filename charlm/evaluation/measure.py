@@ -1,19 +1,34 @@
-"""Whole evaluations of a text: exact, nearly exact and faster, and of several models together."""
+"""Evaluations of a whole text: exact, in parallel streams (faster, nearly exact), and of several models in one pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import tee
 
-import numpy as np
-
 from charlm.config import ModelConfig
-from charlm.engine import MOST_COST, Engine, FloatArray, create_engine
-from charlm.engine.ensemble import mean_losses
-from charlm.evaluation.losses import CHUNK, Progress, losses_of, silent
-from charlm.evaluation.metrics import Evaluation, Tally, tally_of
-from charlm.native import find
+from charlm.engine import MAX_PRECISION_COST, Engine, FloatArray, create_engine
+from charlm.engine.ensemble import ensemble_losses
+from charlm.evaluation.losses import Progress, compute_losses, no_progress, stream_losses
+from charlm.evaluation.metrics import Evaluation, Tally, make_tally
+from charlm.native import find_library
 from charlm.tokenizer.protocol import Ids, Tokenizer
+
+
+def evaluate(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    blocks: Iterable[Ids],
+    window: int | None = None,
+    progress: Progress = no_progress,
+) -> Evaluation:
+    """Exact sums over a text given as ``blocks`` of ids of any size, or over its windows; see ``compute_losses``.
+
+    Raises ``UsageError`` as ``compute_losses`` does, ``DataError`` if there is nothing to predict.
+    """
+    tally = make_tally(tokenizer)
+    for ids, nats in compute_losses(engine, tokenizer, blocks, window, progress):
+        tally.add(ids, nats)
+    return tally.result()
 
 
 def evaluate_streams(
@@ -22,58 +37,14 @@ def evaluate_streams(
     ids: Ids,
     streams: int = 32,
     warmup: int = 128,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Evaluation:
-    """Nearly the exact pass, many times faster: ``ids`` in parallel ``streams``, each warmed on the text before it.
+    """Nearly ``evaluate``, many times faster: in parallel ``streams``; see ``stream_losses``. For running text.
 
-    For steering a training; every id is predicted once. A stream's first predictions know the ``warmup`` ids before
-    them instead of everything before them.
+    Validation uses it during training. Every id is predicted once.
     """
-    streams = max(1, min(streams, len(ids) // (4 * warmup)))
-    length = -(-len(ids) // streams)
-    warmup = warmup if streams > 1 else 0
-    before = np.full(warmup + 1, tokenizer.start_id, np.int64)
-    padded = np.concatenate([before, ids.astype(np.int64), np.zeros(streams * length - len(ids), np.int64)])
-    rows_BL = np.stack([padded[b * length : b * length + warmup + 1 + length] for b in range(streams)])
-    state = engine.start(streams)
-    nats_LB = np.empty((warmup + length, streams), np.float32)
-    for start in range(0, warmup + length, CHUNK):
-        stop = min(start + CHUNK, warmup + length)
-        inputs_TB, targets_TB = rows_BL[:, start:stop].T, rows_BL[:, start + 1 : stop + 1].T
-        nats_LB[start:stop], state = engine.losses(inputs_TB, targets_TB, state)
-        progress(inputs_TB.size)
     tally = Tally(tokenizer)
-    tally.add(ids, nats_LB[warmup:].T.reshape(-1)[: len(ids)])
-    return tally.result()
-
-
-def precision_costs(
-    config: ModelConfig, weights: Mapping[str, FloatArray], loss: Callable[[Engine], float], threads: int
-) -> dict[str, float]:
-    """Nats per character that the native engine's faster precisions lose against its fp32, as ``loss`` measures.
-
-    From the fastest on, up to the first that costs at most ``MOST_COST``. Empty where the engine is missing.
-    """
-    if find() is None:
-        return {}
-    exact, costs = loss(create_engine(config, weights, "cpu", "fp32", threads)), {}
-    for precision in ("int8", "bf16"):
-        costs[precision] = loss(create_engine(config, weights, "cpu", precision, threads)) - exact
-        if abs(costs[precision]) <= MOST_COST:
-            break
-    return costs
-
-
-def evaluate(
-    engine: Engine, tokenizer: Tokenizer, blocks: Iterable[Ids], window: int | None = None, progress: Progress = silent
-) -> Evaluation:
-    """Exact sums over a text given as ``blocks`` of ids of any size, or over cold windows; see ``losses_of``.
-
-    Raises ``DataError`` where there is nothing to predict.
-    """
-    tally = tally_of(tokenizer)
-    for ids, nats in losses_of(engine, tokenizer, blocks, window, progress):
-        tally.add(ids, nats)
+    tally.add(ids, stream_losses(engine, tokenizer.start_id, ids, streams, warmup, progress))
     return tally.result()
 
 
@@ -82,20 +53,37 @@ def evaluate_together(
     tokenizer: Tokenizer,
     blocks: Iterable[Ids],
     window: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> tuple[Evaluation, list[Evaluation]]:
-    """The evaluation of the mean of several models' probabilities, and that of each, from one reading of each.
+    """The evaluation of the mean of the engines' probabilities, and that of each engine; each reads the text once.
 
-    Errors and ``window`` as in ``scoring.losses_of``.
+    Errors and ``window`` as in ``evaluate``.
     """
-    each = [
-        losses_of(engine, tokenizer, copy, window, progress if number == 0 else silent)
+    losses = [
+        compute_losses(engine, tokenizer, copy, window, progress if number == 0 else no_progress)
         for number, (engine, copy) in enumerate(zip(engines, tee(blocks, len(engines)), strict=True))
     ]
-    whole, parts = tally_of(tokenizer), [tally_of(tokenizer) for _ in engines]
-    for read in zip(*each, strict=True):
-        ids = read[0][0]
-        whole.add(ids, mean_losses([nats for _, nats in read]))
-        for tally, (_, nats) in zip(parts, read, strict=True):
+    mean_tally, tallies = make_tally(tokenizer), [make_tally(tokenizer) for _ in engines]
+    for pieces in zip(*losses, strict=True):
+        ids = pieces[0][0]
+        mean_tally.add(ids, ensemble_losses([nats for _, nats in pieces]))
+        for tally, (_, nats) in zip(tallies, pieces, strict=True):
             tally.add(ids, nats)
-    return whole.result(), [tally.result() for tally in parts]
+    return mean_tally.result(), [tally.result() for tally in tallies]
+
+
+def precision_costs(
+    config: ModelConfig, weights: Mapping[str, FloatArray], loss: Callable[[Engine], float], threads: int
+) -> dict[str, float]:
+    """Nats per character that the native engine's faster precisions lose against its fp32, according to ``loss``.
+
+    From the fastest on, up to the first that costs at most ``MAX_PRECISION_COST``. Empty without a native engine.
+    """
+    if find_library() is None:
+        return {}
+    exact, costs = loss(create_engine(config, weights, "cpu", "fp32", threads)), {}
+    for precision in ("int8", "bf16"):
+        costs[precision] = loss(create_engine(config, weights, "cpu", precision, threads)) - exact
+        if abs(costs[precision]) <= MAX_PRECISION_COST:
+            break
+    return costs

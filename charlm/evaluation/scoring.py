@@ -1,6 +1,7 @@
-"""What a model says of documents: the score of each, and how unexpected each character was.
+"""Scores of documents, and the surprisal of each character of a document.
 
-With a model of running text there is no end to predict, and a document is read after the tokenizer's start id.
+A model of running text predicts no end marker; it reads a document after the tokenizer's start id. Shapes: T time
+steps, V vocabulary, C alternatives.
 """
 
 from __future__ import annotations
@@ -14,62 +15,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.corpus.documents import Piece
-from charlm.engine import Engine, FloatArray
-from charlm.evaluation.losses import CHUNK, POOL, side_by_side
-from charlm.tokenizer.documents import DocumentTokenizer
+from charlm.engine import Engine
+from charlm.engine.ensemble import log_softmax
+from charlm.evaluation.losses import CHUNK, DOCUMENT_POOL, batched_document_losses
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer
 
 
 class Scored(NamedTuple):
-    """One document and what the model makes of it."""
+    """A document and its score."""
 
     number: int
     """From 1, in the order of the text."""
     text: str
     nats: float
-    """Minus its log-probability, the end marker included where the model has one."""
+    """The negative log-probability, including the end marker if the model has one."""
     characters: int
-    """Predicted: with the end marker."""
+    """Characters predicted, including the end marker."""
     unknown_characters: int
-    """Of these, how many the training text did not have."""
+    """Characters among these that the training text does not have."""
 
     @property
     def bits_per_char(self) -> float:
-        """0 for a document in which nothing is predicted."""
+        """0 if nothing is predicted."""
         return self.nats / max(1, self.characters) / math.log(2)
 
 
 def score_documents(
     engine: Engine, tokenizer: Tokenizer, pieces: Iterable[Piece], at_once: bool = False
 ) -> Iterator[list[Scored]]:
-    """A score for each document of ``pieces``, in order, in lists of those that were read together.
+    """A score for each document of ``pieces``, in order, in lists of the documents that were read in one batch.
 
-    In constant memory, but that a single document must fit. Documents wait for others to be read beside; with
-    ``at_once`` only for those of the same piece.
+    In constant memory, except that a single document must fit. Documents are collected into a large batch; with
+    ``at_once`` those of a piece are scored immediately.
     """
-    number, waiting, ends_at, size = 1, list[Codes](), list[NDArray[np.int64]](), 0
+    number, pending, pending_ends, size = 1, list[Codes](), list[NDArray[np.int64]](), 0
     for codes, ends in pieces:
-        waiting.append(codes)
-        ends_at.append(ends + size)
+        pending.append(codes)
+        pending_ends.append(ends + size)
         size += len(codes)
-        if size < POOL and not at_once:
+        if size < DOCUMENT_POOL and not at_once:
             continue
-        if scored := _score(engine, tokenizer, np.concatenate(waiting), np.concatenate(ends_at), number):
+        if scored := _score(engine, tokenizer, np.concatenate(pending), np.concatenate(pending_ends), number):
             yield scored
             number += len(scored)
-        last = max((int(ends[-1]) for ends in ends_at if len(ends)), default=0)
-        waiting = [np.concatenate(waiting)[last:]]
-        size, ends_at = len(waiting[0]), []
-    if any(len(ends) for ends in ends_at):
-        yield _score(engine, tokenizer, np.concatenate(waiting), np.concatenate(ends_at), number)
+        last = max((int(ends[-1]) for ends in pending_ends if len(ends)), default=0)
+        pending = [np.concatenate(pending)[last:]]
+        size, pending_ends = len(pending[0]), []
+    if any(len(ends) for ends in pending_ends):
+        yield _score(engine, tokenizer, np.concatenate(pending), np.concatenate(pending_ends), number)
 
 
 def _score(engine: Engine, tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64], number: int) -> list[Scored]:
     if not len(ends):
         return []
     codes = codes[: ends[-1]]
-    ids, id_ends = ids_of(tokenizer, codes, ends)
-    nats = side_by_side(engine, tokenizer.start_id, ids, id_ends).astype(np.float64)
+    ids, id_ends = encode_documents(tokenizer, codes, ends)
+    nats = batched_document_losses(engine, tokenizer.start_id, ids, id_ends).astype(np.float64)
     starts = tokenizer.starts_character[ids]
     per_document = zip(
         _texts(tokenizer, codes, ends),
@@ -81,12 +82,11 @@ def _score(engine: Engine, tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.
     return [Scored(number + offset, *values) for offset, values in enumerate(per_document)]
 
 
-def ids_of(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
-    """The ids of whole documents, end markers included where the model has any, and where each ends."""
-    if isinstance(tokenizer, DocumentTokenizer):
-        ids = tokenizer.encode_documents(codes, ends)
+def encode_documents(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
+    """The ids of whole documents, with end markers if the tokenizer has one, and the index after each document."""
+    ids = tokenizer.encode_documents(codes, ends)
+    if tokenizer.end_id is not None:
         return ids, np.flatnonzero(ids == tokenizer.end_id) + 1
-    ids = tokenizer.encode_codes(codes)
     return ids, np.append(np.flatnonzero(tokenizer.starts_character[ids]), len(ids))[ends]
 
 
@@ -96,16 +96,16 @@ def _sums(values: NDArray[Any], ends: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def document_texts(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[str]:
-    """The texts of documents, one by one; each must fit in memory."""
-    begun: list[Codes] = []
+    """The texts of documents, one by one. Each must fit in memory."""
+    pending: list[Codes] = []
     for codes, ends in pieces:
         first = int(ends[0]) if len(ends) else len(codes)
-        begun.append(codes[:first])
+        pending.append(codes[:first])
         if len(ends):
-            head = np.concatenate(begun)
-            yield from _texts(tokenizer, head, np.full(1, len(head), np.int64))
+            document = np.concatenate(pending)
+            yield from _texts(tokenizer, document, np.full(1, len(document), np.int64))
             yield from _texts(tokenizer, codes[first : ends[-1]], ends[1:] - first)
-            begun = [codes[ends[-1] :]]
+            pending = [codes[ends[-1] :]]
 
 
 def _texts(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> Iterator[str]:
@@ -117,41 +117,52 @@ def _texts(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> Itera
     return (text[start:stop] for start, stop in bounds)
 
 
-class Surprise(NamedTuple):
-    """How unexpected a character was, and what was likelier or as likely."""
+class Surprisal(NamedTuple):
+    """A character's surprisal, and the most likely alternatives."""
 
     character: str
-    """The end marker has none."""
+    """Empty for the end marker."""
     nats: float
+    """The negative log-probability of the character."""
     alternatives: list[tuple[str, float]]
-    """The likeliest characters in its place with their probabilities; "" is the end, "\ufffd" one spelt in bytes."""
+    """The most likely characters in its place and their probabilities.
+
+    "" is the end marker, "\ufffd" a character encoded in bytes.
+    """
 
 
-def surprises(engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int = 5) -> Iterator[Surprise]:
-    """One for each character of a document, read from a fresh state; ``ids`` include its end marker, if any."""
+def surprisals(engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int = 5) -> Iterator[Surprisal]:
+    """One for each character of a document, which is read from the initial state.
+
+    ``ids`` include the end marker, if the tokenizer has one. ``count`` is the number of alternatives.
+    """
     names = [tokenizer.decode(np.array([id_])) for id_ in range(tokenizer.vocabulary_size)]
-    state = engine.start(1)
+    character: list[int] = []
+    nats, alternatives = 0.0, list[tuple[str, float]]()
+    for target, log_V, best_C in _predictions(engine, tokenizer, ids, count):
+        if character and not tokenizer.starts_character[target]:
+            character.append(target)
+            nats -= float(log_V[target])
+            continue
+        if character:
+            yield Surprisal(tokenizer.decode(np.array(character)), nats, alternatives)
+        character, nats = [target], -float(log_V[target])
+        alternatives = [(names[id_], float(np.exp(log_V[id_]))) for id_ in best_C]
+    if character:
+        yield Surprisal(tokenizer.decode(np.array(character)), nats, alternatives)
+
+
+def _predictions(
+    engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int
+) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.int64]]]:
+    """Each id with the log-probabilities [V] in its place, and the ids [C] of the ``count`` largest of them."""
+    state = engine.initial_state(1)
     previous = np.array([tokenizer.start_id], np.int64)
-    begun: tuple[list[int], float, list[tuple[str, float]]] | None = None
     for start in range(0, len(ids), CHUNK):
-        targets = ids[start : start + CHUNK].astype(np.int64)
-        inputs = np.concatenate([previous, targets[:-1]])
-        logits_T1V, state = engine.forward(inputs[:, None], state)
-        log_TV = _log_softmax(logits_T1V[:, 0])
+        targets_T = ids[start : start + CHUNK].astype(np.int64)
+        inputs_T = np.concatenate([previous, targets_T[:-1]])
+        logits_T1V, state = engine.forward(inputs_T[:, None], state)
+        log_TV = log_softmax(logits_T1V[:, 0])
         best_TC = np.argsort(-log_TV, axis=1, kind="stable")[:, :count]
-        previous = targets[-1:]
-        for row_V, best_C, target in zip(log_TV, best_TC, targets.tolist(), strict=True):
-            if begun is not None and not tokenizer.starts_character[target]:
-                begun = [*begun[0], target], begun[1] - float(row_V[target]), begun[2]
-                continue
-            if begun is not None:
-                yield Surprise(tokenizer.decode(np.array(begun[0])), *begun[1:])
-            begun = [target], -float(row_V[target]), [(names[id_], float(np.exp(row_V[id_]))) for id_ in best_C]
-    if begun is not None:
-        yield Surprise(tokenizer.decode(np.array(begun[0])), *begun[1:])
-
-
-def _log_softmax(logits_TV: FloatArray) -> NDArray[np.float64]:
-    shifted = logits_TV.astype(np.float64) - logits_TV.max(axis=1, keepdims=True)
-    log_TV: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return log_TV
+        yield from zip(targets_T.tolist(), log_TV, best_TC, strict=True)
+        previous = targets_T[-1:]

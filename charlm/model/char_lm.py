@@ -1,9 +1,10 @@
-"""``CharLM``: embedding, LSTM layers, and a decoder that shares the embedding's weight.
+"""``CharLM``: embedding, LSTM layers, and a decoder whose weight is tied to the embedding.
 
-The state goes in and comes out of every call (``logits, state = model(ids, state)``); nothing hides it in ``self``.
+The state is an argument and a result of every call (``logits, state = model(ids, state)``); the model keeps none.
 Dropout masks are drawn from a generator that the caller owns, so that training can be saved and resumed exactly.
 
-Shapes: ids [T, B], logits [T, B, V], state: a pair (h, c), each [B, width], for every layer.
+Shapes: T time steps, B streams, V vocabulary, E embedding width, H layer width, N distinct inputs. ids [T, B], logits
+[T, B, V], state: for each layer a pair (h, c) of [B, H].
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from charlm.model.lstm import LayerState, fused_recurrence, native_recurrence, n
 State = tuple[LayerState, ...]
 
 EMBEDDING_STD = 0.2
-"""Wider than the usual 1/sqrt(E): in the first minutes of training it saves more loss than any other choice here."""
+"""Wider than the usual 1/sqrt(E), which lowers the loss of short trainings more than any other choice here."""
 
 _DISTINCT_ROWS = 64
-"""The rows that the first layer reads are filled up to a multiple of so many."""
+"""The number of input rows of the first layer is padded to a multiple of this."""
 
 
 class LSTMLayer(nn.Module):
-    """The weights of one layer: uniform(-1/sqrt(H), 1/sqrt(H)), forget bias 1 (Jozefowicz et al. 2015), others 0."""
+    """One layer: weights uniform(-1/sqrt(H), 1/sqrt(H)), forget bias 1 (Jozefowicz et al. 2015), other biases 0."""
 
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
@@ -40,7 +41,7 @@ class LSTMLayer(nn.Module):
         self.width = width
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw the weights afresh."""
+        """Draw new weights."""
         bound = self.width**-0.5
         with torch.no_grad():
             self.weight_ih.uniform_(-bound, bound, generator=generator)
@@ -56,11 +57,11 @@ class LSTMLayer(nn.Module):
         index_TB: Tensor | None = None,
         lengths_B: Tensor | None = None,
     ) -> tuple[Tensor, LayerState]:
-        """Outputs [T, B, H] and the new state after inputs x [T, B, I], by the fastest recurrence there is.
+        """Outputs [T, B, H] and the new state for inputs x [T, B, I], by the fastest recurrence available.
 
-        With ``index_TB`` the inputs are distinct rows x [N, I] and the index says which one each step reads (native
-        engine only). ``weight_hh`` stands in for the layer's own where some weights are dropped. Streams may end
-        after ``lengths_B`` steps; what comes out of one after its end, its state included, must not be used.
+        With ``index_TB``, x [N, I] holds distinct rows and the index selects the row of each step (native engine only).
+        ``weight_hh`` replaces the layer's own weight, for weight dropout. Streams may end after ``lengths_B`` steps;
+        outputs after the end of a stream, and its state, must not be used.
         """
         recurrent = self.weight_hh if weight_hh is None else weight_hh
         if lengths_B is not None and packs(x):
@@ -71,7 +72,7 @@ class LSTMLayer(nn.Module):
 
 
 class CharLM(nn.Module):
-    """The network that ``config`` describes. ``seed`` draws its first weights."""
+    """The network that ``config`` describes, with initial weights drawn from ``seed``."""
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class CharLM(nn.Module):
         return [layer for layer in self.lstm if isinstance(layer, LSTMLayer)]
 
     def initial_state(self, batch: int) -> State:
-        """The state of ``batch`` streams that have read nothing: zeros."""
+        """The state of ``batch`` streams before their first id: zeros."""
         weight = self.embedding.weight
         return tuple(
             (weight.new_zeros(batch, layer.width), weight.new_zeros(batch, layer.width)) for layer in self.layers()
@@ -107,9 +108,9 @@ class CharLM(nn.Module):
     ) -> tuple[Tensor, State]:
         """Logits [T, B, V] after each id, and the state after the last.
 
-        With ``dropout_generator`` (on the model's device) the configured dropouts apply, one mask for all T steps
-        (locked, or variational, dropout); without it there is no dropout. With ``lengths_B`` (on the CPU, the longest
-        first) streams end earlier, and what comes out of one after its end, its state included, must not be used.
+        With ``dropout_generator`` (on the model's device) the configured dropouts apply, with one mask for all T steps
+        (locked or variational dropout, Gal and Ghahramani 2016); without it there is no dropout. With ``lengths_B`` (on
+        the CPU, longest first) streams end earlier; outputs after the end of a stream, and its state, must not be used.
         """
         _, dropped_TBE, new_state = self.read(ids_TB, state, dropout_generator, lengths_B)
         return self.decoder(dropped_TBE), new_state
@@ -117,7 +118,7 @@ class CharLM(nn.Module):
     def read(
         self, ids_TB: Tensor, state: State, dropout_generator: torch.Generator | None, lengths_B: Tensor | None
     ) -> tuple[Tensor, Tensor, State]:
-        """What the last layer puts out [T, B, E], the same after its dropout, and the new state; see ``forward``."""
+        """The last layer's output [T, B, E], the same after dropout, and the new state; see ``forward``."""
         drop = _Dropout(dropout_generator)
         x, index_TB = self._first_input(ids_TB, drop)
         new_state = []
@@ -131,9 +132,9 @@ class CharLM(nn.Module):
         return x, drop.locked(x, self.config.dropout_output), tuple(new_state)
 
     def _first_input(self, ids_TB: Tensor, drop: _Dropout) -> tuple[Tensor, Tensor | None]:
-        """What the first layer reads: [T, B, E], or for the native engine the distinct rows [N, E] and their index.
+        """The first layer's input [T, B, E]; for the native engine, its distinct rows [N, E] and their index [T, B].
 
-        With dropout a row is a character in a stream, because each stream has a mask of its own.
+        With dropout, rows are distinct pairs of stream and character, because each stream has its own mask.
         """
         weight_VE = drop.rows(self.embedding.weight, self.config.dropout_embedding)
         batch = ids_TB.shape[1]
@@ -150,30 +151,30 @@ class CharLM(nn.Module):
         return rows_NE * mask_1BE[0, distinct_N % batch], index_TB
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """Copies of all parameters as float32 arrays under ``parameter_shapes``' names, the shared one once."""
+        """Copies of all parameters as float32 arrays, named as in ``parameter_shapes``, the tied weight once."""
         return {
             name: tensor.detach().to("cpu", torch.float32).numpy().copy() for name, tensor in self.named_parameters()
         }
 
     def load_weights(self, weights: Mapping[str, NDArray[Any]]) -> None:
-        """Take over arrays with the names and shapes of ``ModelConfig.parameter_shapes``."""
+        """Copy arrays with the names and shapes of ``ModelConfig.parameter_shapes`` into the parameters."""
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 parameter.copy_(torch.from_numpy(weights[name]))
 
 
 def _distinct(ids_TB: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct ids [N], and for each place which one stands there. Behind them zeros, so that few N occur.
+    """The distinct ids [N] and the index [T, B] of each position's id. N is padded with zeros to a multiple.
 
-    For each N torch's library for bfloat16 makes code of its own and keeps it. Where a chunk has thousands of different
-    characters that was 2 MB a step, and lying between a step's buffers it made the heap grow by far more.
+    For each N, torch's bfloat16 library compiles a kernel and keeps it. With thousands of distinct characters in
+    a chunk that took 2 MB per step, and fragmented the heap by far more.
     """
     distinct_N, index_TB = torch.unique(ids_TB, return_inverse=True)
     return F.pad(distinct_N, (0, -len(distinct_N) % _DISTINCT_ROWS)), index_TB
 
 
 class _Dropout:
-    """Masks drawn from one generator; nothing is drawn, and nothing dropped, without one or at rate 0."""
+    """Dropout masks drawn from one generator. Without a generator or at rate 0 nothing is drawn or dropped."""
 
     def __init__(self, generator: torch.Generator | None) -> None:
         self.generator = generator
@@ -194,7 +195,7 @@ class _Dropout:
         return weight if mask is None else weight * mask
 
     def mask(self, like: Tensor, rate: float) -> Tensor | None:
-        """0 or 1 / (1 - rate) in float32, in the shape of ``like``; None where nothing is dropped."""
+        """0 or 1 / (1 - rate) in float32, in the shape of ``like``; None without dropout."""
         if self.generator is None or rate == 0.0:
             return None
         keep = torch.empty_like(like, dtype=torch.float32).bernoulli_(1.0 - rate, generator=self.generator)
@@ -202,7 +203,7 @@ class _Dropout:
 
 
 class _Masked(torch.autograd.Function):
-    """x times a float32 mask, rounded once to the type of x, where autograd would go through float32 in memory."""
+    """x times a float32 mask in the type of x. Autograd would store a float32 product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:
@@ -216,14 +217,14 @@ class _Masked(torch.autograd.Function):
 
 
 def detach(state: State) -> State:
-    """The same state, cut off from the graph that made it: the border of truncated backpropagation."""
+    """The state without its autograd graph: gradients of truncated backpropagation end here."""
     return tuple((h_BH.detach(), c_BH.detach()) for h_BH, c_BH in state)
 
 
 def activation_penalty(output_TBE: Tensor, dropped_TBE: Tensor, real_TB: Tensor, ar: float, tar: float) -> Tensor:
-    """AR and TAR (Merity et al. 2017): the mean square of what the last layer puts out, and of what changes in a step.
+    """AR and TAR (Merity et al. 2017): mean squares of the last layer's output, and of its change between steps.
 
-    The first is taken after dropout, the second before it; both only where a prediction is ``real_TB``.
+    AR uses the output after dropout, TAR before it; both only where ``real_TB`` is true.
     """
     squares_TB = dropped_TBE.float().square().mean(2)
     changes_TB = (output_TBE[1:].float() - output_TBE[:-1].float()).square().mean(2)

@@ -1,16 +1,17 @@
-"""One LSTM layer over a chunk of time, and which recurrence runs it.
+"""The recurrence of one LSTM layer over a chunk, in three implementations.
 
     i, f, o = sigmoid(gates), g = tanh(gate);  c' = f * c + i * g;  h' = o * tanh(c')
 
 with ``gates = W_ih x + b + W_hh h`` in torch's order i, f, g, o (Hochreiter and Schmidhuber 1997; forget gate: Gers et
-al. 2000). There is one bias, not torch's two, which only ever add up. Three recurrences compute it:
-``native_recurrence`` (charlm/native: all T steps in one call, on a CPU), ``fused_recurrence`` (torch's own kernel:
-cuDNN on CUDA, oneDNN on a CPU without the native engine), and ``plain_recurrence``, which writes the steps out: the
-oracle for the others. Streams of different lengths are padded, but for cuDNN packed (``packed_recurrence``), which it
-knows natively; on a CPU a packed sequence would fall back to a loop over the steps.
+al. 2000). There is one bias instead of torch's two, which are only ever added. ``native_recurrence`` (charlm/native)
+runs all T steps in one call on a CPU. ``fused_recurrence`` is torch's kernel: cuDNN on CUDA, oneDNN on a CPU without
+the native engine. ``plain_recurrence`` writes the steps out and is the reference that the others are tested against.
+Streams of different lengths are padded, except for cuDNN, which takes packed sequences (``packed_recurrence``); on a
+CPU a packed sequence would fall back to a loop over the steps.
 
-Shapes: x [T, B, I], h and c [B, H], W_ih [4H, I], W_hh [4H, H], bias [4H], gates G = 4H. Under bfloat16 autocast the
-native recurrence stores what it keeps in bfloat16 and sums in float32.
+Shapes: T time steps, B streams, I input width, H layer width, G = 4H gates, N distinct inputs. x [T, B, I], h and c
+[B, H], W_ih [G, I], W_hh [G, H], bias [G]. Under bfloat16 autocast the native recurrence stores activations in bfloat16
+and accumulates in float32.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 from charlm import native
 
 LayerState = tuple[Tensor, Tensor]
+_CUDNN_PADDING = 8
 
 
 def fused_recurrence(
@@ -34,9 +36,11 @@ def fused_recurrence(
 ) -> tuple[Tensor, LayerState]:
     """Outputs [T, B, H] and the state after the last step, by torch's kernel for the device.
 
-    In float32, whatever autocast says, on a CPU for which torch has no bfloat16 kernel.
+    On a CPU for which torch has no bfloat16 kernel this is float32, also under autocast.
     """
     weights = (weight_ih, weight_hh, bias, torch.zeros_like(bias))
+    if x_TBI.is_cuda and torch.is_autocast_enabled("cuda"):
+        return _half_lstm(x_TBI, state, weights)
     if x_TBI.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or torch_has_bfloat16():
         return _torch_lstm(x_TBI, state, weights)
     with torch.autocast("cpu", enabled=False):
@@ -58,13 +62,13 @@ def torch_has_bfloat16() -> bool:
 def _torch_lstm(
     x: Tensor, state: LayerState, weights: tuple[Tensor, ...], batch_sizes: Tensor | None = None
 ) -> tuple[Tensor, LayerState]:
-    """torch's kernel on x [T, B, I], or on the data of a PackedSequence with its ``batch_sizes``."""
+    """torch's kernel for x [T, B, I], or for the data of a PackedSequence with its ``batch_sizes``."""
     h_BH, c_BH = state
     first = h_BH.to(x.dtype).unsqueeze(0), c_BH.to(x.dtype).unsqueeze(0)
-    # Has biases, layers, dropout, is training, is bidirectional; and with time first, "is batch first".
+    # has_biases, num_layers, dropout, train, bidirectional; then batch_first, if not packed.
     rest = (True, 1, 0.0, torch.is_grad_enabled(), False)
     with warnings.catch_warnings():
-        # cuDNN copies weights that lie apart in memory at each call, and warns; ours change at every step anyhow.
+        # cuDNN copies weights that are not one block of memory, and warns. Ours change at every step in any case.
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
         if batch_sizes is None:
             output, h_1BH, c_1BH = torch.lstm(x, first, weights, *rest, False)
@@ -73,21 +77,37 @@ def _torch_lstm(
     return output, (h_1BH[0].to(h_BH.dtype), c_1BH[0].to(c_BH.dtype))
 
 
+def _half_lstm(
+    x_TBI: Tensor, state: LayerState, weights: tuple[Tensor, ...], batch_sizes: Tensor | None = None
+) -> tuple[Tensor, LayerState]:
+    """``_torch_lstm`` in autocast's type on CUDA. Autocast itself would take float16, whatever its type is."""
+    dtype = torch.get_autocast_dtype("cuda")
+    weight_ih, *others = (weight.to(dtype) for weight in weights)
+    x = x_TBI.to(dtype)
+    if torch.is_grad_enabled():
+        # For an input width that is not a multiple of 128 torch does not choose cuDNN's persistent kernels. Replayed
+        # from a CUDA graph, the standard kernels are 1.5 times as fast on an H200.
+        x, weight_ih = F.pad(x, (0, _CUDNN_PADDING)), F.pad(weight_ih, (0, _CUDNN_PADDING))
+    with torch.autocast("cuda", enabled=False):
+        return _torch_lstm(x, state, (weight_ih, *others), batch_sizes)
+
+
 def packs(tensor: Tensor) -> bool:
-    """Whether streams of different lengths are packed rather than padded on the device of ``tensor``."""
+    """Whether streams of different lengths are packed, not padded, on the device of ``tensor``."""
     return tensor.is_cuda
 
 
 def packed_recurrence(
     x_TBI: Tensor, state: LayerState, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, lengths_B: Tensor
 ) -> tuple[Tensor, LayerState]:
-    """``fused_recurrence`` of streams that end after ``lengths_B`` steps (on the CPU; none is 0, the longest first).
+    """``fused_recurrence`` of streams that end after ``lengths_B`` steps (on the CPU, above 0, longest first).
 
-    Outputs after a stream's end are 0, and its state stays what it was at the end.
+    Outputs after the end of a stream are 0; its state is the one at its end.
     """
     packed = nn.utils.rnn.pack_padded_sequence(x_TBI, lengths_B)
     weights = (weight_ih, weight_hh, bias, torch.zeros_like(bias))
-    output, last = _torch_lstm(packed.data, state, weights, packed.batch_sizes)
+    lstm = _half_lstm if torch.is_autocast_enabled("cuda") else _torch_lstm
+    output, last = lstm(packed.data, state, weights, packed.batch_sizes)
     unpacked = nn.utils.rnn.PackedSequence(output, packed.batch_sizes)
     output_TBH, _ = nn.utils.rnn.pad_packed_sequence(unpacked, total_length=len(x_TBI))
     return output_TBH, last
@@ -96,7 +116,7 @@ def packed_recurrence(
 def plain_recurrence(
     x_TBI: Tensor, state: LayerState, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> tuple[Tensor, LayerState]:
-    """The same, step by step in elementary operations."""
+    """The recurrence step by step, in elementary operations."""
     gates_TBG = F.linear(x_TBI, weight_ih, bias)
     transposed = weight_hh.t()
     h_BH, c_BH = state
@@ -108,7 +128,7 @@ def plain_recurrence(
 
 
 def cell(gates_BG: Tensor, c_BH: Tensor) -> LayerState:
-    """One step from the summed gate pre-activations [B, 4H] and the cell state: the new h and c."""
+    """One step: the new h and c [B, H] from the gate pre-activations [B, G] and the cell state [B, H]."""
     i, f, g, o = gates_BG.chunk(4, dim=1)
     c_BH = torch.sigmoid(f) * c_BH + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c_BH), c_BH
@@ -118,13 +138,17 @@ def cell(gates_BG: Tensor, c_BH: Tensor) -> LayerState:
 
 
 def native_runs(tensor: Tensor) -> bool:
-    """Whether the native recurrence can take ``tensor``: float32 (or bfloat16) on a CPU, where the engine was built."""
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.bfloat16) and native.find() is not None
+    """Whether the native recurrence can take ``tensor``: float32 or bfloat16 on a CPU, if the engine was built."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype in (torch.float32, torch.bfloat16)
+        and native.find_library() is not None
+    )
 
 
 def recurrence_name(device: torch.device) -> str:
-    """What runs the recurrence on ``device``, for people."""
-    library = native.find() if device.type == "cpu" else None
+    """Display name of the implementation that runs on ``device``."""
+    library = native.find_library() if device.type == "cpu" else None
     return "torch" if library is None else f"native {library.instruction_set}"
 
 
@@ -136,9 +160,9 @@ def native_recurrence(
     bias: Tensor,
     index_TB: Tensor | None = None,
 ) -> tuple[Tensor, LayerState]:
-    """The same by the native engine. With ``index_TB``, ``x`` is [N, I] and a step's input is the row its index names.
+    """The recurrence by the native engine. With ``index_TB``, ``x`` is [N, I] and the index selects each step's row.
 
-    Distinct inputs then cost one product each, however often they occur: a layer that reads characters needs no more.
+    Each distinct input then takes one product, however often it occurs, which suits a layer that reads characters.
     """
     h_BH, c_BH = state
     width = h_BH.shape[1]
@@ -148,7 +172,7 @@ def native_recurrence(
         x_TBI, weight_ih = (
             (F.pad(x_TBI, (0, missing)), F.pad(weight_ih, (0, missing))) if missing else (x_TBI, weight_ih)
         )
-    if wide != width:  # more units whose weights are zero stay at zero
+    if wide != width:  # the units added here have zero weights and stay zero
         weight_ih, bias = _widen_gates(weight_ih, wide), _widen_gates(bias[:, None], wide)[:, 0]
         weight_hh = F.pad(_widen_gates(weight_hh, wide), (0, wide - width))
         h_BH, c_BH = F.pad(h_BH, (0, wide - width)), F.pad(c_BH, (0, wide - width))
@@ -168,7 +192,7 @@ def _widen_gates(weight: Tensor, wide: int) -> Tensor:
 
 
 class _Recurrence(torch.autograd.Function):
-    """One layer, forward and back. Widths are multiples of ``native.UNIT_PADDING``."""
+    """One layer, forward and backward. Widths are multiples of ``native.UNIT_PADDING``."""
 
     @staticmethod
     def forward(
@@ -234,10 +258,10 @@ class _Recurrence(torch.autograd.Function):
 
 
 class _Engine:
-    """The library's functions on tensors of one storage type, shared over torch's own threads."""
+    """The library's functions for tensors of one storage type, on torch's threads."""
 
     def __init__(self, storage: torch.dtype) -> None:
-        library = native.find()
+        library = native.find_library()
         assert library is not None, "native_runs() says whether there is one"
         self._library = library
         self._storage = native.STORAGES["bf16" if storage == torch.bfloat16 else "fp32"]
@@ -246,22 +270,24 @@ class _Engine:
         _share_openmp()
 
     def call(self, name: str, *arguments: int | Tensor | None) -> None:
-        """Call a function with sizes and tensors."""
-        assert all(a.is_contiguous() for a in arguments if isinstance(a, Tensor)), "the library takes no gaps"
+        """Call a function of the library with sizes and tensors."""
+        assert all(a.is_contiguous() for a in arguments if isinstance(a, Tensor)), (
+            "the library takes contiguous tensors only"
+        )
         plain = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
         failed = getattr(self._library.functions, name)(self._library.kernels, self._storage, *plain, self._threads)
         if failed:
             raise MemoryError
 
     def pack(self, weight_GI: Tensor) -> Tensor:
-        """Weights in the order in which the recurrence reads them."""
+        """Weights in the memory order of the recurrence."""
         packed = torch.empty(weight_GI.numel(), dtype=self._dtype)
         plain = weight_GI.detach().float().contiguous()
         self.call("charlm_pack_gates", plain, len(plain) // 4, plain.shape[1], packed)
         return packed
 
     def pack_transposed(self, weight_hh: Tensor) -> Tensor:
-        """The recurrent weights in the order in which its gradient reads them."""
+        """Recurrent weights in the memory order of the recurrence's gradient."""
         width = weight_hh.shape[1]
         size = self._library.functions.charlm_transposed_size(self._library.kernels, width)
         packed = torch.empty(size, dtype=self._dtype)
@@ -269,13 +295,13 @@ class _Engine:
         return packed
 
     def weight_gradient(self, d_NG: Tensor, x_NI: Tensor) -> Tensor:
-        """[G, I] in float32: the sum over n of d[n, g] x[n, i]."""
+        """[G, I] in float32: the sum over n of d[n, g] * x[n, i]."""
         sums_IG = torch.empty(x_NI.shape[1], d_NG.shape[1])
         self.call("charlm_weight_gradient", len(x_NI), *sums_IG.shape, x_NI, d_NG, sums_IG)
         return sums_IG.t()
 
     def add_rows(self, rows_NG: Tensor, index_N: Tensor | None, count: int) -> Tensor:
-        """[count, G]: the sums of the rows that have the same index, or of all."""
+        """[count, G]: the sums of the rows with the same index; without an index, of all rows."""
         sums = torch.zeros(count, rows_NG.shape[1])
         self.call("charlm_add_rows", rows_NG, index_N, *rows_NG.shape, sums)
         return sums
@@ -283,11 +309,11 @@ class _Engine:
 
 @functools.cache
 def _share_openmp() -> None:
-    """Let the engine use the OpenMP threads that torch has; a second set would take the cores from the first."""
-    library = native.find()
+    """Let the engine use torch's OpenMP threads; a second pool would compete for the cores."""
+    library = native.find_library()
     try:
         parallel = ctypes.CDLL(None).GOMP_parallel
-    except (AttributeError, OSError, TypeError):  # another OpenMP, or none: the engine's own threads do
+    except (AttributeError, OSError, TypeError):  # another OpenMP or none: the engine uses its own threads
         return
     assert library is not None
     library.functions.charlm_use_openmp(ctypes.cast(parallel, ctypes.c_void_p))

@@ -1,9 +1,10 @@
-"""The native engine's library: found, checked, and given Python signatures. numpy only, never torch.
+"""Loads the native engine's library, checks it, and declares its functions for ctypes. Needs numpy, never torch.
 
-The library is plain C++ (the files beside this one; api.h says what its functions take), built when charlm is
-installed. Where that could not be done, or where ``CHARLM_ENGINE=torch`` says so, there is none, and ``why_not`` tells
-the reason. ``CHARLM_ISA`` names an instruction set (``amx``, ``avx512_bf16``, ``avx512``, ``avx2`` or ``portable``) to
-use instead of the best one that the processor has.
+The library is built from the C++ files in this folder when charlm is installed; api.h documents its functions. Without
+it, or with ``CHARLM_ENGINE=torch``, ``find_library`` returns None and ``unavailable_reason`` says why. ``CHARLM_ISA``
+selects an instruction set (one of ``INSTRUCTION_SETS``) instead of the best one that the processor has.
+
+Shapes: T steps, B streams, N ids to generate, V ids, E embedding width, S states of a constraint, C candidate ids.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from numpy.typing import NDArray
 
 from charlm.errors import UsageError
 
-INTERFACE = 1
-"""What charlm_interface() of a matching library returns."""
+INTERFACE = 2
+"""What ``charlm_interface`` of a matching library returns (``kInterface`` in api.h)."""
 STORAGES = {"fp32": 0, "bf16": 1, "int8": 2}
+"""``Storage`` in kernels.h."""
 UNIT_PADDING = 16
-"""Widths are padded to a multiple of this inside the engine (kernels.h)."""
+"""The engine pads widths to a multiple of this (``kUnitPadding`` in kernels.h)."""
 INSTRUCTION_SETS = ("amx", "avx512_bf16", "avx512", "avx2", "portable")
+"""From the most to the least preferred."""
 
 
-class Draw(ctypes.Structure):
-    """``CharlmDraw``: a ``SamplingConfig`` for the library."""
+class Sampling(ctypes.Structure):
+    """``CharlmSampling`` in api.h: a ``SamplingConfig`` for the library."""
 
     _fields_ = [("temperature", c_double), ("top_k", c_int64), ("top_p", c_double), ("min_p", c_double)]
 
@@ -51,16 +54,16 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "charlm_weight_gradient": (_INT, [_POINTER, _INT, *[_SIZE] * 3, *[_POINTER] * 3, _INT]),
     "charlm_model_create": (_POINTER, [_POINTER, _INT, _SIZE, _SIZE, *[_POINTER] * 4, _INT]),
     "charlm_model_destroy": (None, [_POINTER]),
-    "charlm_model_read": (_INT, [_POINTER, _SIZE, _SIZE, *[_POINTER] * 6, _INT]),
-    "charlm_writer_create": (_POINTER, [_POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER]),
-    "charlm_writer_destroy": (None, [_POINTER]),
-    "charlm_writer_write": (_INT, [_POINTER, _SIZE, _SIZE, ctypes.POINTER(Draw), *[_POINTER] * 6, _INT]),
+    "charlm_model_forward": (_INT, [_POINTER, _SIZE, _SIZE, *[_POINTER] * 6, _INT]),
+    "charlm_generator_create": (_POINTER, [_POINTER, _SIZE, _POINTER, _SIZE, _POINTER, _POINTER]),
+    "charlm_generator_destroy": (None, [_POINTER]),
+    "charlm_generator_generate": (_INT, [_POINTER, _SIZE, _SIZE, ctypes.POINTER(Sampling), *[_POINTER] * 6, _INT]),
 }
 
 
 @dataclass(frozen=True)
 class Library:
-    """The loaded library and the kernels that run here. ``functions`` has the C functions of api.h as attributes."""
+    """The loaded library and its kernels for this processor. ``functions`` has those of api.h as attributes."""
 
     functions: Any
     kernels: int
@@ -68,62 +71,62 @@ class Library:
 
 
 @dataclass(frozen=True)
-class Missing:
+class Unavailable:
     """Why there is no library to use."""
 
     reason: str
 
 
-def find() -> Library | None:
-    """The library, or None where there is none or ``CHARLM_ENGINE=torch`` forbids it.
+def find_library() -> Library | None:
+    """The library, or None if it is unavailable or ``CHARLM_ENGINE=torch`` disables it.
 
-    Raises ``UsageError`` for a ``CHARLM_ENGINE`` or ``CHARLM_ISA`` without meaning here.
+    Raises ``UsageError`` for a value of ``CHARLM_ENGINE`` or ``CHARLM_ISA`` that is unknown or cannot be used here.
     """
-    found = _found()
+    found = _lookup()
     return found if isinstance(found, Library) else None
 
 
 def instruction_set() -> str:
-    """One of ``INSTRUCTION_SETS``, or "" where ``find`` returns None."""
-    library = find()
+    """One of ``INSTRUCTION_SETS``, or "" if ``find_library`` returns None."""
+    library = find_library()
     return "" if library is None else library.instruction_set
 
 
-def why_not() -> str:
-    """Why ``find`` returned None, in words that can follow "torch, because"."""
-    found = _found()
-    return found.reason if isinstance(found, Missing) else ""
+def unavailable_reason() -> str:
+    """Why ``find_library`` returned None, or ""."""
+    found = _lookup()
+    return found.reason if isinstance(found, Unavailable) else ""
 
 
-def _found() -> Library | Missing:
-    wanted = os.environ.get("CHARLM_ENGINE") or "auto"
-    if wanted not in ("auto", "native", "torch"):
-        raise UsageError(f"CHARLM_ENGINE is {wanted!r}; set it to native or torch, or not at all")
-    if wanted == "torch":
-        return Missing("CHARLM_ENGINE is torch")
+def _lookup() -> Library | Unavailable:
+    choice = os.environ.get("CHARLM_ENGINE") or "auto"
+    if choice not in ("auto", "native", "torch"):
+        raise UsageError(f"CHARLM_ENGINE is {choice!r}; set it to native or torch, or not at all")
+    if choice == "torch":
+        return Unavailable("CHARLM_ENGINE is torch")
     found = _load(os.environ.get("CHARLM_ISA") or "")
-    if isinstance(found, Missing) and wanted == "native":
+    if isinstance(found, Unavailable) and choice == "native":
         raise UsageError(f"CHARLM_ENGINE is native, but {found.reason}; install charlm again where there is a compiler")
     return found
 
 
 @functools.cache
-def _load(instruction_set: str) -> Library | Missing:
+def _load(instruction_set: str) -> Library | Unavailable:
     if instruction_set and instruction_set not in INSTRUCTION_SETS:
         raise UsageError(f"CHARLM_ISA is {instruction_set!r}; set it to one of {', '.join(INSTRUCTION_SETS)}")
     here = Path(__file__).parent
     paths = [here / f"engine{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
-        return Missing("the native engine was not built when charlm was installed (no C++ compiler?)")
+        return Unavailable("the native engine was not built when charlm was installed (no C++ compiler?)")
     try:
         functions = ctypes.CDLL(str(path))
         functions.charlm_interface.restype = _INT
         interface = functions.charlm_interface()
     except (OSError, AttributeError) as error:
-        return Missing(f"the native engine could not be loaded ({str(error)[:80]})")
+        return Unavailable(f"the native engine could not be loaded ({str(error)[:80]})")
     if interface != INTERFACE:
-        return Missing("the native engine was built from other sources; install charlm again")
+        return Unavailable("the native engine was built from other sources; install charlm again")
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(functions, name)
         function.restype, function.argtypes = result, arguments
@@ -134,15 +137,15 @@ def _load(instruction_set: str) -> Library | Missing:
 
 
 def address(array: NDArray[Any] | None) -> int | None:
-    """Where the numbers of an array begin, for a pointer argument; None for none. The array must be contiguous."""
+    """The address of the data of a contiguous array, for a pointer argument; None stays None."""
     if array is None:
         return None
-    assert array.flags.c_contiguous, "the library takes arrays without gaps"
+    assert array.flags.c_contiguous, "the library requires contiguous arrays"
     return int(array.ctypes.data)
 
 
 class Model:
-    """``charlm::Model``: weights packed for inference. Arrays are float32 and int64, shapes as in api.h."""
+    """``charlm::Model``: weights packed for inference. Shapes are those of ``charlm_model_create`` in api.h."""
 
     def __init__(
         self,
@@ -167,9 +170,9 @@ class Model:
             raise MemoryError
         padded = [-(-width // UNIT_PADDING) * UNIT_PADDING for width in widths[1:]]
         self.state_size = sum(padded)
-        """Numbers in the h, and in the c, of one stream."""
+        """The number of elements in h, and in c, for one stream."""
         self.layer_bounds = np.cumsum(padded)[:-1].tolist()
-        """Where in these the second and later layers begin."""
+        """The offsets in h and c at which the second and later layers begin."""
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -177,10 +180,10 @@ class Model:
 
     @property
     def handle(self) -> int:
-        """The library's pointer."""
+        """The pointer that the library's functions take."""
         return int(self._handle)
 
-    def read(
+    def forward(
         self,
         ids_TB: NDArray[np.int64],
         h: NDArray[np.float32],
@@ -189,9 +192,9 @@ class Model:
         targets_TB: NDArray[np.int64] | None,
         nats_TB: NDArray[np.float32] | None,
     ) -> None:
-        """Read ids; h and c are changed in place, logits or losses filled in."""
+        """Read ids. Updates h and c in place, and fills the logits, the losses (with targets), or both."""
         length, batch = ids_TB.shape
-        failed = self._functions.charlm_model_read(
+        failed = self._functions.charlm_model_forward(
             self._handle, length, batch, address(ids_TB), address(h), address(c), address(logits_TBV),
             address(targets_TB), address(nats_TB), self.threads,
         )  # fmt: skip
@@ -199,43 +202,44 @@ class Model:
             raise MemoryError
 
 
-class Writer:
-    """``charlm::Writer``: draws ids and reads them again. Keeps its model alive."""
+class Generator:
+    """``charlm::Generator``: samples ids with a model and reads them. Keeps the model alive."""
 
     def __init__(
         self,
         model: Model,
-        ids: NDArray[np.int64],
+        candidates_C: NDArray[np.int64],
         allowed_SC: NDArray[np.uint8],
-        following_SC: NDArray[np.int64],
+        transitions_SC: NDArray[np.int64],
     ) -> None:
         self._model = model
         self._functions = model._functions
-        self._handle = self._functions.charlm_writer_create(
-            model.handle, len(ids), address(ids), len(allowed_SC), address(allowed_SC), address(following_SC)
-        )
+        self._handle = self._functions.charlm_generator_create(
+            model.handle, len(candidates_C), address(candidates_C), len(allowed_SC), address(allowed_SC),
+            address(transitions_SC),
+        )  # fmt: skip
         if not self._handle:
             raise MemoryError
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
-            self._functions.charlm_writer_destroy(self._handle)
+            self._functions.charlm_generator_destroy(self._handle)
 
-    def write(
+    def generate(
         self,
-        draw: Draw,
+        sampling: Sampling,
         h: NDArray[np.float32],
         c: NDArray[np.float32],
         logits_BC: NDArray[np.float32],
-        place_B: NDArray[np.int64],
+        constraint_state_B: NDArray[np.int64],
         uniform_NB: NDArray[np.float64],
     ) -> NDArray[np.int64]:
-        """N ids for each of B streams; all but ``draw`` and ``uniform_NB`` are changed in place."""
-        written_NB = np.empty(uniform_NB.shape, np.int64)
-        failed = self._functions.charlm_writer_write(
-            self._handle, *uniform_NB.shape, ctypes.byref(draw), address(h), address(c), address(logits_BC),
-            address(place_B), address(uniform_NB), address(written_NB), self._model.threads,
+        """N ids for each of B streams. Updates h, c, logits and constraint states in place."""
+        ids_NB = np.empty(uniform_NB.shape, np.int64)
+        failed = self._functions.charlm_generator_generate(
+            self._handle, *uniform_NB.shape, ctypes.byref(sampling), address(h), address(c), address(logits_BC),
+            address(constraint_state_B), address(uniform_NB), address(ids_NB), self._model.threads,
         )  # fmt: skip
         if failed:
             raise MemoryError
-        return written_NB
+        return ids_NB

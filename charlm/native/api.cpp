@@ -1,28 +1,12 @@
 #include "api.h"
 
-#include <new>
-#include <system_error>
-
+#include "buffer.h"
 #include "dispatch.h"
+#include "generator.h"
 #include "model.h"
 #include "threads.h"
 
 using namespace charlm;
-
-namespace {
-
-// No exception may leave a C function; what can be thrown here says that memory is short.
-template <class Work>
-int guarded(const Work& work) {
-  try {
-    work();
-    return 0;
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
-}
-
-}  // namespace
 
 int charlm_interface() { return kInterface; }
 
@@ -36,7 +20,7 @@ Model* charlm_model_create(const Kernels* kernels, int storage, int64_t vocabula
                            const int64_t* widths, const float* embedding, const float* decoder_bias,
                            const float* const* weights, int threads) {
   Model* model = nullptr;
-  guarded([&] {
+  allocation_status([&] {
     model = new Model(kernels, storage, vocabulary, layers, widths, embedding, decoder_bias, weights, threads);
   });
   return model;
@@ -44,21 +28,24 @@ Model* charlm_model_create(const Kernels* kernels, int storage, int64_t vocabula
 
 void charlm_model_destroy(Model* model) { delete model; }
 
-int charlm_model_read(const Model* model, int64_t T, int64_t B, const int64_t* ids, float* h, float* c, float* logits,
-                      const int64_t* targets, float* losses, int threads) {
-  return guarded([&] { model->read(T, B, ids, h, c, logits, targets, losses, threads); });
+int charlm_model_forward(const Model* model, int64_t T, int64_t B, const int64_t* ids, float* h, float* c,
+                         float* logits, const int64_t* targets, float* losses, int threads) {
+  return allocation_status([&] { model->forward(T, B, ids, h, c, logits, targets, losses, threads); });
 }
 
-Writer* charlm_writer_create(const Model* model, int64_t count, const int64_t* ids, int64_t places,
-                             const uint8_t* allowed, const int64_t* following) {
-  Writer* writer = nullptr;
-  guarded([&] { writer = new Writer(*model, count, ids, places, allowed, following); });
-  return writer;
+Generator* charlm_generator_create(const Model* model, int64_t candidate_count, const int64_t* candidates,
+                                   int64_t states, const uint8_t* allowed, const int64_t* transitions) {
+  Generator* generator = nullptr;
+  allocation_status(
+      [&] { generator = new Generator(*model, candidate_count, candidates, states, allowed, transitions); });
+  return generator;
 }
 
-void charlm_writer_destroy(Writer* writer) { delete writer; }
+void charlm_generator_destroy(Generator* generator) { delete generator; }
 
-int charlm_writer_write(const Writer* writer, int64_t N, int64_t B, const CharlmDraw* draw, float* h, float* c,
-                        float* logits, int64_t* place, const double* uniform, int64_t* written, int threads) {
-  return guarded([&] { writer->write(N, B, *draw, h, c, logits, place, uniform, written, threads); });
+int charlm_generator_generate(const Generator* generator, int64_t N, int64_t B, const CharlmSampling* sampling,
+                              float* h, float* c, float* logits, int64_t* constraint_state, const double* uniform,
+                              int64_t* ids_out, int threads) {
+  return allocation_status(
+      [&] { generator->generate(N, B, *sampling, h, c, logits, constraint_state, uniform, ids_out, threads); });
 }

@@ -11,10 +11,10 @@
 namespace charlm {
 namespace {
 
-struct Choice {
+struct InstructionSet {
   const char* name;
   const Kernels* (*kernels)();
-  bool (*runs_here)();
+  bool (*supported)();
 };
 
 #if defined(__x86_64__)
@@ -29,22 +29,22 @@ bool has_avx512_bf16() {
 }
 #endif
 #ifdef CHARLM_HAS_AMX
-// Linux gives a process tiles when it asks for them, and refuses where a signal's stack would be too small for them.
-bool may_use_tiles() {
+// A process must ask Linux for permission to use tiles. Linux refuses if the tiles would not fit on a signal stack.
+bool request_tiles() {
   constexpr long kArchReqXcompPerm = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kArchReqXcompPerm, kTileData) == 0;
 }
 bool has_amx() {
   constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
-  unsigned a, b, c, d;
-  if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  return (d & kAmxBf16) && (d & kAmxTile) && may_use_tiles();
+  unsigned eax, ebx, ecx, edx;
+  if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  return (edx & kAmxBf16) && (edx & kAmxTile) && request_tiles();
 }
 #endif
 #endif
 
-// Best first. The build says which of them its compiler could make.
-const Choice choices[] = {
+// From best to worst. The build defines CHARLM_HAS_... for those that its compiler supports.
+const InstructionSet kInstructionSets[] = {
 #ifdef CHARLM_HAS_AMX
     {"amx", amx_kernels, has_amx},
 #endif
@@ -63,8 +63,8 @@ const Choice choices[] = {
 }  // namespace
 
 const Kernels* find_kernels(const char* name) {
-  for (const Choice& choice : choices)
-    if ((!name || !*name || !strcmp(name, choice.name)) && choice.runs_here()) return choice.kernels();
+  for (const InstructionSet& set : kInstructionSets)
+    if ((!name || !*name || !strcmp(name, set.name)) && set.supported()) return set.kernels();
   return nullptr;
 }
 

@@ -1,12 +1,12 @@
-// Which kernels run here.
+// Selects the kernels for this processor.
 #pragma once
 
 #include "kernels.h"
 
 namespace charlm {
 
-// Kernels for the instruction set `name`, or for the best one of this processor where `name` is null or empty. Null where
-// the processor or this build has none of that name.
+// The kernels for the instruction set `name`, or for the best one of this processor if `name` is null or empty. Null if
+// this processor or this build does not have the instruction set.
 const Kernels* find_kernels(const char* name);
 
 }  // namespace charlm

@@ -1,56 +1,61 @@
-// Steps of layers, products and losses for inference, and weights for drawing.
+// Kernels for inference: a step of a layer (CellStep), a linear map (Affine), conversion, and softmax for sampling and
+// for losses. kernels.h gives their shapes.
 #pragma once
 
 #include "blocks.h"
 
 namespace {
 
+// Initial sums are floats, or int32 for int8.
 template <class S>
-CHARLM_INLINE typename S::Sum load_sum(const void* sums, long at) {
+CHARLM_INLINE typename S::Sum load_sum(const void* sums, long index) {
   if constexpr (S::kInteger)
-    return load_bits(static_cast<const int32_t*>(sums) + at);
+    return load_ints(static_cast<const int32_t*>(sums) + index);
   else
-    return load(static_cast<const float*>(sums) + at);
+    return load(static_cast<const float*>(sums) + index);
 }
 
+// A step of R rows and U vectors of units. Vector j of a row's sums is gate j % 4 of units unit + j / 4.
 template <class S, int R, int U>
-CHARLM_INLINE void cell_tile(const CellStep& a, long row, long unit) {
+CHARLM_INLINE void compute_cells(const CellStep& args, long row, long unit) {
   using Value = typename S::Value;
   using Weight = typename S::Weight;
-  const long H = a.H;
+  const long H = args.H;
   typename S::Sum sums[R][4 * U];
   Floats gates[R][4 * U];
   const Value* rows[R];
-  const auto each = [&](auto&& work) {
+  const auto for_each_sum = [&](auto&& body) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int j = 0; j < 4 * U; ++j) work(r, j, j % 4 * H + (unit + j / 4) * kLanes);
+      for (int j = 0; j < 4 * U; ++j) body(r, j, j % 4 * H + (unit + j / 4) * kLanes);
   };
-  each([&](int r, int j, long at) {
+  for_each_sum([&](int r, int j, long index) {
     if constexpr (S::kInteger) {
-      gates[r][j] = load(a.addend[row + r] + at);
-      if (a.x) sums[r][j] = load_bits(a.x_start + at);
+      gates[r][j] = load(args.addends[row + r] + index);
+      if (args.x) sums[r][j] = load_ints(args.initial_ih + index);
     } else {
-      sums[r][j] = load_sum<S>(a.start[row + r], at);
+      sums[r][j] = load_sum<S>(args.initial_sums[row + r], index);
     }
   });
-  if (a.x) {
-    for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.x) + (row + r) * a.x_width;
-    const long size = block_size<S>(a.x_width);
-    accumulate<S, R, U>(sums, rows, a.x_width / S::kGroup, static_cast<const Weight*>(a.x_weights) + unit * size, size);
+  if (args.x) {
+    for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(args.x) + (row + r) * args.input_width;
+    const long size = block_size<S>(args.input_width);
+    accumulate<S, R, U>(sums, rows, args.input_width / S::kGroup,
+                        static_cast<const Weight*>(args.weight_ih) + unit * size, size);
     if constexpr (S::kInteger)
-      each([&](int r, int j, long at) {
-        gates[r][j] = multiply_add(to_floats(sums[r][j]), load(a.x_scale + at), gates[r][j]);
+      for_each_sum([&](int r, int j, long index) {
+        gates[r][j] = multiply_add(to_floats(sums[r][j]), load(args.scale_ih + index), gates[r][j]);
       });
   }
-  if constexpr (S::kInteger) each([&](int r, int j, long at) { sums[r][j] = load_sum<S>(a.start[row + r], at); });
-  for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(a.h) + (row + r) * H;
+  if constexpr (S::kInteger)
+    for_each_sum([&](int r, int j, long index) { sums[r][j] = load_sum<S>(args.initial_sums[row + r], index); });
+  for (int r = 0; r < R; ++r) rows[r] = static_cast<const Value*>(args.hidden) + (row + r) * H;
   const long size = block_size<S>(H);
-  accumulate<S, R, U>(sums, rows, H / S::kGroup, static_cast<const Weight*>(a.h_weights) + unit * size, size);
-  each([&](int r, int j, long at) {
+  accumulate<S, R, U>(sums, rows, H / S::kGroup, static_cast<const Weight*>(args.weight_hh) + unit * size, size);
+  for_each_sum([&](int r, int j, long index) {
     if constexpr (S::kInteger)
-      gates[r][j] = multiply_add(to_floats(sums[r][j]), load(a.scale + at), gates[r][j]);
+      gates[r][j] = multiply_add(to_floats(sums[r][j]), load(args.scale_hh + index), gates[r][j]);
     else
       gates[r][j] = sums[r][j];
   });
@@ -58,67 +63,70 @@ CHARLM_INLINE void cell_tile(const CellStep& a, long row, long unit) {
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) {
-      const long at = (row + r) * H + (unit + u) * kLanes;
-      const Floats i = sigmoid<S::kFine>(gates[r][4 * u]), f = sigmoid<S::kFine>(gates[r][4 * u + 1]),
-                   g = hyperbolic_tangent<S::kFine>(gates[r][4 * u + 2]), o = sigmoid<S::kFine>(gates[r][4 * u + 3]);
-      const Floats c = multiply_add(f, load(a.cell + at), i * g);
-      const Floats h = o * hyperbolic_tangent<S::kFine>(c);
-      store(a.cell + at, c);
-      store(a.h_floats + at, h);
-      S::store_values(static_cast<Value*>(a.h_new) + at, h);
-      if (a.h_bf16) store_bf16(a.h_bf16 + at, h);
+      const long index = (row + r) * H + (unit + u) * kLanes;
+      const Floats i = sigmoid<S::kPrecise>(gates[r][4 * u]), f = sigmoid<S::kPrecise>(gates[r][4 * u + 1]),
+                   g = hyperbolic_tangent<S::kPrecise>(gates[r][4 * u + 2]),
+                   o = sigmoid<S::kPrecise>(gates[r][4 * u + 3]);
+      const Floats c = multiply_add(f, load(args.cell + index), i * g);
+      const Floats h = o * hyperbolic_tangent<S::kPrecise>(c);
+      store(args.cell + index, c);
+      store(args.new_hidden_fp32 + index, h);
+      S::store_values(static_cast<Value*>(args.new_hidden) + index, h);
+      if (args.new_hidden_bf16) store_bf16(args.new_hidden_bf16 + index, h);
     }
 }
 
-// Units side by side for few rows, so that enough sums are under way to hide the processor's latency.
+// How many blocks are computed index a time. With few rows several blocks, so that there are enough independent sums to
+// hide the latency of the processor's multipliers.
 template <int R>
-struct UnitsAtOnce {
+struct BlocksAtOnce {
   static constexpr int value = CHARLM_LEVEL >= 2 ? (R == 1 ? 4 : R <= 3 ? 2 : 1) : (R == 1 ? 2 : 1);
 };
 
 template <class S>
 struct CellBlock {
-  const CellStep& a;
+  const CellStep& args;
   long first_unit, last_unit;
 
   template <int R>
   CHARLM_INLINE void run(long row) const {
-    constexpr int U = UnitsAtOnce<R>::value;
+    constexpr int U = BlocksAtOnce<R>::value;
     long unit = first_unit;
-    for (; unit + U <= last_unit; unit += U) cell_tile<S, R, U>(a, row, unit);
+    for (; unit + U <= last_unit; unit += U) compute_cells<S, R, U>(args, row, unit);
     if constexpr (U > 1)
-      for (; unit < last_unit; ++unit) cell_tile<S, R, 1>(a, row, unit);
+      for (; unit < last_unit; ++unit) compute_cells<S, R, 1>(args, row, unit);
   }
 };
 
 template <class S>
-void cell_step(const CellStep& a, long first_row, long last_row, long first_unit, long last_unit) {
-  // With many rows, one unit's weights at a time serve them all before the next unit's are fetched.
-  if (last_row - first_row > kMostRows) {
+void cell_step(const CellStep& args, long first_row, long last_row, long first_unit, long last_unit) {
+  // With many rows, all of them use the weights of one block before those of the next are loaded.
+  if (last_row - first_row > kMaxBlockRows) {
     for (long unit = first_unit; unit < last_unit; ++unit)
-      for_row_blocks(first_row, last_row, CellBlock<S>{a, unit, unit + 1});
+      for_row_blocks(first_row, last_row, CellBlock<S>{args, unit, unit + 1});
   } else {
-    for_row_blocks(first_row, last_row, CellBlock<S>{a, first_unit, last_unit});
+    for_row_blocks(first_row, last_row, CellBlock<S>{args, first_unit, last_unit});
   }
 }
 
+// R rows and U blocks of outputs.
 template <class S, int R, int U>
-CHARLM_INLINE void affine_tile(const Affine& a, long row, long block) {
+CHARLM_INLINE void compute_affine(const Affine& args, long row, long block) {
   using Value = typename S::Value;
   typename S::Sum sums[R][4 * U];
   const Value* rows[R];
-  const long vector = a.gates ? a.units : kLanes, unit = a.gates ? kLanes : kGates * kLanes;
+  const long vector = args.by_gates ? args.units : kLanes, unit = args.by_gates ? kLanes : kGates * kLanes;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    rows[r] = static_cast<const Value*>(a.x) + (row + r) * a.x_stride;
+    rows[r] = static_cast<const Value*>(args.x) + (row + r) * args.x_stride;
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u)
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) sums[r][4 * u + v] = load_sum<S>(a.start, v * vector + (block + u) * unit);
+      for (int v = 0; v < 4; ++v) sums[r][4 * u + v] = load_sum<S>(args.initial_sums, v * vector + (block + u) * unit);
   }
-  const long size = block_size<S>(a.inputs);
-  accumulate<S, R, U>(sums, rows, words_of<S>(a.inputs),
-                      static_cast<const typename S::Weight*>(a.weights) + block * size, size);
+  const long size = block_size<S>(args.inputs);
+  accumulate<S, R, U>(sums, rows, word_count<S>(args.inputs),
+                      static_cast<const typename S::Weight*>(args.weight) + block * size, size);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -128,35 +136,35 @@ CHARLM_INLINE void affine_tile(const Affine& a, long row, long block) {
         const long column = v * vector + (block + u) * unit;
         Floats out;
         if constexpr (S::kInteger)
-          out = multiply_add(to_floats(sums[r][4 * u + v]), load(a.scale + column), load(a.bias + column));
+          out = multiply_add(to_floats(sums[r][4 * u + v]), load(args.scale + column), load(args.bias + column));
         else
           out = sums[r][4 * u + v];
-        store(a.out + (row + r) * a.out_stride + column, out);
+        store(args.out + (row + r) * args.out_stride + column, out);
       }
 }
 
 template <class S>
 struct AffineBlock {
-  const Affine& a;
+  const Affine& args;
   long first_block, last_block;
 
   template <int R>
   CHARLM_INLINE void run(long row) const {
-    constexpr int U = UnitsAtOnce<R>::value;
+    constexpr int U = BlocksAtOnce<R>::value;
     long block = first_block;
-    for (; block + U <= last_block; block += U) affine_tile<S, R, U>(a, row, block);
+    for (; block + U <= last_block; block += U) compute_affine<S, R, U>(args, row, block);
     if constexpr (U > 1)
-      for (; block < last_block; ++block) affine_tile<S, R, 1>(a, row, block);
+      for (; block < last_block; ++block) compute_affine<S, R, 1>(args, row, block);
   }
 };
 
 template <class S>
-void affine(const Affine& a, long first_row, long last_row, long first_block, long last_block) {
-  if (last_row - first_row > kMostRows) {
+void affine(const Affine& args, long first_row, long last_row, long first_block, long last_block) {
+  if (last_row - first_row > kMaxBlockRows) {
     for (long block = first_block; block < last_block; ++block)
-      for_row_blocks(first_row, last_row, AffineBlock<S>{a, block, block + 1});
+      for_row_blocks(first_row, last_row, AffineBlock<S>{args, block, block + 1});
   } else {
-    for_row_blocks(first_row, last_row, AffineBlock<S>{a, first_block, last_block});
+    for_row_blocks(first_row, last_row, AffineBlock<S>{args, first_block, last_block});
   }
 }
 
@@ -166,10 +174,10 @@ void convert(const float* from, void* to, long count) {  // count is a multiple 
   for (long j = 0; j < count; j += kLanes) S::store_values(values + j, load(from + j));
 }
 
-// e^x for x <= 0 to about one unit in the last place, written so that compilers make vectors of it: x = n ln 2 + r, and
-// Taylor's series for e^r.
-CHARLM_INLINE double exponential_of(double x) {
-  constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to a whole number
+// e^x for x <= 0 to about one unit in the last place, written so that compilers can vectorize it: x = n ln 2 + r, and
+// the Taylor series for e^r.
+CHARLM_INLINE double exponential_double(double x) {
+  constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
   const double clamped = x < -700.0 ? -700.0 : x;
   const double shifted = clamped * 1.4426950408889634 + kShift;
   const double n = shifted - kShift;
@@ -187,7 +195,7 @@ CHARLM_INLINE double exponential_of(double x) {
   p = p * r + 0.5;
   p = p * r + 1.0;
   p = p * r + 1.0;
-  uint64_t bits;  // its lowest bits are n
+  uint64_t bits;  // the lowest bits are n
   memcpy(&bits, &shifted, 8);
   bits = (bits + 1023) << 52;
   double power;
@@ -195,25 +203,26 @@ CHARLM_INLINE double exponential_of(double x) {
   return x < -700.0 ? 0.0 : p * power;
 }
 
-void weights(const float* logits, const uint8_t* allowed, long count, double most, double temperature, double* out) {
+void unnormalized_softmax(const float* logits, const uint8_t* allowed, long count, double max_logit, double temperature,
+                          double* out) {
   for (long v = 0; v < count; ++v) {
-    const double weight = exponential_of((double(logits[v]) - most) / temperature);
+    const double weight = exponential_double((double(logits[v]) - max_logit) / temperature);
     out[v] = allowed[v] ? weight : 0.0;
   }
 }
 
-void losses(const float* logits, long stride, long size, const int64_t* targets, float* out, long rows) {
+void cross_entropy(const float* logits, long stride, long vocabulary, const int64_t* targets, float* out, long rows) {
   for (long row = 0; row < rows; ++row, logits += stride) {
-    float most = logits[0];
-    for (long v = 1; v < size; ++v) most = logits[v] > most ? logits[v] : most;
-    Floats sums = all(0.0f);
+    float max_logit = logits[0];
+    for (long v = 1; v < vocabulary; ++v) max_logit = logits[v] > max_logit ? logits[v] : max_logit;
+    Floats sums = broadcast(0.0f);
     long v = 0;
-    for (; v + kLanes <= size; v += kLanes) sums = sums + exponential(load(logits + v) - all(most));
+    for (; v + kLanes <= vocabulary; v += kLanes) sums = sums + exponential(load(logits + v) - broadcast(max_logit));
     float tail[kLanes];
-    for (long j = 0; j < kLanes; ++j) tail[j] = v + j < size ? logits[v + j] - most : -1e30f;
-    // What the clamp in exponential() leaves of the padding is 1e-38: less than the sum can hold.
-    if (v < size) sums = sums + exponential(load(tail));
-    out[row] = __builtin_logf(sum_of(sums)) + most - logits[targets[row]];
+    for (long j = 0; j < kLanes; ++j) tail[j] = v + j < vocabulary ? logits[v + j] - max_logit : -1e30f;
+    // The padding adds 1e-38, where exponential() clamps: the sum, at least 1, is too large to change.
+    if (v < vocabulary) sums = sums + exponential(load(tail));
+    out[row] = __builtin_logf(sum_lanes(sums)) + max_logit - logits[targets[row]];
   }
 }
 

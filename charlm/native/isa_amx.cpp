@@ -1,5 +1,8 @@
-// The kernels for AVX-512 with BF16 and VNNI and for tiles of bfloat16 (AMX); the build gives the matching flags.
+// The kernels for AVX-512 with BF16 and VNNI and with AMX tiles of bfloat16.
 #define CHARLM_LEVEL 4
 #include "kernel_table.h"
 
-CHARLM_KERNEL_TABLE(amx_kernels, "amx")
+const charlm::Kernels* charlm::amx_kernels() {
+  static constexpr Kernels table = make_table("amx");
+  return &table;
+}

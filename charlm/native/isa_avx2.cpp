@@ -1,5 +1,8 @@
-// The kernels for AVX2 and FMA; the build gives the matching flags.
+// The kernels for AVX2 with FMA.
 #define CHARLM_LEVEL 1
 #include "kernel_table.h"
 
-CHARLM_KERNEL_TABLE(avx2_kernels, "avx2")
+const charlm::Kernels* charlm::avx2_kernels() {
+  static constexpr Kernels table = make_table("avx2");
+  return &table;
+}

@@ -1,5 +1,8 @@
-// The kernels for AVX-512 F, BW, DQ and VL; the build gives the matching flags.
+// The kernels for AVX-512 F, BW, DQ and VL.
 #define CHARLM_LEVEL 2
 #include "kernel_table.h"
 
-CHARLM_KERNEL_TABLE(avx512_kernels, "avx512")
+const charlm::Kernels* charlm::avx512_kernels() {
+  static constexpr Kernels table = make_table("avx512");
+  return &table;
+}

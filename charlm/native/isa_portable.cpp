@@ -1,5 +1,8 @@
-// The kernels for any processor; the build gives the matching flags.
+// The kernels for any processor.
 #define CHARLM_LEVEL 0
 #include "kernel_table.h"
 
-CHARLM_KERNEL_TABLE(portable_kernels, "portable")
+const charlm::Kernels* charlm::portable_kernels() {
+  static constexpr Kernels table = make_table("portable");
+  return &table;
+}

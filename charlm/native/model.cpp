@@ -3,214 +3,243 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace charlm {
 namespace {
 
-constexpr size_t kLine = 64;
-constexpr size_t kMostTableBytes = size_t(256) << 20;
-constexpr size_t kScratchNumbers = size_t(4) << 20;  // sums of one layer held at a time
-constexpr long kStrip = 96;                          // rows that stay in the cache while all weights pass
-constexpr double kWorkPerThread = 1.5e5;             // multiplications below which another thread costs more than it helps
+constexpr size_t kMaxTableBytes = size_t(256) << 20;
+constexpr size_t kMaxChunkSums = size_t(4) << 20;       // sums of one layer that are held at a time
+constexpr long kStripRows = 96;                         // rows that stay in the cache while all weights are read
+constexpr double kMinMultiplicationsPerThread = 1.5e5;  // below this a thread costs more time than it saves
 
-// Rows [rows][columns] with zeros up to `wide` columns, or the rows themselves if that is what they have.
-const float* widened(const float* rows, long count, long columns, long wide, Buffer& held) {
-  if (columns == wide) return rows;
-  held = Buffer(size_t(count) * wide * sizeof(float));
+// Returns rows [count][columns] padded with zeros to `padded_columns`. The padded copy is kept in `copy`; without
+// padding the rows themselves are returned.
+const float* pad_columns(const float* rows, long count, long columns, long padded_columns, Buffer& copy) {
+  if (columns == padded_columns) return rows;
+  copy = Buffer::zeros(size_t(count) * padded_columns * sizeof(float));
   for (long row = 0; row < count; ++row)
-    memcpy(held.at<float>(size_t(row) * wide), rows + row * columns, size_t(columns) * sizeof(float));
-  return held.at<float>();
+    memcpy(copy.data<float>(size_t(row) * padded_columns), rows + row * columns, size_t(columns) * sizeof(float));
+  return copy.data<float>();
 }
 
-Buffer packed(const Kernels* kernels, int storage, const Matrix& matrix) {
-  Buffer out(size_t(kernels->packed_bytes(storage, matrix)));
+Buffer pack(const Kernels* kernels, int storage, const Matrix& matrix) {
+  Buffer packed = Buffer::zeros(size_t(kernels->packed_bytes(storage, matrix)));
   const long lanes = kernels->lanes;
-  const long blocks = matrix.gates ? ceil_to(matrix.outputs / 4, kUnitPadding) / lanes
-                                   : ceil_to(matrix.outputs, 4 * lanes) / (4 * lanes);
-  kernels->pack[storage](matrix, out.at(), 0, blocks);
-  return out;
+  const long blocks = matrix.by_gates ? ceil_to(matrix.outputs / 4, kUnitPadding) / lanes
+                                      : ceil_to(matrix.outputs, 4 * lanes) / (4 * lanes);
+  kernels->pack[storage](matrix, packed.data(), 0, blocks);
+  return packed;
 }
 
 }  // namespace
-
-Buffer::Buffer(size_t bytes, bool scratch)
-    : data_(static_cast<char*>(::operator new(bytes, std::align_val_t(kLine)))) {
-  if (!scratch) memset(data_, 0, bytes);
-}
-
-Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  return *this;
-}
-
-Buffer::~Buffer() {
-  if (data_) ::operator delete(data_, std::align_val_t(kLine));
-}
 
 // ------------------------------------------------------------------------------------------------- packing
 
 Model::Model(const Kernels* kernels, int storage, long vocabulary, long layers, const int64_t* widths,
              const float* embedding, const float* decoder_bias, const float* const* weights, int threads)
     : kernels_(kernels), storage_(storage), vocabulary_(vocabulary), embedding_width_(widths[0]) {
-  embedding_ = Buffer(size_t(vocabulary) * widths[0] * sizeof(float));
-  memcpy(embedding_.at(), embedding, size_t(vocabulary) * widths[0] * sizeof(float));
+  embedding_ = Buffer::zeros(size_t(vocabulary) * widths[0] * sizeof(float));
+  memcpy(embedding_.data(), embedding, size_t(vocabulary) * widths[0] * sizeof(float));
   for (long number = 0; number < layers; ++number) {
     Layer layer;
-    layer.width_in = widths[number];
-    layer.width = widths[number + 1];
-    layer.in = ceil_to(layer.width_in, kUnitPadding);
-    layer.H = ceil_to(layer.width, kUnitPadding);
+    layer.input_width = widths[number];
+    layer.hidden_width = widths[number + 1];
+    layer.I = ceil_to(layer.input_width, kUnitPadding);
+    layer.H = ceil_to(layer.hidden_width, kUnitPadding);
     pack_layer(layer, number == 0, weights + 3 * number);
     layers_.push_back(std::move(layer));
   }
-  pack_first_input(weights[0], threads);
+  prepare_first_layer(weights[0], threads);
   decoder_ = pack_decoder(vocabulary, nullptr);
-  decoder_bias_ = Buffer(size_t(ceil_to(vocabulary, 4 * kernels->lanes)) * sizeof(float));
-  memcpy(decoder_bias_.at(), decoder_bias, size_t(vocabulary) * sizeof(float));
+  decoder_bias_ = Buffer::zeros(size_t(ceil_to(vocabulary, 4 * kernels->lanes)) * sizeof(float));
+  memcpy(decoder_bias_.data(), decoder_bias, size_t(vocabulary) * sizeof(float));
 }
 
 void Model::pack_layer(Layer& layer, bool first, const float* const* weights) {
-  const long rows = 4 * layer.width;
-  Buffer wide_x, wide_h;
-  const float* x = first ? nullptr : widened(weights[0], rows, layer.width_in, layer.in, wide_x);
-  const float* h = widened(weights[1], rows, layer.width, layer.H, wide_h);
-  for (Buffer* per_gate : {&layer.bias, &layer.scale, &layer.x_scale, &layer.start, &layer.x_start})
-    *per_gate = Buffer(size_t(4 * layer.H) * 4);
+  const long rows = 4 * layer.hidden_width;
+  Buffer copy_ih, copy_hh;
+  const float* weight_ih = first ? nullptr : pad_columns(weights[0], rows, layer.input_width, layer.I, copy_ih);
+  const float* weight_hh = pad_columns(weights[1], rows, layer.hidden_width, layer.H, copy_hh);
+  for (Buffer* per_gate : {&layer.bias, &layer.scale_ih, &layer.scale_hh, &layer.initial_ih, &layer.initial_hh})
+    *per_gate = Buffer::zeros(size_t(4 * layer.H) * 4);
   for (long row = 0; row < rows; ++row)
-    layer.bias.at<float>()[row / layer.width * layer.H + row % layer.width] = weights[2][row];
-  if (storage_ != kInt8) memcpy(layer.start.at(), layer.bias.at(), size_t(4 * layer.H) * 4);
-  if (x) layer.x_weights = pack_gates(layer, x, layer.in, layer.x_scale, layer.x_start);
-  layer.h_weights = pack_gates(layer, h, layer.H, layer.scale, layer.start);
+    layer.bias.data<float>()[row / layer.hidden_width * layer.H + row % layer.hidden_width] = weights[2][row];
+  if (storage_ != kInt8) memcpy(layer.initial_hh.data(), layer.bias.data(), size_t(4 * layer.H) * 4);
+  if (weight_ih) layer.weight_ih = pack_gates(layer, weight_ih, layer.I, layer.scale_ih, layer.initial_ih);
+  layer.weight_hh = pack_gates(layer, weight_hh, layer.H, layer.scale_hh, layer.initial_hh);
 }
 
-// Weights [4 width][inputs] packed; for int8 each row with a factor of its own, which makes its largest weight 127.
-Buffer Model::pack_gates(const Layer& layer, const float* weights, long inputs, Buffer& scale, Buffer& start) const {
-  const long rows = 4 * layer.width;
+// Packs a weight [4 hidden_width][inputs]. For int8 each row is scaled so that its largest value becomes 127, and
+// `initial` subtracts the offset of 128 of the activations from the row's sum.
+Buffer Model::pack_gates(const Layer& layer, const float* weight, long inputs, Buffer& scale, Buffer& initial) const {
+  const long rows = 4 * layer.hidden_width;
   std::vector<float> factors(size_t(rows), 1.0f);
   for (long row = 0; row < rows && storage_ == kInt8; ++row) {
-    const float* values = weights + row * inputs;
-    float most = 1e-12f;
-    for (long k = 0; k < inputs; ++k) most = std::max(most, std::fabs(values[k]));
-    const float factor = factors[size_t(row)] = 127.0f / most;
+    const float* values = weight + row * inputs;
+    float largest = 1e-12f;
+    for (long k = 0; k < inputs; ++k) largest = std::max(largest, std::fabs(values[k]));
+    const float factor = factors[size_t(row)] = 127.0f / largest;
     int32_t sum = 0;
     for (long k = 0; k < inputs; ++k) sum += int32_t(lrintf(values[k] * factor));
-    const long place = row / layer.width * layer.H + row % layer.width;
-    start.at<int32_t>()[place] = -128 * sum;
-    scale.at<float>()[place] = most / (127.0f * 127.0f);
+    const long gate = row / layer.hidden_width * layer.H + row % layer.hidden_width;
+    initial.data<int32_t>()[gate] = -128 * sum;
+    scale.data<float>()[gate] = largest / (127.0f * 127.0f);
   }
-  return packed(kernels_, storage_, Matrix{weights, rows, inputs, true, factors.data()});
+  Matrix matrix;
+  matrix.values = weight;
+  matrix.outputs = rows;
+  matrix.inputs = inputs;
+  matrix.by_gates = true;
+  matrix.scale = factors.data();
+  return pack(kernels_, storage_, matrix);
 }
 
-void Model::pack_first_input(const float* w_ih, int threads) {
+// Computes the table of the first layer's input sums, or keeps the layer's weight if the table would be too large.
+void Model::prepare_first_layer(const float* weight_ih, int threads) {
   const Layer& layer = layers_.front();
-  first_weights_ = packed(kernels_, kFp32, Matrix{w_ih, 4 * layer.width, layer.width_in, true, nullptr});
-  if (size_t(vocabulary_) * 4 * layer.H * sizeof(float) > kMostTableBytes) return;
-  Buffer table(size_t(vocabulary_) * 4 * layer.H * sizeof(float));
-  const Affine a{embedding_.at(), embedding_width_, layer.width_in, first_weights_.at(), layer.bias.at(),
-                 table.at<float>(), 4 * layer.H,    true,           layer.H,             nullptr, nullptr};
-  run_team(members(double(vocabulary_) * 4 * layer.H * layer.width_in, threads), [&](const Member& member) {
-    kernels_->affine[kFp32](a, 0, vocabulary_, member.first(layer.H / kernels_->lanes),
-                            member.last(layer.H / kernels_->lanes));
+  Matrix matrix;
+  matrix.values = weight_ih;
+  matrix.outputs = 4 * layer.hidden_width;
+  matrix.inputs = layer.input_width;
+  matrix.by_gates = true;
+  first_weight_ih_ = pack(kernels_, kFp32, matrix);
+  if (size_t(vocabulary_) * 4 * layer.H * sizeof(float) > kMaxTableBytes) return;
+  Buffer table = Buffer::zeros(size_t(vocabulary_) * 4 * layer.H * sizeof(float));
+  Affine affine;
+  affine.x = embedding_.data();
+  affine.x_stride = embedding_width_;
+  affine.inputs = layer.input_width;
+  affine.weight = first_weight_ih_.data();
+  affine.initial_sums = layer.bias.data();
+  affine.out = table.data<float>();
+  affine.out_stride = 4 * layer.H;
+  affine.by_gates = true;
+  affine.units = layer.H;
+  const double multiplications = double(vocabulary_) * 4 * layer.H * layer.input_width;
+  run_team(team_size(multiplications, threads), [&](const Member& member) {
+    const long blocks = layer.H / kernels_->lanes;
+    kernels_->affine[kFp32](affine, 0, vocabulary_, member.first(blocks), member.last(blocks));
   });
-  table_ = std::move(table);
-  first_weights_ = Buffer();
+  input_table_ = std::move(table);
+  first_weight_ih_ = Buffer();
 }
 
-// The decoder's rows, all of them or those of `ids`; they are the embedding's.
+// Packs the decoder for the given ids, or for all ids if `ids` is null. Its rows are those of the embedding.
 Buffer Model::pack_decoder(long count, const int64_t* ids) const {
   const long E = embedding_width_, H = layers_.back().H;
-  Buffer rows(size_t(count) * H * sizeof(float));
+  Buffer rows = Buffer::zeros(size_t(count) * H * sizeof(float));
   for (long row = 0; row < count; ++row)
-    memcpy(rows.at<float>(size_t(row) * H), embedding_.at<float>(size_t(ids ? ids[row] : row) * E),
+    memcpy(rows.data<float>(size_t(row) * H), embedding_.data<float>(size_t(ids ? ids[row] : row) * E),
            size_t(E) * sizeof(float));
-  return packed(kernels_, decoder_storage(), Matrix{rows.at<float>(), count, H, false, nullptr});
+  Matrix matrix;
+  matrix.values = rows.data<float>();
+  matrix.outputs = count;
+  matrix.inputs = H;
+  return pack(kernels_, decoder_storage(), matrix);
 }
 
-double Model::multiplications() const {
+double Model::multiplications_per_id() const {
   double count = 0;
-  for (const Layer& layer : layers_) count += 4.0 * layer.H * (layer.H + (layer.x_weights ? layer.in : 0));
+  for (const Layer& layer : layers_) count += 4.0 * layer.H * (layer.H + (layer.weight_ih ? layer.I : 0));
   return count;
 }
 
-int Model::members(double work, int threads) const {
-  return std::max(1, std::min(threads, int(std::min(work / kWorkPerThread, 1e6))));
+int Model::team_size(double multiplications, int threads) const {
+  return std::max(1, std::min(threads, int(std::min(multiplications / kMinMultiplicationsPerThread, 1e6))));
 }
 
-// ------------------------------------------------------------------------------------------------- reading
+// ------------------------------------------------------------------------------------------------- forward
 
-// Some steps of a text, read layer by layer.
+// Some steps of a text, which pass through one layer after the other. What `forward` allocates is reused by each chunk.
 struct Model::Chunk {
-  long T, B;
-  const int64_t* ids;
-  float* h;
-  float* c;
-  bool by_rows;
-  float* sums;                        // [T][B][4H] the input sums of a layer
-  float* first;                       // [T][B][4H] input sums of the first layer where there is no table
-  float* embedded;                    // [T][B][E] likewise
-  std::vector<const void*>* starts;   // [T][B]
-  std::vector<const float*>* addends;
-  char* outputs[2];                   // [T + 1][B][H] values of the layer below and of this one, taking turns
-  uint16_t* last_bf16;                // [T][B][H] for the decoder of int8
-  float* logits;                      // [members][kStrip][V]
+  long T = 0, B = 0;
+  const int64_t* ids = nullptr;                      // [T][B]
+  float* h = nullptr;                                // [layers][B][H]
+  float* c = nullptr;                                // [layers][B][H]
+  bool split_rows = false;                           // threads divide the rows among themselves, and not the units
+  float* input_sums = nullptr;                       // [T][B][4H] W_ih x + bias of a layer above the first
+  float* first_input_sums = nullptr;                 // [T][B][4H] of the first layer, without an input table
+  float* embedded = nullptr;                         // [T][B][E] without an input table
+  std::vector<const void*>* initial_sums = nullptr;  // [T][B] for CellStep
+  std::vector<const float*>* addends = nullptr;      // [T][B] for CellStep
+  char* outputs[2] = {};  // [T + 1][B][H] of this layer and of the one below, alternating; row 0 is the state before
+  uint16_t* top_bf16 = nullptr;  // [T][B][H] outputs of the last layer for the decoder of int8
+  float* logits = nullptr;       // [members][kStripRows][V] scratch
 };
 
-void Model::first_inputs(const int64_t* ids, long count, float* rows, float* out, const Member& member) const {
+// sums [count][4H] = W_ih x + bias of the first layer for the embeddings x of `ids`.
+void Model::first_layer_sums(const int64_t* ids, long count, float* embedded, float* sums, const Member& member) const {
   const Layer& layer = layers_.front();
   for (long n = member.first(count); n < member.last(count); ++n)
-    memcpy(rows + n * embedding_width_, embedding_.at<float>(size_t(ids[n]) * embedding_width_),
+    memcpy(embedded + n * embedding_width_, embedding_.data<float>(size_t(ids[n]) * embedding_width_),
            size_t(embedding_width_) * sizeof(float));
   member.wait();
-  const Affine a{rows, embedding_width_, layer.width_in, first_weights_.at(), layer.bias.at(),
-                 out,  4 * layer.H,      true,           layer.H,             nullptr,         nullptr};
+  Affine affine;
+  affine.x = embedded;
+  affine.x_stride = embedding_width_;
+  affine.inputs = layer.input_width;
+  affine.weight = first_weight_ih_.data();
+  affine.initial_sums = layer.bias.data();
+  affine.out = sums;
+  affine.out_stride = 4 * layer.H;
+  affine.by_gates = true;
+  affine.units = layer.H;
   const long blocks = layer.H / kernels_->lanes;
-  kernels_->affine[kFp32](a, 0, count, member.first(blocks), member.last(blocks));
+  kernels_->affine[kFp32](affine, 0, count, member.first(blocks), member.last(blocks));
   member.wait();
 }
 
 void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) const {
   const Layer& layer = layers_[number];
   const long T = chunk.T, B = chunk.B, H = layer.H, units = H / kernels_->lanes, rows = T * B;
-  const size_t value = value_size();
+  const size_t bytes = value_bytes();
   size_t offset = 0;
   for (size_t below = 0; below < number; ++below) offset += size_t(layers_[below].H) * B;
   float* h = chunk.h + offset;
   float* c = chunk.c + offset;
-  char* in = chunk.outputs[(number + 1) % 2] + size_t(B) * layer.in * value;  // after the state before the first step
-  char* out = chunk.outputs[number % 2];
-  if (number == 0 && !table_) first_inputs(chunk.ids, rows, chunk.embedded, chunk.first, member);
+  char* input = chunk.outputs[(number + 1) % 2] + size_t(B) * layer.I * bytes;  // without the state before
+  char* output = chunk.outputs[number % 2];
+  if (number == 0 && !input_table_) first_layer_sums(chunk.ids, rows, chunk.embedded, chunk.first_input_sums, member);
   if (number > 0) {
-    const void* start = storage_ == kInt8 ? layer.x_start.at() : layer.start.at();
-    const Affine a{in,   layer.in, layer.in, layer.x_weights.at(),      start,                   chunk.sums, 4 * H,
-                   true, H,        layer.x_scale.at<float>(), layer.bias.at<float>()};
-    for (long row = member.first(rows); row < member.last(rows); row += kStrip)
-      kernels_->affine[storage_](a, row, std::min(row + kStrip, member.last(rows)), 0, units);
+    Affine affine;
+    affine.x = input;
+    affine.x_stride = layer.I;
+    affine.inputs = layer.I;
+    affine.weight = layer.weight_ih.data();
+    affine.initial_sums = storage_ == kInt8 ? layer.initial_ih.data() : layer.initial_hh.data();
+    affine.out = chunk.input_sums;
+    affine.out_stride = 4 * H;
+    affine.by_gates = true;
+    affine.units = H;
+    affine.scale = layer.scale_ih.data<float>();
+    affine.bias = layer.bias.data<float>();
+    for (long row = member.first(rows); row < member.last(rows); row += kStripRows)
+      kernels_->affine[storage_](affine, row, std::min(row + kStripRows, member.last(rows)), 0, units);
   }
   for (long n = member.first(rows); n < member.last(rows); ++n) {
-    const float* first = table_ ? table_.at<float>(size_t(number ? 0 : chunk.ids[n]) * 4 * H) : chunk.first + n * 4 * H;
-    const float* input = number ? chunk.sums + n * 4 * H : first;
-    (*chunk.addends)[size_t(n)] = input;
-    (*chunk.starts)[size_t(n)] = storage_ == kInt8 ? layer.start.at() : reinterpret_cast<const char*>(input);
+    const float* sums = number         ? chunk.input_sums + n * 4 * H
+                        : input_table_ ? input_table_.data<float>(size_t(chunk.ids[n]) * 4 * H)
+                                       : chunk.first_input_sums + n * 4 * H;
+    (*chunk.addends)[size_t(n)] = sums;
+    (*chunk.initial_sums)[size_t(n)] =
+        storage_ == kInt8 ? layer.initial_hh.data() : reinterpret_cast<const char*>(sums);
   }
-  if (member.number == 0) kernels_->convert[storage_](h, out, B * H);
+  if (member.index == 0) kernels_->convert[storage_](h, output, B * H);
   member.wait();
   for (long t = 0; t < T; ++t) {
-    const CellStep step{H,
-                        chunk.starts->data() + t * B,
-                        chunk.addends->data() + t * B,
-                        layer.scale.at<float>(),
-                        nullptr,
-                        0,
-                        nullptr,
-                        nullptr,
-                        nullptr,
-                        out + size_t(t) * B * H * value,
-                        layer.h_weights.at(),
-                        c,
-                        out + size_t(t + 1) * B * H * value,
-                        h,
-                        number + 1 == layers_.size() && chunk.last_bf16 ? chunk.last_bf16 + t * B * H : nullptr};
-    if (chunk.by_rows) {
+    CellStep step;
+    step.H = H;
+    step.initial_sums = chunk.initial_sums->data() + t * B;
+    step.addends = chunk.addends->data() + t * B;
+    step.scale_hh = layer.scale_hh.data<float>();
+    step.hidden = output + size_t(t) * B * H * bytes;
+    step.weight_hh = layer.weight_hh.data();
+    step.cell = c;
+    step.new_hidden = output + size_t(t + 1) * B * H * bytes;
+    step.new_hidden_fp32 = h;
+    if (number + 1 == layers_.size() && chunk.top_bf16) step.new_hidden_bf16 = chunk.top_bf16 + t * B * H;
+    if (chunk.split_rows) {
       kernels_->cell_step[storage_](step, member.first(B), member.last(B), 0, units);
     } else {
       kernels_->cell_step[storage_](step, 0, B, member.first(units), member.last(units));
@@ -222,66 +251,71 @@ void Model::run_layer(const Chunk& chunk, size_t number, const Member& member) c
 
 void Model::decode(const Chunk& chunk, const Member& member, float* logits, const int64_t* targets,
                    float* losses) const {
-  const size_t last = layers_.size() - 1;
-  const long H = layers_[last].H, stride = ceil_to(vocabulary_, 4 * kernels_->lanes), rows = chunk.T * chunk.B;
-  const void* x = chunk.last_bf16 ? static_cast<const void*>(chunk.last_bf16)
-                                  : chunk.outputs[last % 2] + size_t(chunk.B) * H * value_size();
-  float* scratch = chunk.logits + size_t(member.number) * kStrip * stride;
-  for (long row = member.first(rows); row < member.last(rows); row += kStrip) {
-    const long count = std::min(kStrip, member.last(rows) - row);
-    const size_t value = decoder_storage() == kFp32 ? 4 : 2;
-    const Affine a{static_cast<const char*>(x) + size_t(row) * H * value, H, H, decoder_.at(), decoder_bias_.at(),
-                   scratch, stride, false, 0, nullptr, nullptr};
-    kernels_->affine[decoder_storage()](a, 0, count, 0, stride / (4 * kernels_->lanes));
-    if (losses) kernels_->losses(scratch, stride, vocabulary_, targets + row, losses + row, count);
+  const size_t last_layer = layers_.size() - 1;
+  const long H = layers_[last_layer].H, stride = ceil_to(vocabulary_, 4 * kernels_->lanes), rows = chunk.T * chunk.B;
+  const char* outputs = chunk.top_bf16 ? reinterpret_cast<const char*>(chunk.top_bf16)
+                                       : chunk.outputs[last_layer % 2] + size_t(chunk.B) * H * value_bytes();
+  const size_t bytes = decoder_storage() == kFp32 ? 4 : 2;
+  float* scratch = chunk.logits + size_t(member.index) * kStripRows * stride;
+  for (long row = member.first(rows); row < member.last(rows); row += kStripRows) {
+    const long count = std::min(kStripRows, member.last(rows) - row);
+    Affine affine;
+    affine.x = outputs + size_t(row) * H * bytes;
+    affine.x_stride = H;
+    affine.inputs = H;
+    affine.weight = decoder_.data();
+    affine.initial_sums = decoder_bias_.data();
+    affine.out = scratch;
+    affine.out_stride = stride;
+    kernels_->affine[decoder_storage()](affine, 0, count, 0, stride / (4 * kernels_->lanes));
+    if (losses) kernels_->cross_entropy(scratch, stride, vocabulary_, targets + row, losses + row, count);
     if (logits)
       for (long n = 0; n < count; ++n)
         memcpy(logits + (row + n) * vocabulary_, scratch + n * stride, size_t(vocabulary_) * sizeof(float));
   }
 }
 
-void Model::read(long T, long B, const int64_t* ids, float* h, float* c, float* logits, const int64_t* targets,
-                 float* losses, int threads) const {
+void Model::forward(long T, long B, const int64_t* ids, float* h, float* c, float* logits, const int64_t* targets,
+                    float* losses, int threads) const {
   if (T == 0 || B == 0) return;
-  long widest = 0;
-  for (const Layer& layer : layers_) widest = std::max({widest, layer.H, layer.in});
-  const long most = std::max<long>(1, long(kScratchNumbers / size_t(4 * widest * B)));
-  const long steps = std::min(T, most), rows = steps * B;
-  const int team = members(multiplications() * double(T * B), threads);
+  long max_width = 0;
+  for (const Layer& layer : layers_) max_width = std::max({max_width, layer.H, layer.I});
+  const long max_steps = std::max<long>(1, long(kMaxChunkSums / size_t(4 * max_width * B)));
+  const long chunk_steps = std::min(T, max_steps), rows = chunk_steps * B;
+  const int members = team_size(multiplications_per_id() * double(T * B), threads);
   const long stride = ceil_to(vocabulary_, 4 * kernels_->lanes);
-  const bool many = layers_.size() > 1;
-  const auto scratch = [](bool needed, size_t bytes) { return Buffer(needed ? bytes : 0, true); };
-  const Buffer sums = scratch(many, size_t(rows) * 4 * widest * 4);
-  const Buffer outputs[2] = {scratch(true, size_t(rows + B) * widest * value_size()),
-                             scratch(true, size_t(rows + B) * widest * value_size())};
-  const Buffer first = scratch(!table_, size_t(rows) * 4 * layers_[0].H * 4);
-  const Buffer embedded = scratch(!table_, size_t(rows) * embedding_width_ * 4);
-  const Buffer bf16 = scratch(storage_ == kInt8, size_t(rows) * layers_.back().H * 2);
-  const Buffer strips = scratch(true, size_t(team) * kStrip * stride * 4);
-  std::vector<const void*> starts(static_cast<size_t>(rows));
+  const auto scratch = [](bool needed, size_t bytes) { return Buffer::uninitialized(needed ? bytes : 0); };
+  const Buffer input_sums = scratch(layers_.size() > 1, size_t(rows) * 4 * max_width * 4);
+  const Buffer outputs[2] = {scratch(true, size_t(rows + B) * max_width * value_bytes()),
+                             scratch(true, size_t(rows + B) * max_width * value_bytes())};
+  const Buffer first_input_sums = scratch(!input_table_, size_t(rows) * 4 * layers_[0].H * 4);
+  const Buffer embedded = scratch(!input_table_, size_t(rows) * embedding_width_ * 4);
+  const Buffer top_bf16 = scratch(storage_ == kInt8, size_t(rows) * layers_.back().H * 2);
+  const Buffer strips = scratch(true, size_t(members) * kStripRows * stride * 4);
+  std::vector<const void*> initial_sums(static_cast<size_t>(rows));
   std::vector<const float*> addends(static_cast<size_t>(rows));
-  Chunk chunk{0,
-              B,
-              ids,
-              h,
-              c,
-              B >= 8 * team,
-              sums.at<float>(),
-              first.at<float>(),
-              embedded.at<float>(),
-              &starts,
-              &addends,
-              {outputs[0].at(), outputs[1].at()},
-              storage_ == kInt8 ? bf16.at<uint16_t>() : nullptr,
-              strips.at<float>()};
-  run_team(team, [&](const Member& member) {
-    Chunk mine = chunk;
-    for (long t = 0; t < T; t += steps) {
-      mine.T = std::min(steps, T - t);
-      mine.ids = ids + t * B;
-      for (size_t number = 0; number < layers_.size(); ++number) run_layer(mine, number, member);
+  Chunk chunk;
+  chunk.B = B;
+  chunk.h = h;
+  chunk.c = c;
+  chunk.split_rows = B >= 8 * members;
+  chunk.input_sums = input_sums.data<float>();
+  chunk.first_input_sums = first_input_sums.data<float>();
+  chunk.embedded = embedded.data<float>();
+  chunk.initial_sums = &initial_sums;
+  chunk.addends = &addends;
+  chunk.outputs[0] = outputs[0].data();
+  chunk.outputs[1] = outputs[1].data();
+  if (storage_ == kInt8) chunk.top_bf16 = top_bf16.data<uint16_t>();
+  chunk.logits = strips.data<float>();
+  run_team(members, [&](const Member& member) {
+    Chunk own = chunk;  // each member advances its own copy
+    for (long t = 0; t < T; t += chunk_steps) {
+      own.T = std::min(chunk_steps, T - t);
+      own.ids = ids + t * B;
+      for (size_t number = 0; number < layers_.size(); ++number) run_layer(own, number, member);
       if (logits || losses)
-        decode(mine, member, logits ? logits + t * B * vocabulary_ : nullptr, targets ? targets + t * B : nullptr,
+        decode(own, member, logits ? logits + t * B * vocabulary_ : nullptr, targets ? targets + t * B : nullptr,
                losses ? losses + t * B : nullptr);
       member.wait();
     }

@@ -16,7 +16,7 @@ namespace {
 
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-long process() {
+long process_id() {
 #if defined(__unix__) || defined(__APPLE__)
   return getpid();
 #else
@@ -26,67 +26,73 @@ long process() {
 
 std::atomic<GompParallel> openmp{nullptr};
 std::atomic<long> openmp_process{0};
-// The process in which a team is at work, 0 if none is. A child made by fork while one was takes no notice of it.
-std::atomic<long> busy{0};
-// On a machine whose cores others use, no team is tried for a while, each time for longer: times in microseconds.
-constexpr int64_t kFirstPause = 50'000, kLongestPause = 8'000'000;
-std::atomic<int64_t> alone_until{0}, next_pause{kFirstPause};
+
+// The process in which a team is running, or 0. It holds a process and not a flag because a child forked while a team
+// was running inherits the value but not the team.
+std::atomic<long> team_process{0};
+
+// After an oversubscribed team no team is started for a pause in microseconds, which doubles each time: other programs
+// are using the cores.
+constexpr int64_t kMinPause = 50'000, kMaxPause = 8'000'000;
+std::atomic<int64_t> pause_end{0}, next_pause{kMinPause};
 
 int64_t now() {
   using namespace std::chrono;
   return duration_cast<microseconds>(steady_clock::now().time_since_epoch()).count();
 }
 
-void note(const Barrier& barrier) {
+void update_pause(const Barrier& barrier) {
   const int64_t pause = next_pause.load();
-  if (barrier.crowded()) {
-    alone_until.store(now() + pause);
-    next_pause.store(std::min(2 * pause, kLongestPause));
-  } else if (barrier.smooth()) {
-    next_pause.store(std::max(pause / 2, kFirstPause));
+  if (barrier.oversubscribed()) {
+    pause_end.store(now() + pause);
+    next_pause.store(std::min(2 * pause, kMaxPause));
+  } else if (barrier.never_late()) {
+    next_pause.store(std::max(pause / 2, kMinPause));
   }
 }
 
-void relax() {
+void spin_wait_hint() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
 #endif
 }
 
-class Claim {
+// Acquires the right to run this process's only team, without waiting for it.
+class TeamLock {
  public:
-  Claim() {
-    const long mine = process();
-    long found = busy.load();
-    while (found != mine && !busy.compare_exchange_weak(found, mine)) {
+  TeamLock() {
+    const long process = process_id();
+    long owner = team_process.load();
+    while (owner != process && !team_process.compare_exchange_weak(owner, process)) {
     }
-    granted_ = found != mine;
+    acquired_ = owner != process;
   }
-  ~Claim() {
-    if (granted_) busy.store(0);
+  ~TeamLock() {
+    if (acquired_) team_process.store(0);
   }
-  bool granted() const { return granted_; }
+  bool acquired() const { return acquired_; }
 
  private:
-  bool granted_ = false;
+  bool acquired_ = false;
 };
 
-struct Parts {
-  const std::function<void(int)>& work;
+// Tasks that any number of threads take from until none is left.
+struct TaskQueue {
+  const std::function<void(int)>& task;
   const int count;
   std::atomic<int> next{0};
 
-  void take() {
-    for (int part; (part = next.fetch_add(1)) < count;) work(part);
+  void run() {
+    for (int i; (i = next.fetch_add(1)) < count;) task(i);
   }
-  static void entry(void* self) { static_cast<Parts*>(self)->take(); }
+  static void openmp_entry(void* queue) { static_cast<TaskQueue*>(queue)->run(); }
 };
 
 }  // namespace
 
 void Barrier::wait() {
   const unsigned phase = phase_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == members_) {
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == team_size_) {
     arrived_.store(0, std::memory_order_relaxed);
     phase_.store(phase + 1, std::memory_order_release);
     return;
@@ -94,59 +100,59 @@ void Barrier::wait() {
   constexpr int kSpins = 4000;
   for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
     if (spins < kSpins) {
-      relax();
+      spin_wait_hint();
     } else {
-      if (spins == kSpins) late_.fetch_add(1, std::memory_order_relaxed);
+      if (spins == kSpins) late_arrivals_.fetch_add(1, std::memory_order_relaxed);
       std::this_thread::yield();
     }
   }
 }
 
-void run_team(int members, const std::function<void(const Member&)>& work) {
-  if (members > 1 && now() >= alone_until.load()) {
-    Claim claim;
-    if (claim.granted()) {
+void run_team(int team_size, const std::function<void(const Member&)>& work) {
+  if (team_size > 1 && now() >= pause_end.load()) {
+    TeamLock lock;
+    if (lock.acquired()) {
       std::vector<std::thread> threads;
-      threads.reserve(size_t(members - 1));
-      std::atomic<int> size{0};  // 0 until everybody is there
+      threads.reserve(size_t(team_size - 1));
+      std::atomic<int> final_size{0};  // 0 until all threads have been created
       Barrier* barrier = nullptr;
-      const auto join = [&](int number) {
-        while (size.load(std::memory_order_acquire) == 0) std::this_thread::yield();
-        work(Member{number, size.load(), barrier});
+      const auto join = [&](int index) {
+        while (final_size.load(std::memory_order_acquire) == 0) std::this_thread::yield();
+        work(Member{index, final_size.load(), barrier});
       };
       try {
-        for (int number = 1; number < members; ++number) threads.emplace_back(join, number);
+        for (int index = 1; index < team_size; ++index) threads.emplace_back(join, index);
       } catch (const std::system_error&) {
-        // No more threads to be had: those that are there do it.
+        // The system refuses more threads; those that exist share the work.
       }
-      const int there = int(threads.size()) + 1;
-      Barrier shared(there);
-      barrier = &shared;
-      size.store(there, std::memory_order_release);
-      work(Member{0, there, barrier});
+      const int created = int(threads.size()) + 1;
+      Barrier shared_barrier(created);
+      barrier = &shared_barrier;
+      final_size.store(created, std::memory_order_release);
+      work(Member{0, created, barrier});
       for (std::thread& thread : threads) thread.join();
-      note(shared);
+      update_pause(shared_barrier);
       return;
     }
   }
-  Barrier alone(1);
-  work(Member{0, 1, &alone});
+  Barrier barrier(1);
+  work(Member{0, 1, &barrier});
 }
 
-void run_parts(int parts, const std::function<void(int)>& work) {
-  Parts shared{work, parts};
+void run_tasks(int count, const std::function<void(int)>& task) {
+  TaskQueue queue{task, count};
   const GompParallel parallel = openmp.load();
-  if (parts <= 1) {
-    shared.take();
-  } else if (parallel && openmp_process.load() == process()) {  // OpenMP's threads do not survive a fork
-    parallel(Parts::entry, &shared, unsigned(parts), 0);
+  if (count <= 1) {
+    queue.run();
+  } else if (parallel && openmp_process.load() == process_id()) {  // OpenMP's threads do not survive a fork
+    parallel(TaskQueue::openmp_entry, &queue, unsigned(count), 0);
   } else {
-    run_team(parts, [&](const Member&) { shared.take(); });
+    run_team(count, [&](const Member&) { queue.run(); });
   }
 }
 
 void use_openmp(void* gomp_parallel) {
-  openmp_process.store(process());
+  openmp_process.store(process_id());
   openmp.store(reinterpret_cast<GompParallel>(gomp_parallel));
 }
 

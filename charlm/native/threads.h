@@ -1,6 +1,8 @@
-// Work shared by several threads, without a pool: threads are made for a call and end with it, so there is nothing that a
-// fork could lose or that two callers could fight over. Inside a process that has torch's OpenMP, work without barriers
-// goes to that instead, because two sets of threads would take the cores from one another.
+// Parallel work without a thread pool. Threads are created for one call and joined before it returns, so a fork cannot
+// lose them and two callers cannot compete for them.
+//
+// Where torch's OpenMP library is loaded, tasks that do not wait for each other run on its threads instead: a second
+// set of threads would compete with them for the cores.
 #pragma once
 
 #include <atomic>
@@ -8,46 +10,48 @@
 
 namespace charlm {
 
-// Threads of a team wait for one another here. They spin for a short while, and then let others run.
+// Where the threads of a team wait for each other. A thread spins for a short time and then yields its core.
 class Barrier {
  public:
-  explicit Barrier(int members) : members_(members) {}
+  explicit Barrier(int team_size) : team_size_(team_size) {}
   void wait();
-  // Whether the team has had to wait so often for a member that had no core that one thread alone would be faster.
-  bool crowded() const { return late_.load(std::memory_order_relaxed) > kMostLate; }
-  // Whether nobody was late at all.
-  bool smooth() const { return late_.load(std::memory_order_relaxed) == 0; }
+  // Whether the team has so often waited for a thread without a core that a single thread would be faster.
+  bool oversubscribed() const { return late_arrivals_.load(std::memory_order_relaxed) > kMaxLateArrivals; }
+  bool never_late() const { return late_arrivals_.load(std::memory_order_relaxed) == 0; }
 
  private:
-  static constexpr int kMostLate = 6;
+  static constexpr int kMaxLateArrivals = 6;
 
-  const int members_;
-  std::atomic<int> late_{0};
+  const int team_size_;
+  std::atomic<int> late_arrivals_{0};
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> phase_{0};
 };
 
-// What one member of a team is told. `wait` is a barrier for the whole team.
+// What one thread of a team knows about itself and the team.
 struct Member {
-  int number, of;
+  int index, team_size;
   Barrier* barrier;
+
+  // Returns when every member has called it.
   void wait() const {
-    if (of > 1) barrier->wait();
+    if (team_size > 1) barrier->wait();
   }
-  // This member's share of `count` things: [first, last).
-  long first(long count) const { return count * number / of; }
-  long last(long count) const { return count * (number + 1) / of; }
+  // This member's share of the range [0, count) is [first(count), last(count)).
+  long first(long count) const { return count * index / team_size; }
+  long last(long count) const { return count * (index + 1) / team_size; }
 };
 
-// Runs `work` in `members` threads at once, this one included. While another call's team is at work, where no thread can
-// be made, and for a while after a crowded team, this one does it alone: results never depend on the number of members.
-void run_team(int members, const std::function<void(const Member&)>& work);
+// Calls `work` on `team_size` threads at once, the calling thread among them. The team may be smaller than asked for: a
+// single thread runs `work` while the team of another call is running and for some time after an oversubscribed team,
+// and a team has as many members as threads can be created. So no result may depend on the size of the team.
+void run_team(int team_size, const std::function<void(const Member&)>& work);
 
-// Calls work(part) for each part in [0, parts), on torch's OpenMP threads where they are known. Parts must not wait for
-// one another.
-void run_parts(int parts, const std::function<void(int)>& work);
+// Calls task(i) for each i in [0, count), on torch's OpenMP threads if they are available. Tasks must not wait for each
+// other.
+void run_tasks(int count, const std::function<void(int)>& task);
 
-// GOMP_parallel of the OpenMP library that torch has loaded, or null.
+// Takes GOMP_parallel of the OpenMP library that torch has loaded, or null.
 void use_openmp(void* gomp_parallel);
 
 }  // namespace charlm

@@ -1,16 +1,17 @@
-// Vectors of floats and of 32-bit integers for one instruction set, chosen by CHARLM_LEVEL when a file is compiled:
-// 0 portable C++, 1 AVX2 with FMA, 2 AVX-512 (F, BW, DQ, VL), 3 the same with BF16 and VNNI, 4 with AMX's
-// tiles for bfloat16 besides.
+// Vectors of floats and of 32-bit integers, and the activation functions of an LSTM, for one instruction set.
+// CHARLM_LEVEL selects it when a file is compiled:
 //
-// Everything is in an unnamed namespace and uses nothing of the standard library: the linker must never take a function
-// compiled for a newer processor in the place of one that runs everywhere.
+//     0 portable C++    1 AVX2 with FMA    2 AVX-512 F, BW, DQ and VL    3 also BF16 and VNNI    4 also AMX tiles
+//
+// Everything is in an unnamed namespace and nothing comes from the standard library. Otherwise the linker could merge a
+// function that was compiled for a newer processor with its copy that must run everywhere.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
 #ifndef CHARLM_LEVEL
-#error "compile isa_*.cpp, which say for which instruction set"
+#error "define CHARLM_LEVEL, as isa_*.cpp do"
 #endif
 
 #if CHARLM_LEVEL > 0
@@ -31,24 +32,26 @@ constexpr long kLanes = 16;
 
 CHARLM_INLINE Floats load(const float* p) { return _mm512_loadu_ps(p); }
 CHARLM_INLINE void store(float* p, Floats v) { _mm512_storeu_ps(p, v); }
-CHARLM_INLINE Floats all(float x) { return _mm512_set1_ps(x); }
-CHARLM_INLINE Ints all_bits(int32_t x) { return _mm512_set1_epi32(x); }
-CHARLM_INLINE Ints load_bits(const void* p) { return _mm512_loadu_si512(p); }
-CHARLM_INLINE void store_bits(void* p, Ints v) { _mm512_storeu_si512(p, v); }
+CHARLM_INLINE Floats broadcast(float x) { return _mm512_set1_ps(x); }
+CHARLM_INLINE Ints broadcast_int(int32_t x) { return _mm512_set1_epi32(x); }
+CHARLM_INLINE Ints load_ints(const void* p) { return _mm512_loadu_si512(p); }
+CHARLM_INLINE void store_ints(void* p, Ints v) { _mm512_storeu_si512(p, v); }
 CHARLM_INLINE Floats as_floats(Ints v) { return _mm512_castsi512_ps(v); }
 CHARLM_INLINE Ints as_ints(Floats v) { return _mm512_castps_si512(v); }
 CHARLM_INLINE Floats to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
-CHARLM_INLINE Ints rounded(Floats v) { return _mm512_cvtps_epi32(v); }
+CHARLM_INLINE Ints round_to_int(Floats v) { return _mm512_cvtps_epi32(v); }
 CHARLM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 CHARLM_INLINE Floats subtract_product(Floats c, Floats a, Floats b) { return _mm512_fnmadd_ps(a, b, c); }
-// The constant stands first, because these return their second operand where one is no number: it must not vanish.
-CHARLM_INLINE Floats at_most(float limit, Floats v) { return _mm512_min_ps(_mm512_set1_ps(limit), v); }
-CHARLM_INLINE Floats at_least(float limit, Floats v) { return _mm512_max_ps(_mm512_set1_ps(limit), v); }
-CHARLM_INLINE Floats nearest(Floats v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// The limit is the first operand, because the instructions return the second one if either is NaN: NaN must propagate.
+CHARLM_INLINE Floats clamp_max(float limit, Floats v) { return _mm512_min_ps(_mm512_set1_ps(limit), v); }
+CHARLM_INLINE Floats clamp_min(float limit, Floats v) { return _mm512_max_ps(_mm512_set1_ps(limit), v); }
+CHARLM_INLINE Floats round_to_nearest(Floats v) {
+  return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 CHARLM_INLINE Floats times_power_of_two(Floats v, Floats n) { return _mm512_scalef_ps(v, n); }
-template <bool fine>
+template <bool precise>
 CHARLM_INLINE Floats reciprocal(Floats v) {
-  if constexpr (fine) return _mm512_div_ps(_mm512_set1_ps(1.0f), v);
+  if constexpr (precise) return _mm512_div_ps(_mm512_set1_ps(1.0f), v);
   return _mm512_rcp14_ps(v);
 }
 CHARLM_INLINE Ints shift_left_16(Ints v) { return _mm512_slli_epi32(v, 16); }
@@ -64,8 +67,8 @@ CHARLM_INLINE void store_low_halves(uint16_t* p, Ints v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
 }
 CHARLM_INLINE Ints shift_right_logical(Ints v, int by) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128(by)); }
-CHARLM_INLINE Ints plus(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
-CHARLM_INLINE Ints both(Ints a, Ints b) { return _mm512_and_si512(a, b); }
+CHARLM_INLINE Ints add(Ints a, Ints b) { return _mm512_add_epi32(a, b); }
+CHARLM_INLINE Ints bitwise_and(Ints a, Ints b) { return _mm512_and_si512(a, b); }
 
 #elif CHARLM_LEVEL == 1
 
@@ -75,25 +78,29 @@ constexpr long kLanes = 8;
 
 CHARLM_INLINE Floats load(const float* p) { return _mm256_loadu_ps(p); }
 CHARLM_INLINE void store(float* p, Floats v) { _mm256_storeu_ps(p, v); }
-CHARLM_INLINE Floats all(float x) { return _mm256_set1_ps(x); }
-CHARLM_INLINE Ints all_bits(int32_t x) { return _mm256_set1_epi32(x); }
-CHARLM_INLINE Ints load_bits(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-CHARLM_INLINE void store_bits(void* p, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+CHARLM_INLINE Floats broadcast(float x) { return _mm256_set1_ps(x); }
+CHARLM_INLINE Ints broadcast_int(int32_t x) { return _mm256_set1_epi32(x); }
+CHARLM_INLINE Ints load_ints(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+CHARLM_INLINE void store_ints(void* p, Ints v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 CHARLM_INLINE Floats as_floats(Ints v) { return _mm256_castsi256_ps(v); }
 CHARLM_INLINE Ints as_ints(Floats v) { return _mm256_castps_si256(v); }
 CHARLM_INLINE Floats to_floats(Ints v) { return _mm256_cvtepi32_ps(v); }
-CHARLM_INLINE Ints rounded(Floats v) { return _mm256_cvtps_epi32(v); }
+CHARLM_INLINE Ints round_to_int(Floats v) { return _mm256_cvtps_epi32(v); }
 CHARLM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 CHARLM_INLINE Floats subtract_product(Floats c, Floats a, Floats b) { return _mm256_fnmadd_ps(a, b, c); }
-CHARLM_INLINE Floats at_most(float limit, Floats v) { return _mm256_min_ps(_mm256_set1_ps(limit), v); }
-CHARLM_INLINE Floats at_least(float limit, Floats v) { return _mm256_max_ps(_mm256_set1_ps(limit), v); }
-CHARLM_INLINE Floats nearest(Floats v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+CHARLM_INLINE Floats clamp_max(float limit, Floats v) { return _mm256_min_ps(_mm256_set1_ps(limit), v); }
+CHARLM_INLINE Floats clamp_min(float limit, Floats v) { return _mm256_max_ps(_mm256_set1_ps(limit), v); }
+CHARLM_INLINE Floats round_to_nearest(Floats v) {
+  return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 CHARLM_INLINE Floats times_power_of_two(Floats v, Floats n) {
   const Ints exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
   return _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 template <bool>
-CHARLM_INLINE Floats reciprocal(Floats v) { return _mm256_div_ps(_mm256_set1_ps(1.0f), v); }
+CHARLM_INLINE Floats reciprocal(Floats v) {
+  return _mm256_div_ps(_mm256_set1_ps(1.0f), v);
+}
 CHARLM_INLINE Ints shift_left_16(Ints v) { return _mm256_slli_epi32(v, 16); }
 CHARLM_INLINE Ints high_half(Ints v) { return _mm256_and_si256(v, _mm256_set1_epi32(int32_t(0xffff0000u))); }
 CHARLM_INLINE Floats load_bf16(const uint16_t* p) {
@@ -109,54 +116,56 @@ CHARLM_INLINE void store_low_halves(uint16_t* p, Ints v) {
                    _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
 }
 CHARLM_INLINE Ints shift_right_logical(Ints v, int by) { return _mm256_srl_epi32(v, _mm_cvtsi32_si128(by)); }
-CHARLM_INLINE Ints plus(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
-CHARLM_INLINE Ints both(Ints a, Ints b) { return _mm256_and_si256(a, b); }
+CHARLM_INLINE Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+CHARLM_INLINE Ints bitwise_and(Ints a, Ints b) { return _mm256_and_si256(a, b); }
 
 #else
 
-// Vectors of GCC and Clang: SSE2, NEON or plain registers, as the processor has it.
+// Vectors of GCC and Clang, which the compiler maps to SSE2, NEON or scalar registers.
 typedef float Floats __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(16)));
 typedef uint32_t UnsignedInts __attribute__((vector_size(16)));
 constexpr long kLanes = 4;
 
-CHARLM_INLINE Floats all(float x) { return Floats{x, x, x, x}; }
-CHARLM_INLINE Ints all_bits(int32_t x) { return Ints{x, x, x, x}; }
+CHARLM_INLINE Floats broadcast(float x) { return Floats{x, x, x, x}; }
+CHARLM_INLINE Ints broadcast_int(int32_t x) { return Ints{x, x, x, x}; }
 CHARLM_INLINE Floats load(const float* p) {
   Floats v;
   memcpy(&v, p, sizeof v);
   return v;
 }
 CHARLM_INLINE void store(float* p, Floats v) { memcpy(p, &v, sizeof v); }
-CHARLM_INLINE Ints load_bits(const void* p) {
+CHARLM_INLINE Ints load_ints(const void* p) {
   Ints v;
   memcpy(&v, p, sizeof v);
   return v;
 }
-CHARLM_INLINE void store_bits(void* p, Ints v) { memcpy(p, &v, sizeof v); }
+CHARLM_INLINE void store_ints(void* p, Ints v) { memcpy(p, &v, sizeof v); }
 CHARLM_INLINE Floats as_floats(Ints v) { return reinterpret_cast<Floats>(v); }
 CHARLM_INLINE Ints as_ints(Floats v) { return reinterpret_cast<Ints>(v); }
 CHARLM_INLINE Floats to_floats(Ints v) { return __builtin_convertvector(v, Floats); }
 CHARLM_INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
 CHARLM_INLINE Floats subtract_product(Floats c, Floats a, Floats b) { return c - a * b; }
-CHARLM_INLINE Floats at_most(float limit, Floats v) {
-  const Ints above = v > all(limit);  // false where v is no number, which stays
-  return as_floats((above & as_ints(all(limit))) | (~above & as_ints(v)));
+CHARLM_INLINE Floats clamp_max(float limit, Floats v) {
+  const Ints above = v > broadcast(limit);  // false where v is NaN, which propagates
+  return as_floats((above & as_ints(broadcast(limit))) | (~above & as_ints(v)));
 }
-CHARLM_INLINE Floats at_least(float limit, Floats v) {
-  const Ints below = v < all(limit);
-  return as_floats((below & as_ints(all(limit))) | (~below & as_ints(v)));
+CHARLM_INLINE Floats clamp_min(float limit, Floats v) {
+  const Ints below = v < broadcast(limit);
+  return as_floats((below & as_ints(broadcast(limit))) | (~below & as_ints(v)));
 }
-// Adding 1.5 * 2^23 leaves no bits for a fraction; the processor rounds to nearest. For |v| < 2^22.
-CHARLM_INLINE Floats nearest(Floats v) { return (v + all(12582912.0f)) - all(12582912.0f); }
-CHARLM_INLINE Ints rounded(Floats v) { return as_ints(v + all(12582912.0f)) - all_bits(0x4b400000); }
+// Adding 1.5 * 2^23 leaves no bits for a fraction, so the processor rounds to nearest. Valid for |v| < 2^22.
+CHARLM_INLINE Floats round_to_nearest(Floats v) { return (v + broadcast(12582912.0f)) - broadcast(12582912.0f); }
+CHARLM_INLINE Ints round_to_int(Floats v) { return as_ints(v + broadcast(12582912.0f)) - broadcast_int(0x4b400000); }
 CHARLM_INLINE Floats times_power_of_two(Floats v, Floats n) {
-  return v * as_floats((rounded(n) + all_bits(127)) << 23);
+  return v * as_floats((round_to_int(n) + broadcast_int(127)) << 23);
 }
 template <bool>
-CHARLM_INLINE Floats reciprocal(Floats v) { return all(1.0f) / v; }
+CHARLM_INLINE Floats reciprocal(Floats v) {
+  return broadcast(1.0f) / v;
+}
 CHARLM_INLINE Ints shift_left_16(Ints v) { return reinterpret_cast<Ints>(reinterpret_cast<UnsignedInts>(v) << 16); }
-CHARLM_INLINE Ints high_half(Ints v) { return v & all_bits(int32_t(0xffff0000u)); }
+CHARLM_INLINE Ints high_half(Ints v) { return v & broadcast_int(int32_t(0xffff0000u)); }
 CHARLM_INLINE Floats load_bf16(const uint16_t* p) {
   return as_floats(Ints{int32_t(uint32_t(p[0]) << 16), int32_t(uint32_t(p[1]) << 16), int32_t(uint32_t(p[2]) << 16),
                         int32_t(uint32_t(p[3]) << 16)});
@@ -170,19 +179,19 @@ CHARLM_INLINE void store_low_halves(uint16_t* p, Ints v) {
 CHARLM_INLINE Ints shift_right_logical(Ints v, int by) {
   return reinterpret_cast<Ints>(reinterpret_cast<UnsignedInts>(v) >> by);
 }
-CHARLM_INLINE Ints plus(Ints a, Ints b) { return a + b; }
-CHARLM_INLINE Ints both(Ints a, Ints b) { return a & b; }
+CHARLM_INLINE Ints add(Ints a, Ints b) { return a + b; }
+CHARLM_INLINE Ints bitwise_and(Ints a, Ints b) { return a & b; }
 
 #endif
 
-// bfloat16 of floats, rounded to nearest even; what is no number stays none.
+// Stores floats as bfloat16, rounded to nearest even. NaN stays NaN.
 CHARLM_INLINE void store_bf16(uint16_t* p, Floats v) {
 #if CHARLM_LEVEL >= 3
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
 #else
   const Ints bits = as_ints(v);
-  const Ints odd = both(shift_right_logical(bits, 16), all_bits(1));
-  const Ints up = plus(bits, plus(odd, all_bits(0x7fff)));
+  const Ints odd = bitwise_and(shift_right_logical(bits, 16), broadcast_int(1));
+  const Ints up = add(bits, add(odd, broadcast_int(0x7fff)));
   store_low_halves(p, shift_right_logical(up, 16));
   for (long j = 0; j < kLanes; ++j) {
     float x;
@@ -199,63 +208,66 @@ CHARLM_INLINE uint16_t to_bf16(float x) {
   return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// 2^r - 1 for r in [-1/2, 1/2] by a polynomial (least relative error of 2^r, 2^0 exactly 1): to 2e-9 and a float's rounding,
-// or, if not `fine`, to 1e-4, which is far below what bfloat16 and int8 can hold.
-template <bool fine>
-CHARLM_INLINE Floats power_less_one(Floats r) {
+// 2^r - 1 for r in [-1/2, 1/2], by a minimax polynomial for the relative error of 2^r with 2^0 exactly 1. The error is
+// 2e-9 plus the rounding of floats, or 1e-4 if not `precise`, which is far below the resolution of bfloat16 and int8.
+template <bool precise>
+CHARLM_INLINE Floats exp2_minus_one(Floats r) {
   Floats p;
-  if constexpr (fine) {
-    p = all(0.000153533612f);
-    p = multiply_add(p, r, all(0.00133988747f));
-    p = multiply_add(p, r, all(0.00961843736f));
-    p = multiply_add(p, r, all(0.0555033247f));
-    p = multiply_add(p, r, all(0.240226479f));
-    p = multiply_add(p, r, all(0.693147203f));
+  if constexpr (precise) {
+    p = broadcast(0.000153533612f);
+    p = multiply_add(p, r, broadcast(0.00133988747f));
+    p = multiply_add(p, r, broadcast(0.00961843736f));
+    p = multiply_add(p, r, broadcast(0.0555033247f));
+    p = multiply_add(p, r, broadcast(0.240226479f));
+    p = multiply_add(p, r, broadcast(0.693147203f));
   } else {
-    p = all(0.055008916f);
-    p = multiply_add(p, r, all(0.242210964f));
-    p = multiply_add(p, r, all(0.69328293f));
+    p = broadcast(0.055008916f);
+    p = multiply_add(p, r, broadcast(0.242210964f));
+    p = multiply_add(p, r, broadcast(0.69328293f));
   }
   return p * r;
 }
 
-CHARLM_INLINE Floats in_range(Floats t) {
+// Limits t so that 2^t is a normal number.
+CHARLM_INLINE Floats clamp_exponent(Floats t) {
 #if CHARLM_LEVEL < 2
-  return at_least(-126.0f, at_most(126.0f, t));
+  return clamp_min(-126.0f, clamp_max(126.0f, t));
 #else
-  return t;  // AVX-512 saturates by itself
+  return t;  // AVX-512's scalef saturates
 #endif
 }
 
-template <bool fine>
-CHARLM_INLINE Floats power_of_two(Floats t) {
-  t = in_range(t);
-  const Floats n = nearest(t);
-  return times_power_of_two(power_less_one<fine>(t - n) + all(1.0f), n);
+// 2^t for any t.
+template <bool precise>
+CHARLM_INLINE Floats exp2_approximation(Floats t) {
+  t = clamp_exponent(t);
+  const Floats n = round_to_nearest(t);
+  return times_power_of_two(exp2_minus_one<precise>(t - n) + broadcast(1.0f), n);
 }
 
-CHARLM_INLINE Floats exponential(Floats x) { return power_of_two<true>(x * all(kLog2E)); }
+CHARLM_INLINE Floats exponential(Floats x) { return exp2_approximation<true>(x * broadcast(kLog2E)); }
 
-template <bool fine>
+template <bool precise>
 CHARLM_INLINE Floats sigmoid(Floats x) {
-  return reciprocal<fine>(all(1.0f) + power_of_two<fine>(x * all(-kLog2E)));
+  return reciprocal<precise>(broadcast(1.0f) + exp2_approximation<precise>(x * broadcast(-kLog2E)));
 }
 
-// tanh x = (e^2x - 1) / (e^2x + 1). The fine one keeps the difference apart from e^2x, so that it is exact near 0, too.
-template <bool fine>
+// tanh x = (e^2x - 1) / (e^2x + 1). The precise version computes e^2x - 1 without cancellation, for accuracy near 0.
+template <bool precise>
 CHARLM_INLINE Floats hyperbolic_tangent(Floats x) {
-  Floats t = x * all(2.0f * kLog2E);
-  if constexpr (!fine) {
-    return subtract_product(all(1.0f), all(2.0f), reciprocal<false>(all(1.0f) + power_of_two<false>(t)));
+  Floats t = x * broadcast(2.0f * kLog2E);
+  if constexpr (!precise) {
+    return subtract_product(broadcast(1.0f), broadcast(2.0f),
+                            reciprocal<false>(broadcast(1.0f) + exp2_approximation<false>(t)));
   } else {
-    t = in_range(at_most(126.0f, t));
-    const Floats n = nearest(t), power = times_power_of_two(all(1.0f), n);
-    const Floats less_one = multiply_add(power, power_less_one<true>(t - n), power - all(1.0f));
-    return less_one * reciprocal<true>(less_one + all(2.0f));
+    t = clamp_exponent(clamp_max(126.0f, t));
+    const Floats n = round_to_nearest(t), power = times_power_of_two(broadcast(1.0f), n);
+    const Floats exp_minus_one = multiply_add(power, exp2_minus_one<true>(t - n), power - broadcast(1.0f));
+    return exp_minus_one * reciprocal<true>(exp_minus_one + broadcast(2.0f));
   }
 }
 
-CHARLM_INLINE float sum_of(Floats v) {
+CHARLM_INLINE float sum_lanes(Floats v) {
   float lanes[kLanes], sum = 0.0f;
   store(lanes, v);
   for (long j = 0; j < kLanes; ++j) sum += lanes[j];

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from charlm.errors import DataError
 from charlm.tokenizer.decoding import IncrementalDecoder
-from charlm.tokenizer.protocol import Codes, Ids, TextDecoder
+from charlm.tokenizer.protocol import Codes, Constraint, Ids, TextDecoder
 
 
 class ByteTokenizer:
@@ -35,6 +35,9 @@ class ByteTokenizer:
     def encode_codes(self, codes: Codes) -> Ids:
         return codes.astype(np.uint8, copy=False)
 
+    def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
+        return self.encode_codes(codes)
+
     def decode(self, ids: Ids) -> str:
         return np.asarray(ids).astype(np.uint8).tobytes().decode("utf-8", "surrogateescape")
 
@@ -44,8 +47,8 @@ class ByteTokenizer:
     def unknown(self, ids: Ids) -> NDArray[np.bool_]:
         return np.zeros(len(ids), np.bool_)
 
-    def grammar(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        return np.ones((1, 256), np.bool_), np.zeros((1, 256), np.int64)
+    def constraint(self) -> Constraint:
+        return Constraint(np.ones((1, 256), np.bool_), np.zeros((1, 256), np.int64))
 
     def to_bytes(self) -> bytes | None:
         return None

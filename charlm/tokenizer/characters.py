@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from charlm.config import MAX_VOCABULARY
 from charlm.errors import DataError
 from charlm.tokenizer.decoding import IncrementalDecoder
-from charlm.tokenizer.protocol import Codes, Ids, TextDecoder, code_points, id_dtype
+from charlm.tokenizer.protocol import Codes, Constraint, Ids, TextDecoder, code_points, id_dtype
 from charlm.tokenizer.vocabulary import train_model
 
 _UNICODE_SIZE = 0x110000
@@ -134,6 +134,9 @@ class CharTokenizer:
         out[spelt] = spelling
         return out
 
+    def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
+        return self.encode_codes(codes)
+
     def decode(self, ids: Ids) -> str:
         return self.bytes_of(ids).decode("utf-8", "replace")
 
@@ -160,9 +163,9 @@ class CharTokenizer:
                 unknown[offset : offset + last][found] = False
         return unknown
 
-    def grammar(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    def constraint(self) -> Constraint:
         allowed = [~self._is_byte]
-        following = [np.zeros(self.vocabulary_size, np.int64)]
+        transitions = [np.zeros(self.vocabulary_size, np.int64)]
         for code in self.spelt:
             state = 0
             spelling = self._byte_ids[np.frombuffer(chr(code).encode("utf-8"), np.uint8)]
@@ -170,9 +173,9 @@ class CharTokenizer:
                 allowed[state][piece] = True
                 if place < len(spelling) - 1:
                     allowed.append(np.zeros(self.vocabulary_size, np.bool_))
-                    following.append(np.zeros(self.vocabulary_size, np.int64))
-                    following[state][piece] = state = len(allowed) - 1
-        return np.stack(allowed), np.stack(following)
+                    transitions.append(np.zeros(self.vocabulary_size, np.int64))
+                    transitions[state][piece] = state = len(allowed) - 1
+        return Constraint(np.stack(allowed), np.stack(transitions))
 
     def to_bytes(self) -> bytes | None:
         return self._model

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.tokenizer.protocol import Codes, Ids, TextDecoder, Tokenizer, id_dtype
+from charlm.tokenizer.protocol import Codes, Constraint, Ids, TextDecoder, Tokenizer, id_dtype
 
 
 class DocumentTokenizer:
@@ -54,10 +54,10 @@ class DocumentTokenizer:
         unknown[inside] = self.inner.unknown(ids[inside])
         return unknown
 
-    def grammar(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        allowed, following = self.inner.grammar()
-        may_end = np.arange(len(allowed))[:, None] == 0
-        return np.hstack([allowed, may_end]), np.pad(following, ((0, 0), (0, 1)))
+    def constraint(self) -> Constraint:
+        allowed_SV, transitions_SV = self.inner.constraint()
+        may_end_S1 = np.arange(len(allowed_SV))[:, None] == 0
+        return Constraint(np.hstack([allowed_SV, may_end_S1]), np.pad(transitions_SV, ((0, 0), (0, 1))))
 
     def to_bytes(self) -> bytes | None:
         return self.inner.to_bytes()

@@ -5,7 +5,7 @@ Encoding is concat-stable (``encode(a + b) == encode(a) + encode(b)``), so text 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,18 @@ Codes = NDArray[Any]
 
 SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n"}
 """The forms that documents of a text may have, and what is written between two of them."""
+
+
+class Constraint(NamedTuple):
+    """A finite-state machine that says which ids may follow when sampling, with S states and V ids.
+
+    State 0 is between two characters; generation starts there.
+    """
+
+    allowed_SV: NDArray[np.bool_]
+    """Whether an id is allowed in a state."""
+    transitions_SV: NDArray[np.int64]
+    """The state after an allowed id."""
 
 
 class TextDecoder(Protocol):
@@ -61,6 +73,14 @@ class Tokenizer(Protocol):
         """Ids of code points (for bytes: of byte values)."""
         ...
 
+    def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
+        """Ids of documents that lie one after another in ``codes`` and end at the indices ``ends``.
+
+        ``end_id`` is inserted after each document. A tokenizer without ``end_id`` inserts nothing: its ids are those
+        of ``encode_codes``.
+        """
+        ...
+
     def decode(self, ids: Ids) -> str:
         """The text of ``ids``; inverts ``encode``."""
         ...
@@ -73,12 +93,8 @@ class Tokenizer(Protocol):
         """Which ids spell characters that the training text did not have. ``ids`` hold whole characters."""
         ...
 
-    def grammar(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Which ids may follow when sampling, so that only whole characters of the training text are written.
-
-        Returns ``allowed`` [S, V] and ``following`` [S, V]: in state s (0 between characters) id v is permitted where
-        ``allowed[s, v]`` and leads to state ``following[s, v]``.
-        """
+    def constraint(self) -> Constraint:
+        """Which ids may follow when sampling, so that only whole characters of the training text are generated."""
         ...
 
     def to_bytes(self) -> bytes | None:

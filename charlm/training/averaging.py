@@ -1,8 +1,8 @@
-"""The average of a training's weights, which is evaluated, saved and written with in place of the last ones.
+"""The average of the weights over training steps, which is evaluated and saved instead of the last ones.
 
-Steps at a high rate scatter around where they lead; the mean of many of them lies nearer to it than any one (Polyak and
-Juditsky 1992). "ema" is an exponential moving average from the first step on; "triggered" the plain mean since the
-validation loss stopped improving (NT-ASGD, Merity et al. 2018).
+At a high learning rate the weights scatter around an optimum; their mean is closer to it than the weights of any single
+step (Polyak and Juditsky 1992). "ema" is an exponential moving average from the first step on, "triggered" the
+arithmetic mean since the validation loss stopped improving (NT-ASGD, Merity et al. 2018).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from charlm.training.schedule import Plateau
 
 _PREFIX = "last."
 _WARM_UP = 10
-"""An exponential average of t steps looks back on t / 10 of them at most: the first weights are soon forgotten."""
+"""Early in training an exponential average of t steps covers about the last t / 10 of them."""
 
 
 class Average:
-    """The average of the weights of ``model``. Before the first step in it the model's own weights stand for it."""
+    """The average of the weights of ``model``. Before its first step it equals the model's own weights."""
 
     def __init__(self, model: CharLM, config: TrainingConfig) -> None:
         self._model = model
@@ -38,11 +38,11 @@ class Average:
 
     @property
     def steps(self) -> int:
-        """How many steps are in it; 0 where there is no average."""
+        """Number of averaged steps; 0 without an average."""
         return self._steps
 
     def observe(self, loss: float) -> None:
-        """Take note of a validation loss: "triggered" begins when it has not improved for some evaluations in a row."""
+        """Record a validation loss. "triggered" starts once it has not improved for several evaluations in a row."""
         if self._kind == "triggered":
             self._plateau.observe(loss)
 
@@ -51,7 +51,7 @@ class Average:
         return self._kind == "ema" or (self._kind == "triggered" and self._plateau.reductions > 0)
 
     def update(self) -> None:
-        """Take the model's weights after one more step into the average."""
+        """Add the model's current weights to the average."""
         if not self._has_begun:
             return
         weights = self._weights()
@@ -64,14 +64,14 @@ class Average:
             torch._foreach_lerp_(self._mean, weights, self._share())
 
     def _share(self) -> float:
-        """How much the newest weights are of the average."""
+        """The weight of the newest step in the average."""
         if self._kind == "triggered":
             return 1.0 / self._steps
         return max(1.0 - self._decay, _WARM_UP / (_WARM_UP + self._steps))
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model with the averaged weights, for a while. Nothing is learnt meanwhile."""
+        """Swap the averaged weights into the model while entered. Do not train meanwhile."""
         self._exchange()
         try:
             yield
@@ -86,24 +86,24 @@ class Average:
         return [parameter.detach() for parameter in self._model.parameters()]
 
     def last_weights(self) -> dict[str, NDArray[Any]]:
-        """The model's own weights, which a checkpoint must keep beside the averaged ones; none without an average."""
+        """The model's own weights, which a checkpoint keeps beside the averaged ones; empty without an average."""
         return {f"{_PREFIX}{name}": array for name, array in self._model.weights().items()} if self.steps else {}
 
     def state(self) -> dict[str, Any]:
-        """All else that changes, as JSON values."""
+        """Everything else that changes, as JSON values."""
         return {"steps": self._steps, "plateau": self._plateau.state()}
 
     def restore(
         self, weights: Mapping[str, NDArray[Any]], tensors: Mapping[str, NDArray[Any]], state: Any, where: str
     ) -> None:
-        """Put back ``weights``, which were evaluated, ``last_weights`` from among ``tensors``, and ``state``.
+        """Restore the averaged ``weights``, the ``last_weights`` among ``tensors``, and ``state``.
 
-        Raises ``DataError`` where they do not belong together.
+        Raises ``DataError`` where they do not fit together.
         """
-        # Checkpoints from before there were averages have no state of one.
+        # The first checkpoints of format 1 have no average.
         steps, plateau = (0, Plateau()) if state is None else _parsed(state, where)
         if steps and self._kind == "none":
-            raise DataError(f"{where} has an average that its training does not make")
+            raise DataError(f"{where} has an average, but its training has none")
         self._steps, self._plateau, self._mean = steps, plateau, []
         self._model.load_weights(weights)
         if steps:
@@ -113,10 +113,10 @@ class Average:
 
 def _parsed(state: Any, where: str) -> tuple[int, Plateau]:
     if not isinstance(state, dict) or set(state) != {"steps", "plateau"}:
-        raise DataError(f"{where} has no average's steps and plateau; use another step")
+        raise DataError(f"{where} lacks the steps and plateau of the average; use another step")
     steps = state["steps"]
     if type(steps) is not int or not 0 <= steps < 2**63:
-        raise DataError(f"{where} has an average of {steps!r:.40} steps, which is no number of them")
+        raise DataError(f"{where} has an average of {steps!r:.40} steps, which is not a valid number")
     return steps, Plateau.restored(state["plateau"], where)
 
 

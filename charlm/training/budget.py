@@ -1,6 +1,6 @@
-"""How much text a training will read, guessed before it begins: what the recipe is chosen by.
+"""The budget of a training: how many ids it will read, estimated before it starts. The recipe depends on it.
 
-The guess is rough, but it is the same for each training on a machine, so that the same wishes make the same recipe.
+The estimate is rough, but always the same on one machine, so that the same options give the same recipe.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from dataclasses import dataclass
 from charlm.config import ModelConfig
 from charlm.system.cores import cores
 
-PASSES_WITHOUT_END = 30.0
-"""Over the text, of a training that goes on until nothing improves."""
-_CPU_PRODUCTS = {
+EPOCHS_WITHOUT_LIMIT = 30.0
+"""Assumed for a training that runs until the validation loss stops improving."""
+_CPU_MACS_PER_SECOND = {
     ("amx", "bf16"): 2e10,
     ("amx", "fp32"): 1e10,
     ("avx512_bf16", "bf16"): 6e10,
     ("avx512_bf16", "fp32"): 3e10,
     ("avx512", "fp32"): 3e10,
 }
-"""Weights that a thread multiplies by in a second, the work for their gradients included: by instruction set and
-precision. AMX on a Xeon whose cores others used as well: between 1.7e10 and 3.2e10."""
-_OTHER_CPU_PRODUCTS = 8e9
-"""That of AVX2, native or torch's own, taken for all others."""
-_CPU_SECONDS = 6e-6
-"""What an id costs a thread besides."""
-_GPU_PRODUCTS = 4e12
-"""A guess."""
+"""Multiply-accumulates of the forward pass per second and thread, the backward pass included in the time; by
+instruction set and precision. AMX was measured on a Xeon whose cores were shared with others: 1.7e10 to 3.2e10."""
+_OTHER_CPU_MACS_PER_SECOND = 8e9
+"""Of AVX2, in the native engine or in torch; assumed for all other CPUs."""
+_CPU_SECONDS_PER_ID = 6e-6
+"""Further time of a thread for each id."""
+_GPU_MACS_PER_SECOND = 8e12
+"""Of an H200, with two layers of 512 and 128 streams."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a training runs on; ``device`` is cpu, cuda or mps, ``instruction_set`` the native engine's or ""."""
+    """The hardware. ``device`` is cpu, cuda or mps; ``instruction_set`` is the native engine's, "" without it."""
 
     device: str
     precision: str
@@ -39,21 +39,21 @@ class Machine:
     threads: int | None
 
     def ids_per_second(self, model: ModelConfig) -> float:
-        """How many ids it can learn from in a second."""
+        """How many ids per second ``model`` can train on."""
         widths = model.layer_widths()
-        # What the first layer reads is looked up.
+        # The input of the first layer is a table lookup.
         layers = sum(4 * width * width for _, width in widths) + sum(4 * w * width_in for width_in, w in widths[1:])
-        products = layers + model.vocabulary_size * model.embedding
+        macs = layers + model.vocabulary_size * model.embedding
         if self.device != "cpu":
-            return _GPU_PRODUCTS / products
+            return _GPU_MACS_PER_SECOND / macs
         threads = cores() if self.threads is None else max(1, min(self.threads, cores()))
-        products_per_second = _CPU_PRODUCTS.get((self.instruction_set, self.precision), _OTHER_CPU_PRODUCTS)
-        return threads / (products / products_per_second + _CPU_SECONDS)
+        macs_per_second = _CPU_MACS_PER_SECOND.get((self.instruction_set, self.precision), _OTHER_CPU_MACS_PER_SECOND)
+        return threads / (macs / macs_per_second + _CPU_SECONDS_PER_ID)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a training may be: at most one of ``steps``, ``epochs`` and ``seconds`` is given."""
+    """The limit of a training: at most one of ``steps``, ``epochs`` and ``seconds`` is set."""
 
     train_ids: int
     ids_per_step: int
@@ -62,20 +62,20 @@ class Budget:
     seconds: float | None
     machine: Machine
 
-    def ids(self, model: ModelConfig) -> float:
-        """How many ids ``model`` will read."""
+    def estimated_ids(self, model: ModelConfig) -> float:
+        """How many ids ``model`` will be trained on, repetitions counted."""
         if self.steps is not None:
             return self.steps * self.ids_per_step
         if self.epochs is not None:
             return self.epochs * self.train_ids
         if self.seconds is not None:
             return self.seconds * self.machine.ids_per_second(model)
-        return PASSES_WITHOUT_END * self.train_ids
+        return EPOCHS_WITHOUT_LIMIT * self.train_ids
 
-    def passes(self, model: ModelConfig) -> float:
-        """How often ``model`` will read the text."""
-        return self.ids(model) / max(1, self.train_ids)
+    def estimated_epochs(self, model: ModelConfig) -> float:
+        """How many epochs ``model`` will be trained for."""
+        return self.estimated_ids(model) / max(1, self.train_ids)
 
-    def steps_of(self, model: ModelConfig) -> float:
-        """How many steps ``model`` will make."""
-        return self.ids(model) / max(1, self.ids_per_step)
+    def estimated_steps(self, model: ModelConfig) -> float:
+        """How many optimizer steps ``model`` will be trained for."""
+        return self.estimated_ids(model) / max(1, self.ids_per_step)

@@ -1,4 +1,4 @@
-"""What happens in a training, for whoever listens: the trainer yields these and draws nothing."""
+"""The events that ``Trainer.events`` yields."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Stepped:
-    """One step is done. ``nats_per_char`` is this chunk's training loss, ``norm`` the gradient's before clipping."""
+    """A step is done. ``nats_per_char`` is the chunk's training loss, ``grad_norm`` the norm before clipping."""
 
     step: int
     nats_per_char: float
-    norm: float
-    rate: float
+    grad_norm: float
+    lr: float
     skipped: bool
+    """Whether loss or gradient was not finite, so that no weight has changed."""
     characters: int
-    progress: float | None
+    budget_spent: float | None
+    """Share of the budget, 0 to 1; None without one."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The validation text was read. ``train_nats_per_char`` is the mean over the steps since the last evaluation."""
+    """The validation text was evaluated. ``train_nats_per_char`` is the mean of the steps since the last evaluation."""
 
     step: int
     epoch: int
@@ -30,7 +32,7 @@ class Evaluated:
     valid_nats_per_char: float | None
     is_best: bool
     clipped_share: float
-    rate: float
+    lr: float
     sample: str
 
 
@@ -52,7 +54,7 @@ class SaveFailed:
 
 @dataclass(frozen=True)
 class RolledBack:
-    """Nothing was finite any more: training goes on from ``step``, saved earlier, at ``factor`` times the rate."""
+    """Training diverged and continues from the saved ``step`` at ``factor`` times the learning rate."""
 
     step: int
     factor: float

@@ -1,7 +1,7 @@
-"""What a training asks of a machine's memory, and what there is: so that "out of memory" comes with numbers, and early.
+"""How much memory training needs, so that running out of it is reported early and with numbers.
 
-A system that promises more memory than it has kills the process that takes it, without a word; a training that cannot
-fit is therefore refused before it begins.
+Linux promises more memory than there is and kills the process that uses it, without a message. A training that cannot
+fit is therefore refused before it starts.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ _OPTIMIZER_COPIES = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 1}
 
 
 def training_bytes(model: ModelConfig, training: TrainingConfig, ids: int) -> int:
-    """What training on a text of ``ids`` needs at the least: weights, gradients, the optimizer's memory, and a step's.
+    """The least memory for training on a text of ``ids``: weights, gradients, optimizer state, and one step.
 
-    Of every layer a step keeps four gates, h and c for each id, of the decoder the logits and their gradient.
+    For each id a step keeps four gates, h and c of every layer, and the logits with their gradient.
     """
-    number = 2 if training.precision == "bf16" else 4
+    bytes_per_value = 4 if training.precision == "fp32" else 2
     copies = 2 + _OPTIMIZER_COPIES[training.optimizer] + (training.average == "ema")
-    kept_per_id = sum(width * (5 * number + 4) for _, width in model.layer_widths()) + 8 * model.vocabulary_size
+    kept_per_id = (
+        sum(width * (5 * bytes_per_value + 4) for _, width in model.layer_widths()) + 8 * model.vocabulary_size
+    )
     ids_in_a_step = min(training.batch * training.bptt, ids)
     return 4 * model.parameter_count() * copies + ids_in_a_step * kept_per_id
 
 
 def need_and_advice(model: ModelConfig, training: TrainingConfig, ids: int, available: int | None) -> str:
-    """The numbers, and what to lower, for whoever runs out of memory."""
+    """The numbers and what to lower, for an error message."""
     has = "" if available is None else f" of the {_gigabytes(available)} there are"
     return (
         f"{model.parameter_count():,} parameters with --batch {training.batch} and --bptt {training.bptt} take at "

@@ -1,7 +1,7 @@
-"""metrics.jsonl: what a training measured on its way, one JSON object a line.
+"""metrics.jsonl: the measurements of a training, one JSON object per line.
 
-It is for people and plots. Where it cannot be written the training goes on; nothing is ever read back from it but its
-own lines, when a run is resumed.
+It is for people and plots. If it cannot be written, training continues. It is read only when a run is resumed, to drop
+the lines after the checkpoint.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from charlm.system.disk import open_own, write_synced
 logger = logging.getLogger("charlm")
 
 
-class Metrics:
-    """The file of one run."""
+class MetricsLog:
+    """The file ``metrics.jsonl`` of the folder ``run``."""
 
     def __init__(self, run: Path) -> None:
         self._path = run / "metrics.jsonl"
 
     def write(self, kind: str, step: int, seconds: float, **values: Any) -> None:
-        """Add a line; ``kind`` is "train" or "valid", ``seconds`` the time spent on the run so far."""
+        """Append a line. ``kind`` is "train" or "valid", ``seconds`` the time spent on the run so far."""
         entry = {"kind": kind, "step": step, "seconds": round(seconds, 3), **values}
         finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
         try:
@@ -34,26 +34,26 @@ class Metrics:
             _warn(error)
 
     def forget_after(self, step: int, evaluated_step: int | None) -> None:
-        """Drop what was written after the checkpoint that is resumed: those steps are made again."""
+        """Drop the lines after the checkpoint that is resumed, because those steps run again."""
         if self._path.is_symlink() or not self._path.is_file():
             return
         try:
             lines = self._path.read_text("utf-8", "replace").splitlines()
-            kept = [line + "\n" for line in lines if _happened(line, step, evaluated_step)]
+            kept = [line + "\n" for line in lines if _is_before(line, step, evaluated_step)]
             write_synced(self._path, "".join(kept).encode())
         except OSError as error:
             _warn(error)
 
 
 def _warn(error: OSError) -> None:
-    logger.warning("metrics.jsonl could not be written (%s); training goes on", error.strerror)
+    logger.warning("metrics.jsonl could not be written (%s); training continues", error.strerror)
 
 
-def _happened(line: str, now: int, evaluated_step: int | None) -> bool:
-    """Whether a line is of the past that a training goes on from."""
+def _is_before(line: str, now: int, evaluated_step: int | None) -> bool:
+    """Whether a line is from before the checkpoint that training continues from."""
     try:
         entry = json.loads(line)
         step, kind = int(entry["step"]), entry["kind"]
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return False  # the last line of a killed process may be cut
+        return False  # a killed process may have written half a line
     return step < now or (step == now and (kind != "valid" or evaluated_step == now))

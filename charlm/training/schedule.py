@@ -1,7 +1,7 @@
-"""How the learning rate moves: warm-up, plateau, cosine, and the cool-down of a run that has a budget.
+"""Learning rate schedules: warm-up, plateau, cosine, constant, and the cool-down of a run that has a budget.
 
-Nothing here knows torch. A ``Schedule`` is asked for a factor on the learning rate before each step and told every
-validation loss; its whole state is a small dictionary of numbers.
+This module does not use torch. A ``Schedule`` gives a factor for the learning rate before each step and is told every
+validation loss; its state is a small dictionary of numbers.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from charlm.config import from_dict
 PLATEAU_FACTOR = 0.3
 PLATEAU_PATIENCE = 3
 PLATEAU_THRESHOLD = 1e-3
-"""An evaluation counts as better only if it lowers the best loss by this share of it, as torch's scheduler has it."""
+"""Relative improvement over the best loss that counts as better, as in torch's ``threshold_mode="rel"``."""
 MAX_REDUCTIONS = 3
-FINAL_SHARE = 0.01
-"""The rate that a budget ends with, as a share of the rate it began with."""
-COOLDOWN = 0.5
-"""The last part of a budget, over which the rate falls linearly."""
+FINAL_FACTOR = 0.01
+"""Factor of the learning rate at the end of a budget."""
+COOLDOWN_FRACTION = 0.5
+"""The last part of a budget, in which the learning rate falls linearly."""
 
 
 @dataclass
 class Plateau:
-    """Lowers the rate when the validation loss has not improved for ``PLATEAU_PATIENCE`` evaluations in a row.
+    """Lowers the learning rate after more than ``PLATEAU_PATIENCE`` evaluations in a row without improvement.
 
-    ``ReduceLROnPlateau`` of torch, whose numbers it reproduces, as plain data that can be saved.
+    The same numbers as torch's ``ReduceLROnPlateau``, as plain data that can be saved.
     """
 
     factor: float = 1.0
@@ -37,7 +37,7 @@ class Plateau:
     reductions: int = 0
 
     def observe(self, loss: float) -> None:
-        """Take note of a validation loss."""
+        """Update with a validation loss."""
         if loss < self.best * (1.0 - PLATEAU_THRESHOLD):
             self.best, self.bad_evaluations = loss, 0
             return
@@ -48,54 +48,54 @@ class Plateau:
             self.reductions += 1
 
     def state(self) -> dict[str, Any]:
-        """All that changes, as JSON values."""
+        """The state as JSON values."""
         return {**dataclasses.asdict(self), "best": "inf" if math.isinf(self.best) else self.best}
 
     @classmethod
     def restored(cls, state: Any, where: str) -> Plateau:
-        """What ``state()`` was taken of. Raises ``DataError``."""
+        """The plateau whose ``state()`` is given. Raises ``DataError`` that begins with ``where``."""
         return from_dict(cls, state, where)
 
 
 @dataclass
 class Schedule:
-    """The rate of one run: ``kind`` is "plateau", "cosine" or "constant", ``warmup`` a number of steps."""
+    """The schedule of one run: ``kind`` is "plateau", "cosine" or "constant", ``warmup`` a number of steps."""
 
     kind: str
     warmup: int
     plateau: Plateau = field(default_factory=Plateau)
 
-    def factor(self, step: int, progress: float | None) -> float:
-        """What to multiply the learning rate by in ``step`` (from 0), ``progress`` (0 to 1) into the budget, if any."""
+    def factor(self, step: int, budget_spent: float | None) -> float:
+        """The factor for the learning rate in ``step`` (from 0). ``budget_spent`` is 0 to 1, None without a budget."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         if self.kind == "constant":
             return warm
         if self.kind == "cosine":
-            assert progress is not None, "TrainingConfig refuses a cosine without a budget"
-            return warm * (FINAL_SHARE + (1 - FINAL_SHARE) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-        return warm * self.plateau.factor * _cooldown(progress)
+            assert budget_spent is not None, "TrainingConfig refuses a cosine without a budget"
+            return warm * (FINAL_FACTOR + (1 - FINAL_FACTOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, budget_spent))))
+        return warm * self.plateau.factor * _cooldown(budget_spent)
 
     def observe(self, loss: float) -> None:
-        """Take note of a validation loss."""
+        """Update with a validation loss."""
         if self.kind == "plateau":
             self.plateau.observe(loss)
 
     @property
     def exhausted(self) -> bool:
-        """Whether lowering the rate no longer helps: the sign to stop a run that has no fixed number of steps."""
+        """Whether lowering the learning rate no longer helps, which stops a run without a budget."""
         return self.plateau.reductions > MAX_REDUCTIONS
 
     def state(self) -> dict[str, Any]:
-        """All that changes, as JSON values."""
+        """The state as JSON values."""
         return self.plateau.state()
 
     def restore(self, state: Any, where: str) -> None:
-        """Go on from ``state()``. Raises ``DataError``."""
+        """Continue from ``state()``. Raises ``DataError`` that begins with ``where``."""
         self.plateau = Plateau.restored(state, where)
 
 
-def _cooldown(progress: float | None) -> float:
-    if progress is None or progress <= 1.0 - COOLDOWN:
+def _cooldown(budget_spent: float | None) -> float:
+    if budget_spent is None or budget_spent <= 1.0 - COOLDOWN_FRACTION:
         return 1.0
-    left = max(0.0, (1.0 - progress) / COOLDOWN)
-    return FINAL_SHARE + (1.0 - FINAL_SHARE) * left
+    left = max(0.0, (1.0 - budget_spent) / COOLDOWN_FRACTION)
+    return FINAL_FACTOR + (1.0 - FINAL_FACTOR) * left

@@ -1,43 +1,44 @@
-"""Everything of a training that changes, to bytes and back: what makes a resumed run equal to an uninterrupted one.
+"""``TrainingState``: everything that changes during training, so that a resumed run equals an uninterrupted one.
 
-``model.safetensors`` has the weights, averaged where there is an average; ``training.safetensors`` then the last ones,
-every optimizer tensor, the carried state h and c of each layer, and the state of the dropout generator;
-``training.json`` the cursor, the schedule, the best loss, the sums since the last evaluation and the clock.
+``snapshot`` copies it to plain arrays and JSON values, ``restore`` puts a checkpoint back. In a checkpoint
+``model.safetensors`` holds the weights (the averaged ones, if there is an average), ``training.safetensors`` the last
+weights beside an average, every optimizer tensor, the carried state h and c of each layer and the state of the dropout
+generator, and ``training.json`` the cursor, the schedule, the best loss, the sums since the last evaluation and the
+clock.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
 
-import charlm
-from charlm.checkpoint.model_parts import Parts, checkpoint_parts
-from charlm.checkpoint.step import CONFIG, FORMAT, MODEL, STATE, STATE_TENSORS, TOKENIZER, Checkpoint
-from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
-from charlm.checkpoint.weights import weights_to_bytes
-from charlm.config import dump_json, from_dict, parse_json, to_dict
-from charlm.corpus.batches import Cursor
+from charlm.checkpoint.model_parts import Parts
+from charlm.checkpoint.step import CONFIG, STATE, STATE_TENSORS, Checkpoint
+from charlm.checkpoint.tensors import tensors_from_bytes
+from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_json, to_dict
+from charlm.corpus.batches import Batches, Cursor
 from charlm.errors import DataError
+from charlm.model.char_lm import CharLM, State
 from charlm.model.lstm import recurrence_name
-from charlm.training.optimizers import optimizer_arrays, restore_optimizer
-
-if TYPE_CHECKING:
-    from charlm.training.trainer import Trainer
+from charlm.training.averaging import Average
+from charlm.training.optimizers import make_optimizer, optimizer_arrays, restore_optimizer
+from charlm.training.schedule import Schedule
 
 logger = logging.getLogger("charlm")
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass
 class Progress:
-    """Where a training stands; ``part`` and ``chunk`` are the cursor into the corpus."""
+    """How far training has come. ``part`` and ``chunk`` are the cursor into the corpus. The fields are keys on disk."""
 
     part: int
     chunk: int
@@ -50,8 +51,9 @@ class Progress:
     best_step: int | None = None
     saved_step: int | None = None
     rate: float = 0.0
+    """The learning rate of the last step."""
     rate_factor: float = 1.0
-    """Below 1 once the training has been rolled back."""
+    """Below 1 after a rollback."""
     loss_sum: float = 0.0
     steps_since_evaluation: int = 0
     clipped_steps: int = 0
@@ -63,11 +65,11 @@ class Progress:
 
     @property
     def cursor(self) -> Cursor:
-        """What is read next."""
+        """The chunk that is read next."""
         return Cursor(self.part, self.chunk)
 
     def precision_costs(self) -> dict[str, float]:
-        """What ``evaluation.precision_costs`` said of the weights at ``evaluated_step``, as far as it was measured."""
+        """The costs that ``evaluation.precision_costs`` measured for the weights at ``evaluated_step``."""
         costs = {"int8": self.int8_cost, "bf16": self.bf16_cost}
         return {name: cost for name, cost in costs.items() if cost is not None and math.isfinite(cost)}
 
@@ -85,7 +87,7 @@ class Progress:
         self.clipped_steps += clipped
 
     def note_evaluation(self, loss: float | None) -> None:
-        """Close the sums since the last evaluation."""
+        """Reset the sums since the last evaluation."""
         self.evaluated_step, self.last_validation = self.step, loss
         self.loss_sum, self.steps_since_evaluation, self.clipped_steps = 0.0, 0, 0
 
@@ -98,136 +100,168 @@ class Progress:
         return self.clipped_steps / self.steps_since_evaluation if self.steps_since_evaluation else 0.0
 
 
-def snapshot(trainer: Trainer, finished: bool) -> dict[str, bytes]:
-    """The files of a checkpoint of ``trainer`` as it is now."""
-    tensors = {
-        **optimizer_arrays(trainer.optimizer),
-        **_state_arrays(trainer),
-        **trainer.average.last_weights(),
-        "generator": trainer.generator.get_state().numpy(),
-    }
-    training = {
-        "progress": to_dict(trainer.progress),
-        "schedule": trainer.schedule.state(),
-        "average": trainer.average.state(),
-        "finished": finished,
-        "environment": _environment(trainer),
-    }
-    with trainer.average.applied():
-        weights = trainer.model.weights()
-    files = {
-        CONFIG: dump_json(_description(trainer)),
-        MODEL: weights_to_bytes(weights, "f32"),
-        STATE_TENSORS: tensors_to_bytes(tensors),
-        STATE: dump_json(training),
-    }
-    tokenizer = trainer.corpus.tokenizer.to_bytes()
-    return files if tokenizer is None else {**files, TOKENIZER: tokenizer}
+class Snapshot(NamedTuple):
+    """A copy of a ``TrainingState`` in plain values."""
+
+    weights: dict[str, NDArray[Any]]
+    """The averaged weights; the last ones if there is no average."""
+    tensors: dict[str, NDArray[Any]]
+    values: dict[str, Any]
+    """JSON values."""
 
 
-def _description(trainer: Trainer) -> dict[str, Any]:
-    progress, corpus = trainer.progress, trainer.corpus
+@dataclass
+class TrainingState:
+    """Everything that changes during training with ``config``."""
+
+    config: TrainingConfig
+    model: CharLM
+    optimizer: torch.optim.Optimizer
+    average: Average
+    schedule: Schedule
+    generator: torch.Generator
+    """Draws the dropout masks."""
+    carried: State
+    """h and c [B, H] of each layer for the rows that the next chunk continues; no row at the start of an epoch."""
+    progress: Progress
+
+    @classmethod
+    def create(cls, model_config: ModelConfig, config: TrainingConfig) -> TrainingState:
+        """The state before the first step, with weights drawn from ``config.seed``."""
+        device = torch.device(config.device)
+        model = CharLM(model_config, config.seed).to(device)
+        return cls(
+            config=config,
+            model=model,
+            optimizer=make_optimizer(model, config),
+            average=Average(model, config),
+            schedule=Schedule(config.schedule, config.warmup),
+            generator=torch.Generator(device).manual_seed(config.seed),
+            carried=model.initial_state(0),
+            progress=Progress(*Cursor()),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embedding.weight.device
+
+    def observe_validation(self, loss: float | None, train_loss: float | None) -> bool:
+        """Record a validation loss (None: there is no validation text) and return whether it is the lowest so far.
+
+        The schedule and the average follow it, or ``train_loss`` where there is none. All in nats per character.
+        """
+        progress = self.progress
+        is_best = loss is not None and loss < (math.inf if progress.best is None else progress.best)
+        if is_best:
+            progress.best, progress.best_step = loss, progress.step
+        observed = loss if loss is not None else train_loss
+        if observed is not None:
+            self.schedule.observe(observed)
+            self.average.observe(observed)
+        progress.note_evaluation(loss)
+        return is_best
+
+    def weights_are_finite(self) -> bool:
+        """Whether no weight is NaN or infinite."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the whole state."""
+        tensors = {
+            **optimizer_arrays(self.optimizer),
+            **_carried_arrays(self.carried),
+            **self.average.last_weights(),
+            "generator": self.generator.get_state().numpy(),
+        }
+        values = {
+            "progress": to_dict(self.progress),
+            "schedule": self.schedule.state(),
+            "average": self.average.state(),
+            "environment": _environment(self.device),
+        }
+        with self.average.applied():
+            weights = self.model.weights()
+        return Snapshot(weights, tensors, values)
+
+    def restore(self, checkpoint: Checkpoint, parts: Parts, batches: Batches) -> None:
+        """Take over a checkpoint that was opened with all its files; ``parts`` are its ``checkpoint_parts``.
+
+        Raises ``DataError`` where they do not fit this state.
+        """
+        where, tensors_where = str(checkpoint.path / STATE), str(checkpoint.path / STATE_TENSORS)
+        config, _, weights = parts
+        if config != self.model.config:
+            raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
+        values = parse_json(checkpoint.files[STATE], where)
+        tensors = tensors_from_bytes(checkpoint.files[STATE_TENSORS], tensors_where)
+        if not isinstance(values, dict):
+            raise DataError(f"{where} does not hold the state of a training")
+        self.average.restore(weights, tensors, values.get("average"), where)
+        self.progress = _restored_progress(values.get("progress"), checkpoint, batches, where)
+        self.schedule.restore(values.get("schedule"), where)
+        if not (0 < self.progress.rate_factor <= 1 and 0 < self.schedule.plateau.factor <= 1):
+            raise DataError(f"{where} has a learning rate factor outside of (0, 1]; use an earlier step")
+        restore_optimizer(self.optimizer, tensors, tensors_where)
+        self._restore_carried(tensors, batches.rows(self.progress.cursor), where)
+        _compare_environment(values.get("environment"), _environment(self.device))
+        self._restore_generator(tensors)
+
+    def _restore_carried(self, tensors: Arrays, rows: int, where: str) -> None:
+        carried = self.model.initial_state(rows)
+        for layer, pair in enumerate(carried):
+            for name, tensor in zip("hc", pair, strict=True):
+                array = tensors.get(f"state.{layer}.{name}")
+                if array is None or array.shape != tuple(tensor.shape):
+                    raise DataError(f"{where}: the carried state of layer {layer} is missing or has another shape")
+                tensor.copy_(torch.from_numpy(array))
+        self.carried = carried
+
+    def _restore_generator(self, tensors: Arrays) -> None:
+        try:
+            self.generator.set_state(torch.from_numpy(tensors["generator"].copy()))
+        except (KeyError, RuntimeError, TypeError):
+            logger.warning("the dropout generator of another device cannot be continued here; it is seeded again")
+            self.generator.manual_seed(self.config.seed + self.progress.step)
+
+
+def _carried_arrays(carried: State) -> dict[str, NDArray[Any]]:
     return {
-        "format": FORMAT,
-        "charlm": charlm.__version__,
-        "torch": str(torch.__version__),
-        "step": progress.step,
-        "model": to_dict(trainer.model.config),
-        "weights": "f32",
-        "training": to_dict(trainer.config),
-        "tokenizer": corpus.tokenizer.description(),
-        "corpus": {
-            "name": corpus.name,
-            "sha256": corpus.sha256,
-            "description_sha256": corpus.description_sha256,
-            "splits": {name: dataclasses.asdict(size) for name, size in corpus.sizes.items()},
-            "shares": corpus.description.get("shares"),
-            "distinct": corpus.description.get("distinct"),
-        },
-        "validation": _finite(progress.last_validation) if progress.evaluated_step == progress.step else None,
-        "precision_costs": progress.precision_costs() if progress.evaluated_step == progress.step else {},
-        "seconds": round(progress.seconds, 3),
-        "ids_seen": progress.ids_seen,
-    }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _environment(trainer: Trainer) -> dict[str, Any]:
-    """What bit-identity depends on: a resume that crosses one of these is told so."""
-    return {
-        "torch": str(torch.__version__),
-        "device": trainer.device.type,
-        "threads": torch.get_num_threads(),
-        "engine": recurrence_name(trainer.device),
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _state_arrays(trainer: Trainer) -> dict[str, NDArray[Any]]:
-    """h and c of the rows that go on; none where the next chunk begins anew."""
-    rows = trainer.batches.rows(trainer.progress.cursor)
-    return {
-        f"state.{layer}.{name}": tensor[:rows].float().cpu().numpy()
-        for layer, pair in enumerate(trainer.state)
+        f"state.{layer}.{name}": tensor.float().cpu().numpy()
+        for layer, pair in enumerate(carried)
         for name, tensor in zip("hc", pair, strict=True)
     }
 
 
-def restore(trainer: Trainer, checkpoint: Checkpoint, parts: Parts | None = None) -> None:
-    """Put a snapshot back into a freshly made ``trainer``; ``parts`` may hold its ``checkpoint_parts``.
-
-    Raises ``DataError`` where the parts do not fit together.
-    """
-    where = str(checkpoint.path / STATE)
-    config, tokenizer, weights = parts or checkpoint_parts(checkpoint)
-    if config != trainer.model.config or tokenizer.description() != trainer.corpus.tokenizer.description():
-        raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
-    training = parse_json(checkpoint.files[STATE], where)
-    tensors = tensors_from_bytes(checkpoint.files[STATE_TENSORS], str(checkpoint.path / STATE_TENSORS))
-    if not isinstance(training, dict):
-        raise DataError(f"{where} does not hold the state of a training")
-    trainer.average.restore(weights, tensors, training.get("average"), where)
-    trainer.progress = from_dict(Progress, training.get("progress"), where)
-    if not trainer.batches.has(trainer.progress.cursor):
-        raise DataError(f"{where} has a cursor that is nowhere in the text")
-    if trainer.progress.step != checkpoint.step or checkpoint.step < 0:
+def _restored_progress(values: Any, checkpoint: Checkpoint, batches: Batches, where: str) -> Progress:
+    progress = from_dict(Progress, values, where)
+    if not batches.has(progress.cursor):
+        raise DataError(f"{where} has a cursor outside of the text")
+    if progress.step != checkpoint.step or checkpoint.step < 0:
         raise DataError(f"{where} and {CONFIG} disagree on the step")
-    trainer.progress.saved_step = checkpoint.step  # the file was written before this very save had succeeded
-    trainer.schedule.restore(training.get("schedule"), where)
-    if not (0 < trainer.progress.rate_factor <= 1 and 0 < trainer.schedule.plateau.factor <= 1):
-        raise DataError(f"{where} multiplies the rate by what no training does; use an earlier step")
-    restore_optimizer(trainer.optimizer, tensors, str(checkpoint.path / STATE_TENSORS))
-    _restore_carried_state(trainer, tensors, where)
-    _compare_environment(training.get("environment"), _environment(trainer))
-    try:
-        trainer.generator.set_state(torch.from_numpy(tensors["generator"].copy()))
-    except (KeyError, RuntimeError, TypeError):
-        logger.warning("the dropout generator of another device cannot go on here; it begins anew")
-        trainer.generator.manual_seed(trainer.config.seed + trainer.progress.step)
+    progress.saved_step = checkpoint.step  # the file was written before this save had succeeded
+    return progress
 
 
-def _restore_carried_state(trainer: Trainer, tensors: Mapping[str, NDArray[Any]], where: str) -> None:
-    expected = trainer.model.initial_state(trainer.batches.rows(trainer.progress.cursor))
-    for layer, pair in enumerate(expected):
-        for name, tensor in zip("hc", pair, strict=True):
-            array = tensors.get(f"state.{layer}.{name}")
-            if array is None or array.shape != tuple(tensor.shape):
-                raise DataError(f"{where}: the carried state of layer {layer} is missing or has another shape")
-            tensor.copy_(torch.from_numpy(array))
-    trainer.state = expected
+def _environment(device: torch.device) -> dict[str, Any]:
+    """What bit-identity depends on: a resume that changes one of these is reported."""
+    return {
+        "torch": str(torch.__version__),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "engine": recurrence_name(device),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
 
 
 def _compare_environment(before: Any, now: dict[str, Any]) -> None:
     before = before if isinstance(before, dict) else {}
     changed = [f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
-        logger.warning("resuming is exact, bit by bit, on the same set-up only: %s", "; ".join(changed))
+        logger.warning("resuming is bit-identical in the same environment only: %s", "; ".join(changed))
 
 
 def is_finished(checkpoint: Checkpoint) -> bool:
-    """Whether the training behind a checkpoint had come to its end."""
+    """Whether the training behind a checkpoint had ended."""
     training = parse_json(checkpoint.files[STATE], str(checkpoint.path / STATE))
     return isinstance(training, dict) and training.get("finished") is True

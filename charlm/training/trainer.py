@@ -1,8 +1,8 @@
 """The training loop: truncated backpropagation through time over parallel streams, as a sequence of events.
 
-``Trainer.events()`` trains and yields what happens (a step, an evaluation, a save); whoever listens draws it. The
-trainer itself draws and prints nothing. All that changes lives in a few named places, is saved with every
-checkpoint, and is put back by ``Trainer.resume``, so that a resumed run ends with the weights of an uninterrupted one.
+``Trainer.events()`` trains and yields what happens: a step, an evaluation, a save. The caller displays it; the trainer
+prints nothing. Everything that changes is in ``Trainer.state``, which is saved with every checkpoint and restored by
+``Trainer.resume``, so that a resumed run ends with the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,49 +15,35 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from charlm.checkpoint.model_card import update_card
 from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.run_folder import keep_only
-from charlm.checkpoint.step import ALL_FILES, CONFIG, Checkpoint, open_checkpoint, save_step, step_numbers
+from charlm.checkpoint.step import Checkpoint
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus.batches import IGNORED, Chunk, Cursor, make_batches
+from charlm.corpus.batches import Chunk, make_batches
 from charlm.corpus.prepared import Corpus
-from charlm.engine import create_engine
-from charlm.engine.torch import TorchEngine
-from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
-from charlm.evaluation.dynamic import ids_of_gradients
-from charlm.evaluation.measure import precision_costs
-from charlm.model.char_lm import CharLM, activation_penalty, cross_entropy, detach
+from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
+from charlm.evaluation.dynamic import gradient_rms_ids
+from charlm.model.char_lm import CharLM
 from charlm.system.cores import cores
-from charlm.system.devices import autocast, keep_freed_memory, memory_bytes, memory_errors
-from charlm.training.averaging import Average
-from charlm.training.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
-from charlm.training.gradients import keep_gradients
+from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
+from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
 from charlm.training.memory import need_and_advice, refuse_too_large
-from charlm.training.metrics_log import Metrics
-from charlm.training.optimizers import make_optimizer
-from charlm.training.schedule import Schedule
-from charlm.training.state import Progress, restore, snapshot
-from charlm.training.validation import Steering, sample
+from charlm.training.metrics_log import MetricsLog
+from charlm.training.saving import NonFiniteError, Saver
+from charlm.training.state import Progress, TrainingState
+from charlm.training.update import make_update
+from charlm.training.validation import StoppedError, Validator
 
 MAX_SKIPPED_IN_A_ROW = 20
-MAX_FAILED_SAVES = 3
 ROLLBACK_FACTOR = 0.3
-"""What the rate is multiplied by when a training that diverged goes on from its last good checkpoint."""
+"""The learning rate is multiplied by this after a rollback to the last good checkpoint."""
 _LOG_EVERY = 50
 _RESET_KEY = 0x5E7
-
-
-class _Interrupted(Exception):
-    """Stop was asked for in the middle of an evaluation."""
-
-
-class _Diverged(Exception):
-    """Losses, gradients or weights are no finite numbers any more; the text says which."""
+_ACCELERATOR_SECONDS_PER_ID = 1e-4
+"""Of one stream with its gradients, where launching kernels takes the time."""
 
 
 class Trainer:
-    """One run being trained. ``run`` is its folder, which the caller has locked."""
+    """Trains one run. ``run`` is its folder, which the caller has locked."""
 
     def __init__(self, run: Path, corpus: Corpus, model_config: ModelConfig, config: TrainingConfig) -> None:
         self.run = run
@@ -68,331 +54,259 @@ class Trainer:
         refuse_too_large(model_config, config, ids, available)
         self._memory_advice = need_and_advice(model_config, config, ids, available)
         keep_freed_memory()
-        # A run from a larger machine may ask for threads that would only wait for one another here.
+        make_reproducible(self.device)
+        # A run from a larger machine may ask for more threads than this one has cores.
         torch.set_num_threads(min(config.threads or torch.get_num_threads(), cores()))
         with memory_errors(self._memory_advice):
-            self.model = CharLM(model_config, config.seed).to(self.device)
-            self.optimizer = make_optimizer(self.model, config)
-        self.average = Average(self.model, config)
+            self.state = TrainingState.create(model_config, config)
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed, config.bptt_jitter)
-        self.schedule = Schedule(config.schedule, config.warmup)
-        self.generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.progress = Progress(*Cursor())
-        self.state = self.model.initial_state(self.batches.rows(self.progress.cursor))
+        self.validator = Validator(corpus, self._memory_advice)
+        self.saver = Saver(run, corpus)
+        self.metrics_log = MetricsLog(run)
+        self._update = make_update(self.state)
         size = corpus.sizes["train"]
         self._ids_per_character = size.ids / max(1, size.predictions)
-        self.steering = Steering(corpus)
-        self.metrics = Metrics(run)
         self._stop = False
         self._started = time.monotonic()
         self._last_save = self._started
-        self._failed_saves = 0
-        self._best_on_disk: tuple[float | None, int | None] = (None, None)
 
     @classmethod
     def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
-        """A trainer in the state that ``checkpoint`` (with all its files) was saved in. Raises ``DataError``."""
-        # First of all, so that no memory is asked for that the weights do not fill.
-        parts = checkpoint_parts(checkpoint)
-        trainer = cls(run, corpus, parts[0], config)
-        restore(trainer, checkpoint, parts)
+        """A trainer in the state of ``checkpoint``, opened with all its files. Raises ``DataError``."""
+        # The weights are checked first, so that no more memory is allocated than they fill.
+        trainer = cls(run, corpus, checkpoint_parts(checkpoint)[0], config)
+        trainer._restore(checkpoint)
         trainer._started = time.monotonic() - trainer.progress.seconds
-        trainer._best_on_disk = trainer.progress.best, trainer.progress.best_step
         return trainer
 
-    def stop(self) -> None:
-        """Ask the loop to save and finish at the next place where that is clean."""
-        self._stop = True
+    @property
+    def model(self) -> CharLM:
+        """The model being trained, with its last weights."""
+        return self.state.model
 
-    # ------------------------------------------------------------------------------------------------ the loop
-
-    def events(self) -> Iterator[Event]:
-        """Train until the budget is spent, nothing improves, or ``stop`` is called; saved at the end in each case.
-
-        Raises ``DivergedError``, ``OutOfMemoryError`` or ``InputOutputError``; what was learnt is saved first where
-        that is possible.
-        """
-        self._started = time.monotonic() - self.progress.seconds
-        self._last_save = time.monotonic()
-        self.metrics.forget_after(self.progress.step, self.progress.evaluated_step)
-        try:
-            while (reason := (yield from self._train())) is None:
-                pass  # rolled back; once more
-        except _Interrupted:
-            reason = "interrupted"
-        except OutOfMemoryError:
-            if self.progress.step > (self.progress.saved_step or 0):
-                yield from self._save(must=True)
-            raise
-        if self.progress.saved_step != self.progress.step or reason != "interrupted":
-            try:
-                yield from self._save(finished=reason != "interrupted", must=True)
-            except _Diverged as error:
-                raise DivergedError(f"{error}; {self._advice()}") from None
-        if reason != "interrupted":
-            yield from self._keep_gradients()
-        yield Finished(self.progress.step, self.seconds, reason, self.progress.best_step, self.progress.best)
-
-    def _train(self) -> Generator[Event, None, str | None]:
-        """Train to the end, and say why it is one; None if training must begin again from an earlier step."""
-        try:
-            return (yield from self._train_on())
-        except _Diverged as error:
-            yield self._roll_back(str(error))
-            return None
-
-    def _train_on(self) -> Generator[Event, None, str]:
-        while True:
-            if self._evaluation_is_due():
-                evaluated = self._evaluate()
-                yield evaluated
-                if evaluated.is_best:
-                    yield from self._save()
-            if self._stop:
-                return "interrupted"
-            budget_spent = self._budget_spent()
-            if budget_spent or self._nothing_improves():
-                if self.progress.evaluated_step != self.progress.step:
-                    yield self._evaluate()
-                return "budget" if budget_spent else "early stop"
-            yield self._step()
-            if self._save_is_due():
-                yield from self._save()
+    @property
+    def progress(self) -> Progress:
+        """How far training has come."""
+        return self.state.progress
 
     @property
     def seconds(self) -> float:
         """Time spent on this run, evaluations and earlier sessions included."""
         return time.monotonic() - self._started
 
-    def budget_progress(self) -> float | None:
-        """How much of the budget is spent, 0 to 1; None without one."""
-        config = self.config
-        if config.steps is not None:
-            return self.progress.step / config.steps
-        if config.epochs is not None:
-            return self.batches.epochs(self.progress.cursor) / config.epochs
-        if config.seconds is not None:
-            # The last evaluation, the gradients and the saves belong to the budget, too.
-            reserved = min(self._evaluation_seconds() + self._gradients_seconds() + 0.5, 0.2 * config.seconds)
-            return self.seconds / (config.seconds - reserved)
-        return None
+    def stop(self) -> None:
+        """Ask the loop to save and end as soon as possible."""
+        self._stop = True
 
-    def _evaluation_seconds(self) -> float:
-        """What an evaluation takes: as long as the last one; before the first, a third of learning as many ids."""
-        if self.progress.evaluation_seconds or not self.progress.ids_seen:
-            return self.progress.evaluation_seconds
-        return self.seconds / self.progress.ids_seen * len(self.steering.ids) / 3
+    def _stop_requested(self) -> bool:
+        return self._stop
 
-    def _gradients_seconds(self) -> float:
-        """What ``keep_gradients`` may take: a stream by itself is read at about a fifth of the speed of many."""
-        return 5 * self.seconds / max(1, self.progress.ids_seen) * ids_of_gradients(self.progress.step)
+    # ------------------------------------------------------------------------------------------------ loop
 
-    def _budget_spent(self) -> bool:
-        progress = self.budget_progress()
-        return progress is not None and progress >= 1.0
+    def events(self) -> Iterator[Event]:
+        """Train until the budget is spent, the loss stops improving, or ``stop`` is called; save at the end.
 
-    def _nothing_improves(self) -> bool:
-        return self.config.steps is None and self.config.epochs is None and self.schedule.exhausted
+        Raises ``DivergedError``, ``OutOfMemoryError`` or ``InputOutputError``, after saving where that is possible.
+        """
+        self._started = time.monotonic() - self.progress.seconds
+        self._last_save = time.monotonic()
+        self.metrics_log.forget_after(self.progress.step, self.progress.evaluated_step)
+        try:
+            while (reason := (yield from self._train_or_roll_back())) is None:
+                pass  # rolled back; train again
+        except StoppedError:
+            reason = "interrupted"
+        except OutOfMemoryError:
+            if self.progress.step > (self.progress.saved_step or 0):
+                yield self._save(must=True)
+            raise
+        if self.progress.saved_step != self.progress.step or reason != "interrupted":
+            try:
+                yield self._save(finished=reason != "interrupted", must=True)
+            except NonFiniteError as error:
+                raise DivergedError(f"{error}; {self.saver.advice(self.config.lr)}") from None
+        if reason != "interrupted":
+            yield from self._save_gradients()
+        yield Finished(self.progress.step, self.seconds, reason, self.progress.best_step, self.progress.best)
+
+    def _train_or_roll_back(self) -> Generator[Event, None, str | None]:
+        """Train to the end and return the reason why it ended; None after a rollback to an earlier step."""
+        try:
+            return (yield from self._train())
+        except NonFiniteError as error:
+            yield self._roll_back(str(error))
+            return None
+
+    def _train(self) -> Generator[Event, None, str]:
+        while True:
+            if self._evaluation_is_due():
+                evaluated = self._evaluate()
+                yield evaluated
+                if evaluated.is_best:
+                    yield self._save()
+            if self._stop:
+                return "interrupted"
+            budget_spent = self._budget_spent()
+            if budget_spent or self._stops_early():
+                if self.progress.evaluated_step != self.progress.step:
+                    yield self._evaluate()
+                return "budget" if budget_spent else "early stop"
+            yield self._step()
+            if self._save_is_due():
+                yield self._save()
 
     def _evaluation_is_due(self) -> bool:
         step = self.progress.step
         return step > 0 and step % self.config.eval_every == 0 and self.progress.evaluated_step != step
+
+    def _stops_early(self) -> bool:
+        return self.config.steps is None and self.config.epochs is None and self.state.schedule.exhausted
 
     def _save_is_due(self) -> bool:
         if self.config.save_every_unit == "steps":
             return self.progress.step % int(self.config.save_every) == 0
         return time.monotonic() - self._last_save >= self.config.save_every
 
-    # ------------------------------------------------------------------------------------------------ one step
+    # ------------------------------------------------------------------------------------------------ budget
+
+    def budget_progress(self) -> float | None:
+        """The share of the budget that is spent, 0 to 1; None without a budget."""
+        config = self.config
+        if config.steps is not None:
+            return self.progress.step / config.steps
+        if config.epochs is not None:
+            return self.batches.epochs(self.progress.cursor) / config.epochs
+        if config.seconds is not None:
+            # The last evaluation, the gradients and the last save are part of the budget.
+            reserved = min(self._evaluation_seconds() + self._gradients_seconds() + 0.5, 0.2 * config.seconds)
+            return self.seconds / (config.seconds - reserved)
+        return None
+
+    def _budget_spent(self) -> bool:
+        spent = self.budget_progress()
+        return spent is not None and spent >= 1.0
+
+    def _evaluation_seconds(self) -> float:
+        """Time of an evaluation: that of the last one; before the first, a third of training on as many ids."""
+        if self.progress.evaluation_seconds or not self.progress.ids_seen:
+            return self.progress.evaluation_seconds
+        return self.seconds / self.progress.ids_seen * len(self.validator.text.ids) / 3
+
+    def _gradients_seconds(self) -> float:
+        """Estimated time of ``_save_gradients``: on a CPU, one stream takes five times as long per id as a batch."""
+        ids = gradient_rms_ids(self.progress.step)
+        if self.device.type != "cpu":
+            return ids * _ACCELERATOR_SECONDS_PER_ID
+        return 5 * self.seconds / max(1, self.progress.ids_seen) * ids
+
+    # ------------------------------------------------------------------------------------------------ step
 
     def _step(self) -> Stepped:
-        chunk = self.batches.chunk(self.progress.cursor)
-        self._bring_state(chunk)
-        factor = self.schedule.factor(self.progress.step, self.budget_progress()) * self.progress.rate_factor
-        rate = self.progress.rate = self.config.lr * factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        progress, config = self.progress, self.config
+        chunk = self.batches.chunk(progress.cursor)
+        self._prepare_carried_state(chunk)
+        factor = self.state.schedule.factor(progress.step, self.budget_progress()) * progress.rate_factor
+        lr = progress.rate = config.lr * factor
         with memory_errors(self._memory_advice):
-            loss, norm = self._learn(chunk)
-        skipped = not (math.isfinite(loss) and math.isfinite(norm))
-        self.progress.note_step(loss * self._ids_per_character, norm > self.config.clip, skipped, chunk.predictions)
-        self.progress.part, self.progress.chunk = self.batches.after(self.progress.cursor)
-        if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise _Diverged(f"the loss or its gradient was no finite number for {MAX_SKIPPED_IN_A_ROW} steps in a row")
+            updated = self._update.apply(chunk, self.state.carried, lr)
+        if updated.is_finite:
+            self.state.average.update()
+        loss = updated.loss * self._ids_per_character
+        progress.note_step(loss, updated.grad_norm > config.clip, not updated.is_finite, chunk.predictions)
+        progress.part, progress.chunk = self.batches.after(progress.cursor)
+        rows = self.batches.rows(progress.cursor)
+        self.state.carried = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in updated.state)
+        if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NonFiniteError(f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row")
+        characters = int(chunk.predictions / self._ids_per_character)
         stepped = Stepped(
-            self.progress.step,
-            loss * self._ids_per_character,
-            norm,
-            rate,
-            skipped,
-            int(chunk.predictions / self._ids_per_character),
-            self.budget_progress(),
+            step=progress.step,
+            nats_per_char=loss,
+            grad_norm=updated.grad_norm,
+            lr=lr,
+            skipped=not updated.is_finite,
+            characters=characters,
+            budget_spent=self.budget_progress(),
         )
-        if self.progress.step % _LOG_EVERY == 0:
-            self.metrics.write(
-                "train", self.progress.step, self.seconds, train_nats_per_char=self.progress.mean_loss(), rate=rate
-            )
+        if progress.step % _LOG_EVERY == 0:
+            mean_loss = progress.mean_loss()
+            self.metrics_log.write("train", progress.step, self.seconds, train_nats_per_char=mean_loss, rate=lr)
         return stepped
 
-    def _bring_state(self, chunk: Chunk) -> None:
-        """Let all rows begin anew with a fresh chunk; and now and then one, so that a cold start is learnt, too."""
+    def _prepare_carried_state(self, chunk: Chunk) -> None:
+        """Start all rows of a fresh chunk from zeros; else reset a few at random, so that cold starts are learned."""
         rows = chunk.inputs_TB.shape[1]
         if chunk.fresh:
-            self.state = self.model.initial_state(rows)
+            self.state.carried = self.model.initial_state(rows)
             return
-        self.state = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in self.state)
         random = np.random.Generator(np.random.Philox(key=[self.config.seed ^ _RESET_KEY, self.progress.step]))
-        forgets = np.asarray(random.random(rows) < self.config.state_reset)
-        if forgets.any():
-            keep_B1 = torch.from_numpy(~forgets).to(self.device)[:, None]
-            self.state = tuple((h_BH * keep_B1, c_BH * keep_B1) for h_BH, c_BH in self.state)
-
-    def _learn(self, chunk: Chunk) -> tuple[float, float]:
-        """One update: the mean loss in nats per id and the gradient norm. If one is not finite, no weight changes."""
-        inputs_TB = torch.from_numpy(chunk.inputs_TB).to(self.device)
-        targets_TB = torch.from_numpy(chunk.targets_TB).to(self.device)
-        lengths_B = None if chunk.lengths_B is None else torch.from_numpy(chunk.lengths_B)
-        with autocast(self.device.type, self.config.precision):
-            output_TBE, dropped_TBE, state = self.model.read(inputs_TB, self.state, self.generator, lengths_B)
-            logits_TBV = self.model.decoder(dropped_TBE)
-        loss = cross_entropy(logits_TBV, targets_TB).sum() / chunk.predictions
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss + self._penalty(output_TBE, dropped_TBE, targets_TB)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        values = loss.item(), norm.item()
-        if all(map(math.isfinite, values)):
-            self.optimizer.step()
-            self.average.update()
-            self.state = detach(state)
-        else:
-            self.state = self.model.initial_state(inputs_TB.shape[1])
-        return values
-
-    def _penalty(
-        self, output_TBE: torch.Tensor, dropped_TBE: torch.Tensor, targets_TB: torch.Tensor
-    ) -> torch.Tensor | float:
-        weights = self.config.ar, self.config.tar
-        return activation_penalty(output_TBE, dropped_TBE, targets_TB != IGNORED, *weights) if any(weights) else 0.0
-
-    def _roll_back(self, reason: str) -> RolledBack:
-        """Go on from the best checkpoint (the latest, if none is) at a lower rate; the second time, give up.
-
-        Raises ``DivergedError``; weights that are finite are saved first.
-        """
-        finite, diverged_at = self._weights_are_finite(), self.progress.step
-        if self.progress.rate_factor < 1.0 or self.progress.saved_step is None:
-            if finite:
-                self.progress.skipped_in_a_row = 0
-                list(self._save(must=True))
-            raise DivergedError(f"{reason}; {self._advice()}")
-        try:
-            restore(self, open_checkpoint(self.run, "best", ALL_FILES))
-        except CharlmError as error:
-            raise DivergedError(f"{reason}, and no checkpoint could be gone back to ({error})") from None
-        self.progress.rate_factor = ROLLBACK_FACTOR
-        self._best_on_disk = self.progress.best, self.progress.best_step
-        self.metrics.forget_after(self.progress.step, self.progress.evaluated_step)
-        return RolledBack(self.progress.step, ROLLBACK_FACTOR, f"{reason}, up to step {diverged_at}")
-
-    def _advice(self) -> str:
-        steps = step_numbers(self.run)
-        kept = f"step {steps[-1]} in {self.run} is the last good one" if steps else "nothing was saved"
-        return f"{kept}; train again with a lower --lr (now {self.config.lr:g})"
+        reset_B = np.asarray(random.random(rows) < self.config.state_reset)
+        if reset_B.any():
+            keep_B1 = torch.from_numpy(~reset_B).to(self.device)[:, None]
+            self.state.carried = tuple((h_BH * keep_B1, c_BH * keep_B1) for h_BH, c_BH in self.state.carried)
 
     # ------------------------------------------------------------------------------------------------ evaluation
 
     def _evaluate(self) -> Evaluated:
-        """Measure the averaged weights, where there is an average, and let the loss steer."""
-        with self.average.applied():
-            return self._evaluate_weights()
-
-    def _evaluate_weights(self) -> Evaluated:
         began = time.monotonic()
         progress = self.progress
-        train_loss, clipped = progress.mean_loss(), progress.clipped_share()
-        loss = self._validation_loss()
-        if loss is not None and not math.isfinite(loss):
-            loss = math.inf  # for the schedule as bad as can be, and never the best
-        steering = loss if loss is not None else train_loss
-        is_best = loss is not None and loss < (math.inf if progress.best is None else progress.best)
-        if is_best:
-            progress.best, progress.best_step = loss, progress.step
-        if steering is not None:
-            self.schedule.observe(steering)
-            self.average.observe(steering)
-        progress.note_evaluation(loss)
-        self._note_precision_costs(wanted=is_best or loss is None)
-        rate = progress.rate
-        self.metrics.write(
+        measured = self.validator.evaluate(self.state, self._stop_requested)
+        self.metrics_log.write(
             "valid",
-            self.progress.step,
+            progress.step,
             self.seconds,
-            train_nats_per_char=train_loss,
-            valid_nats_per_char=loss,
-            rate=rate,
-            clipped=clipped,
+            train_nats_per_char=measured.train_loss,
+            valid_nats_per_char=measured.valid_loss,
+            rate=progress.rate,
+            clipped=measured.clipped_share,
             skipped_steps=progress.skipped_steps,
         )
-        epoch = max(0, math.ceil(self.batches.epochs(progress.cursor)) - 1)
-        sample = self._sample()
         progress.evaluation_seconds = time.monotonic() - began
-        return Evaluated(progress.step, epoch, self.seconds, train_loss, loss, is_best, clipped, rate, sample)
+        return Evaluated(
+            step=progress.step,
+            epoch=max(0, math.ceil(self.batches.epochs(progress.cursor)) - 1),
+            seconds=self.seconds,
+            train_nats_per_char=measured.train_loss,
+            valid_nats_per_char=measured.valid_loss,
+            is_best=measured.is_best,
+            clipped_share=measured.clipped_share,
+            lr=progress.rate,
+            sample=measured.sample,
+        )
 
-    def _validation_loss(self) -> float | None:
-        with memory_errors(self._memory_advice):
-            return self.steering.loss(TorchEngine(self.model, self.config.precision), self._stop_between_chunks)
+    # ------------------------------------------------------------------------------------------------ saving
 
-    def _note_precision_costs(self, wanted: bool) -> None:
-        """Find out, for weights that people will write with, which precision is safe to write in."""
-        costs: dict[str, float] = {}
-        if wanted:
-            weights, loss = self.model.weights(), self.steering.precision_loss
-            costs = precision_costs(self.model.config, weights, loss, torch.get_num_threads())
-        self.progress.int8_cost, self.progress.bf16_cost = costs.get("int8"), costs.get("bf16")
-
-    def _stop_between_chunks(self, predictions: int) -> None:
-        if self._stop:
-            raise _Interrupted
-
-    def _sample(self) -> str:
-        weights, threads = self.model.weights(), torch.get_num_threads()
-        engine = create_engine(self.model.config, weights, str(self.device), threads=threads)
-        return sample(engine, self.corpus.tokenizer, self.config.seed ^ self.progress.step)
-
-    # ------------------------------------------------------------------------------------------------ keeping
-
-    def _save(self, finished: bool = False, must: bool = False) -> Iterator[Event]:
+    def _save(self, finished: bool = False, must: bool = False) -> Event:
         self.progress.seconds = self.seconds
         self._last_save = time.monotonic()
-        if not self._weights_are_finite():
-            raise _Diverged("the weights are no finite numbers any more")
-        step = self.progress.step
-        try:
-            files = snapshot(self, finished)
-            path = save_step(self.run, step, files)
-        except InputOutputError as error:
-            self._failed_saves += 1
-            if must or self._failed_saves >= MAX_FAILED_SAVES:
-                raise
-            if self.progress.best_step == step:
-                # These weights will be gone: the best is again the one on disk.
-                self.progress.best, self.progress.best_step = self._best_on_disk
-            yield SaveFailed(step, str(error))
-            return
-        self._failed_saves = 0
-        self.progress.saved_step = step
-        self._best_on_disk = self.progress.best, self.progress.best_step
-        keep_only(self.run, {step, self.progress.best_step or step})
-        update_card(self.run, files[CONFIG], self._best_on_disk)
-        yield Saved(step, path)
+        return self.saver.save(self.state, finished=finished, must=must)
 
-    def _keep_gradients(self) -> Iterator[Event]:
-        """Put beside the best weights what dynamic evaluation needs; without it, that must read the corpus again."""
+    def _save_gradients(self) -> Iterator[Event]:
         try:
             with memory_errors(self._memory_advice):
-                keep_gradients(self.run, self.corpus, lambda: self._stop)
+                self.saver.save_gradients(self.device, self._stop_requested)
         except (InputOutputError, OutOfMemoryError) as error:
             yield SaveFailed(self.progress.step, str(error))
 
-    def _weights_are_finite(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
+    def _roll_back(self, reason: str) -> RolledBack:
+        """Continue from the best checkpoint at a lower learning rate; the second time, give up.
+
+        Raises ``DivergedError``, after saving weights that are finite.
+        """
+        progress = self.progress
+        if progress.rate_factor < 1.0 or progress.saved_step is None:
+            if self.state.weights_are_finite():
+                progress.skipped_in_a_row = 0
+                self._save(must=True)
+            raise DivergedError(f"{reason}; {self.saver.advice(self.config.lr)}")
+        diverged_at = progress.step
+        self.saver.roll_back(self.state, self.batches, reason)
+        self._update = make_update(self.state)
+        self.progress.rate_factor = ROLLBACK_FACTOR
+        self.metrics_log.forget_after(self.progress.step, self.progress.evaluated_step)
+        return RolledBack(self.progress.step, ROLLBACK_FACTOR, f"{reason}, up to step {diverged_at}")
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self.saver.restore(self.state, checkpoint, self.batches)
+        # An update may hold tensors that restoring has replaced.
+        self._update = make_update(self.state)

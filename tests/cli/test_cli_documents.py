@@ -1,4 +1,4 @@
-"""Models of documents on the command line: whole documents out, a score for each one in."""
+"""Models of documents on the command line: generation of whole documents, a score for each document."""
 
 import csv
 import io
@@ -27,11 +27,11 @@ def test_the_everyday_commands(lines_file, tmp_path):
         "train", lines_file, "--documents", "lines", "--split", "80/10/10", "--out", "run", *QUICK, "--steps", "20",
         cwd=tmp_path,
     )  # fmt: skip
-    said = trained.stderr.decode()
-    assert trained.returncode == 0, said
-    assert "documents (lines): 320 training, 40 validation, 40 test" in said
-    assert "of the 40 test documents stand in the training part" in said
-    assert "up to 64 characters a step" in said
+    stderr = trained.stderr.decode()
+    assert trained.returncode == 0, stderr
+    assert "documents (lines): 320 training, 40 validation, 40 test" in stderr
+    assert "of the 40 test documents are in the training split" in stderr
+    assert "up to 64 characters per step" in stderr
 
     evaluated = json.loads(charlm("eval", "--json", "--checkpoint", "run", cwd=tmp_path).stdout)
     assert evaluated["documents"] == 40
@@ -40,7 +40,7 @@ def test_the_everyday_commands(lines_file, tmp_path):
         evaluated["nats_per_char"] * evaluated["characters"] / 40, rel=1e-9
     )
     shown = charlm("eval", "--checkpoint", "run", cwd=tmp_path).stdout.decode()
-    for row in ("nats per document", "bits per document", "nats without the ends", "40 end markers among them"):
+    for row in ("nats per document", "bits per document", "nats without end markers", "40 end markers included"):
         assert row in shown
     assert "documents" in charlm("info", "--checkpoint", "run", cwd=tmp_path).stdout.decode()
 
@@ -69,16 +69,16 @@ def test_unique_and_novel(document_run, lines_file):
     result = charlm(*options, "--unique", "--novel")
     written = lines(result)
     assert len(written) == len(set(written)) == 300
-    learnt = {line for line in known if library.load(document_run).fingerprint(line) in _fingerprints(document_run)}
-    assert len(learnt) > 100
-    assert not learnt & set(written)
-    said = result.stderr.decode()
-    drawn = int(said.split(" of ")[1].split()[0].replace(",", ""))
+    trained_on = {line for line in known if library.load(document_run).fingerprint(line) in _fingerprints(document_run)}
+    assert len(trained_on) > 100
+    assert not trained_on & set(written)
+    stderr = result.stderr.decode()
+    drawn = int(stderr.split(" of ")[1].split()[0].replace(",", ""))
     assert drawn > 300
-    assert "stand in the training text" in said
-    assert "were written before" in said
-    # The same documents, in the same order, with those taken out that are not wanted.
-    chosen = list(dict.fromkeys(document for document in free if document not in learnt))
+    assert "are in the training text" in stderr
+    assert "are duplicates" in stderr
+    # The same documents in the same order, without the duplicates and those of the training text.
+    chosen = list(dict.fromkeys(document for document in free if document not in trained_on))
     assert written[: len(chosen)] == chosen[:300]
 
 
@@ -88,7 +88,7 @@ def _fingerprints(run):
     return set(open_corpus(run / "corpus").fingerprints().tolist())
 
 
-def test_when_nothing_new_comes_it_ends_and_says_so(document_run):
+def test_generation_of_unique_documents_stops_if_there_are_no_more(document_run):
     result = charlm("generate", "-c", document_run, "--samples", "5", "--unique", "--temperature", "0")
     assert len(lines(result)) == 1
     assert "4 fewer than asked for" in result.stderr.decode()
@@ -97,7 +97,7 @@ def test_when_nothing_new_comes_it_ends_and_says_so(document_run):
 SCORED = b"the cat sat\nzzzz qq\n\non a mat\r\nesc\x1b[31mred\n"
 
 
-def test_a_row_cannot_be_turned_around(document_run):
+def test_bidirectional_controls_are_escaped(document_run):
     row = lines(charlm("score", "-c", document_run, stdin="the \u202ecat\u2067\u200f sat\n".encode()))[0]
     assert row.split("\t")[2] == "the \\u202ecat\\u2067\\u200f sat"
 
@@ -119,8 +119,8 @@ def test_scores_as_text_json_and_csv(document_run):
     assert [float(row["log_probability"]) for row in table[:5]] == pytest.approx([-s.nats for s in expected], rel=1e-5)
 
 
-def test_the_strangest_first(document_run, lines_file, tmp_path):
-    path = tmp_path / "with strangers.txt"
+def test_the_least_likely_documents_first(document_run, lines_file, tmp_path):
+    path = tmp_path / "with unlikely lines.txt"
     known = lines_file.read_text().splitlines()
     path.write_text("\n".join([*known[:200], "xkcd qzv!", *known[200:], "0x7f3a#"]))
     top = [line.split("\t")[2] for line in lines(charlm("score", path, "-c", document_run, "--top", "2"))]
@@ -132,7 +132,7 @@ def test_the_strangest_first(document_run, lines_file, tmp_path):
     assert ranked == sorted(bits)[:5]
 
 
-def test_lines_are_scored_as_they_come(document_run):
+def test_lines_are_scored_as_they_arrive(document_run):
     command = [*CHARLM, "score", "-c", str(document_run)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes) as process:
@@ -221,8 +221,8 @@ def test_a_page(document_run, tmp_path):
     assert "<b>" not in page
     written = charlm("score", "-c", document_run, "--html", "-", stdin=b"x\n")
     assert (written.returncode, written.stdout[:2], written.stderr) == (0, b"<!", b"")
-    said = one_line(charlm("score", "-c", document_run, "--html", tmp_path / "no" / "page.html", stdin=b"x\n"))
-    assert "cannot be written" in said
+    stderr = one_line(charlm("score", "-c", document_run, "--html", tmp_path / "no" / "page.html", stdin=b"x\n"))
+    assert "cannot be written" in stderr
 
 
 @pytest.mark.parametrize(
@@ -244,20 +244,20 @@ def test_a_page(document_run, tmp_path):
         (["score", "-c", "DOCUMENTS", "--encoding", "nope", "LINES"], 2, "encoding"),
     ],
 )
-def test_wrong_turns(lines_file, document_run, trained_run, tmp_path, arguments, code, hint):
+def test_mistakes(lines_file, document_run, trained_run, tmp_path, arguments, code, hint):
     (tmp_path / "empty.txt").write_text("\n \n\t\n")
     shutil.copytree(next(document_run.glob("step-*")), tmp_path / "bare")
     names = {"LINES": lines_file, "EMPTY": tmp_path / "empty.txt", "STREAM": trained_run, "DOCUMENTS": document_run,
              "BARE": tmp_path / "bare"}  # fmt: skip
     result = charlm(*(names.get(argument, argument) for argument in arguments), cwd=tmp_path)
-    said = result.stderr.decode()
-    assert result.returncode == code, said
-    assert hint in said
-    assert "Traceback" not in said
+    stderr = result.stderr.decode()
+    assert result.returncode == code, stderr
+    assert hint in stderr
+    assert "Traceback" not in stderr
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
-def test_text_that_is_no_utf8_is_refused_where_it_goes_wrong(document_run):
+def test_the_error_for_invalid_utf8_has_its_position(document_run):
     result = charlm("score", "-c", document_run, stdin=b"good line\nb\xffd\n")
     assert result.returncode == 65
     assert "0xFF at position 11" in result.stderr.decode()

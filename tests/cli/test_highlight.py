@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from charlm.cli.highlight import LEVELS, legend, level_of, page, terminal, visible
-from charlm.evaluation.scoring import Surprise
+from charlm.evaluation.scoring import Surprisal
 
 # One that spells markup, one that drives a terminal, and what HTML or UTF-8 cannot hold.
 HOSTILE = ["<script>document.title='owned'</script>", "\x1b]0;owned\x07\x1b[2J\x9b31m", "\"'&amp;&#10;<!--]]>",
@@ -29,11 +29,11 @@ BITS = [0.5, 1.5, 3, 5, 7, 12]
 
 
 def surprises(text, bits=0.5, alternatives=()):
-    return [Surprise(character, bits * math.log(2), list(alternatives)) for character in text]
+    return [Surprisal(character, bits * math.log(2), list(alternatives)) for character in text]
 
 
 def as_surprises(documents):
-    return [[Surprise(character, nats, [(character, 0.5)]) for character, nats in document] for document in documents]
+    return [[Surprisal(character, nats, [(character, 0.5)]) for character, nats in document] for document in documents]
 
 
 class Reader(HTMLParser):
@@ -73,20 +73,20 @@ def read(documents, title="title"):
 
 
 @pytest.mark.parametrize(("number", "border"), [*enumerate(LEVELS)])
-def test_a_level_begins_at_its_border(number, border):
+def test_a_level_starts_at_its_limit(number, border):
     nats = border * math.log(2)
     assert level_of(nats * (1 - 1e-12)) == number
     assert level_of(nats) == number + 1
     assert level_of(nats * (1 + 1e-12)) == number + 1
 
 
-def test_levels_end_where_certainty_and_impossibility_are():
+def test_levels_of_certain_and_impossible_characters():
     assert level_of(-0.0) == level_of(0) == 0
     assert level_of(math.inf) == len(LEVELS)
     assert [level_of(bits * math.log(2)) for bits in BITS] == [*range(len(LEVELS) + 1)]
 
 
-def test_nothing_heavy_is_loaded():
+def test_no_heavy_module_is_imported():
     code = "import sys, charlm.cli.highlight; sys.exit(any(name in sys.modules for name in ('numpy', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -97,7 +97,7 @@ def test_nothing_heavy_is_loaded():
 @settings(deadline=None)
 @given(TEXTS)
 @example("".join(HOSTILE))
-def test_visible_text_has_nothing_that_acts_and_is_otherwise_the_text(text):
+def test_visible_text_has_no_control_characters_and_is_otherwise_unchanged(text):
     shown = visible(text)
     assert len(shown) == len(text)
     for before, after in zip(text, shown, strict=True):
@@ -123,7 +123,7 @@ def plain(documents):
 
 @settings(deadline=None)
 @given(DOCUMENTS)
-def test_without_colour_a_terminal_gets_the_visible_text_alone(documents):
+def test_without_colour_a_terminal_gets_only_the_visible_text(documents):
     assert "".join(terminal(as_surprises(documents), colour=False)) == plain(documents)
 
 
@@ -137,7 +137,7 @@ def test_with_colour_a_terminal_gets_the_same_text_in_colours(documents):
 
 @settings(deadline=None)
 @given(DOCUMENTS)
-def test_no_control_character_reaches_a_terminal_but_its_colours(documents):
+def test_no_control_character_reaches_a_terminal_except_for_colours(documents):
     for colour in (False, True):
         written = ESCAPE.sub("" if colour else "\x1b", "".join(terminal(as_surprises(documents), colour)))
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", written)
@@ -157,7 +157,7 @@ def test_colours_end_before_a_line_does_and_with_every_piece(documents):
         assert not painted
 
 
-def test_documents_are_parted_by_one_line_end():
+def test_documents_are_separated_by_one_line_end():
     documents = [surprises(text) for text in ("a\n", "", "b", "c\n", "d")]
     assert "".join(terminal(documents, colour=False)) == "a\n\nb\nc\nd"
     assert ESCAPE.sub("", "".join(terminal(documents, colour=True))) == "a\n\nb\nc\nd"
@@ -173,20 +173,20 @@ def background_of_each(written):
     return found
 
 
-def test_the_colour_of_a_terminals_character_is_that_of_its_level_in_the_legend():
+def test_a_character_has_the_colour_of_its_level_in_the_legend():
     colours = [background for _, background in background_of_each(legend(colour=True)) if background]
     by_level = list(dict.fromkeys(colours))
     assert len(by_level) == len(LEVELS) + 1
-    text = [Surprise("x", bits * math.log(2), []) for bits in [*BITS, *reversed(BITS)]]
+    text = [Surprisal("x", bits * math.log(2), []) for bits in [*BITS, *reversed(BITS)]]
     assert background_of_each("".join(terminal([text], colour=True))) == [("x", c) for c in by_level + by_level[::-1]]
 
 
-def test_a_run_of_one_colour_is_one_piece_of_bounded_length():
+def test_a_run_of_one_colour_is_split_into_pieces_of_bounded_length():
     pieces = list(terminal([surprises("x" * 2500)], colour=True))
     assert [ESCAPE.sub("", piece) for piece in pieces] == ["x" * 1000, "x" * 1000, "x" * 500]
 
 
-def test_the_legend_names_every_border_with_and_without_colour():
+def test_the_legend_names_every_limit_with_and_without_colour():
     for line in (legend(colour=True), legend(colour=False)):
         numbers = [int(number) for number in re.findall(r"\d+", ESCAPE.sub("", line))]
         assert numbers == [border for border in LEVELS for _ in ("up to", "from")]
@@ -198,7 +198,7 @@ def test_the_legend_names_every_border_with_and_without_colour():
 
 @settings(deadline=None)
 @given(DOCUMENTS)
-def test_the_text_of_a_page_is_the_text_that_went_in(documents):
+def test_the_text_of_a_page_is_the_text_of_the_documents(documents):
     found = read(zip(map(str, range(len(documents))), as_surprises(documents), strict=True))
     assert found.headings == [str(number) for number in range(len(documents))]
     assert found.texts == [visible("".join(character for character, _ in document)) for document in documents]
@@ -211,9 +211,9 @@ def test_the_text_of_a_page_is_the_text_that_went_in(documents):
 @example(*HOSTILE[:3])
 @example(HOSTILE[2], HOSTILE[3], HOSTILE[0])
 @example(HOSTILE[1], HOSTILE[4], "</title>" + HOSTILE[0])
-def test_nothing_that_is_put_into_a_page_is_markup_or_a_control_character(text, heading, title):
+def test_text_in_a_page_is_never_markup_or_a_control_character(text, heading, title):
     def document(text, other):
-        return [Surprise("x", 1.0, [(text, 0.5), (other, 0.25)]), Surprise(text, 1.0, [])]
+        return [Surprisal("x", 1.0, [(text, 0.5), (other, 0.25)]), Surprisal(text, 1.0, [])]
 
     markup = "".join(page([(heading, document(text, heading))], title))
     harmless = "".join(page([("", document("y", "y"))], ""))
@@ -223,9 +223,9 @@ def test_nothing_that_is_put_into_a_page_is_markup_or_a_control_character(text, 
     markup.encode("utf-8")
 
 
-def test_a_span_tells_bits_probability_and_alternatives_in_words():
+def test_the_title_of_a_span_has_bits_probability_and_alternatives():
     alternatives = [(" ", 0.5), ("\n", 0.2), ("\t", 0.1), ("", 0.05), ("\ufffd", 0.01), ("\x1b", 0.0009), ("<", 0)]
-    (span,) = read([("", [Surprise('"', 3 * math.log(2), alternatives)])]).spans
+    (span,) = read([("", [Surprisal('"', 3 * math.log(2), alternatives)])]).spans
     assert span["title"].split("\n") == [
         '": 3.00 bits, probability 0.125', "50.0% space", "20.0% line end", "10.0% tab", "5.0% end of the document",
         "1.0% a rarer character", "0.1% U+001B", "0.0% <",
@@ -238,20 +238,20 @@ def test_a_span_tells_bits_probability_and_alternatives_in_words():
      ("\u200d", "U+200D"), ("\ufffd", "\ufffd"), ("\udcc3", "byte 0xC3"), ("\ud800", "U+D800")],
 )  # fmt: skip
 def test_a_span_names_its_character(character, name):
-    (span,) = read([("", [Surprise(character, -0.0, [])])]).spans  # -log(1) is -0.0
+    (span,) = read([("", [Surprisal(character, -0.0, [])])]).spans  # -log(1) is -0.0
     assert span["title"] == f"{name}: 0.00 bits, probability 1"
 
 
-def test_a_page_comes_while_the_documents_are_read():
+def test_a_page_is_generated_while_the_documents_are_read():
     def endless():
         while True:
-            yield Surprise("x", 1.0, [])
+            yield Surprisal("x", 1.0, [])
 
     pieces = page([("heading", endless())], "title")
     assert sum("<span" in next(pieces) for _ in range(1000)) > 900
 
 
-def test_a_page_needs_and_allows_nothing_from_elsewhere():
+def test_a_page_is_self_contained():
     markup = "".join(page([("heading", surprises("text"))], "title"))
     assert markup.startswith('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n')
     assert "content=\"default-src 'none'; style-src 'unsafe-inline'\"" in markup
@@ -334,9 +334,9 @@ def contrast(one, other):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_the_colours_of_the_levels_and_runs_nothing_of_the_text(browser, scheme):
-    ramp = [Surprise(character, bits * math.log(2), []) for character, bits in zip("a \ntz", BITS, strict=False)]
-    ramp.append(Surprise("", BITS[-1] * math.log(2), [("</title><b>", 0.5)]))
-    injected = [*surprises(HOSTILE[0]), Surprise(HOSTILE[0], 3.0, []), *surprises("".join(HOSTILE[1:]))]
+    ramp = [Surprisal(character, bits * math.log(2), []) for character, bits in zip("a \ntz", BITS, strict=False)]
+    ramp.append(Surprisal("", BITS[-1] * math.log(2), [("</title><b>", 0.5)]))
+    injected = [*surprises(HOSTILE[0]), Surprisal(HOSTILE[0], 3.0, []), *surprises("".join(HOSTILE[1:]))]
     markup = "".join(page([("1", ramp), (HOSTILE[0], injected)], "a page"))
     dark = {"light": [], "dark": ["--blink-settings=preferredColorScheme=0"]}[scheme]
     found = measured(browser, markup, *dark)

@@ -1,10 +1,10 @@
 from charlm.cli import train_view
 
 
-def test_what_happens_before_a_text_is_read_is_no_preparation(monkeypatch, capsys):
+def test_the_speed_of_preparation_does_not_count_the_time_before_it(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(train_view.time, "monotonic", lambda: clock[0])
-    progress = train_view.Preparing(quiet=False)
+    progress = train_view.PreparationProgress(quiet=False)
     clock[0] = 60.0  # torch was loaded
     progress(3_000_000)
     assert capsys.readouterr().err == ""

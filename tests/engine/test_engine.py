@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import ModelConfig, SamplingConfig
-from charlm.engine import WritingEngine, create_engine
+from charlm.engine import GenerationEngine, create_engine
 from charlm.engine.native import NativeEngine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import UsageError
 from charlm.model.char_lm import CharLM, cross_entropy
+from charlm.tokenizer.protocol import Constraint
 
 CONFIGS = [ModelConfig(30, 1, 20, 20), ModelConfig(30, 3, 20, 12), ModelConfig(70, 2, 48, 64)]
 KINDS = ["torch", *INSTRUCTION_SETS]
@@ -35,14 +36,14 @@ def engine(model, request):
     return make(model, request.param)
 
 
-def test_each_engine_is_what_was_asked_for(model):
+def test_each_engine_is_the_requested_one(model):
     assert isinstance(make(model, "torch"), TorchEngine)
     for kind in INSTRUCTION_SETS:
         assert kind in make(model, kind).name
 
 
 def test_forward_equals_the_model(engine, model):
-    logits, _ = engine.forward(IDS_TB, engine.start(3))
+    logits, _ = engine.forward(IDS_TB, engine.initial_state(3))
     with environment(CHARLM_ENGINE="torch"):
         expected, _ = model(torch.from_numpy(IDS_TB.astype(np.int64)), model.initial_state(3))
     np.testing.assert_allclose(logits, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
@@ -50,35 +51,35 @@ def test_forward_equals_the_model(engine, model):
 
 
 def test_step_equals_sequence(engine):
-    whole, _ = engine.forward(IDS_TB, engine.start(3))
-    state = engine.start(3)
+    whole, _ = engine.forward(IDS_TB, engine.initial_state(3))
+    state = engine.initial_state(3)
     for ids_B, expected in zip(IDS_TB, whole, strict=True):
         logits, state = engine.step(ids_B, state)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     after_step, _ = engine.forward(IDS_TB[:4], state)
-    after_forward, _ = engine.forward(np.concatenate([IDS_TB, IDS_TB[:4]]), engine.start(3))
+    after_forward, _ = engine.forward(np.concatenate([IDS_TB, IDS_TB[:4]]), engine.initial_state(3))
     np.testing.assert_allclose(after_step, after_forward[-4:], rtol=1e-4, atol=1e-5)
 
 
 def test_losses_are_the_cross_entropy_of_forward(engine):
     inputs, targets = IDS_TB[:-1], IDS_TB[1:]
-    nats, _ = engine.losses(inputs, targets, engine.start(3))
-    logits, _ = engine.forward(inputs, engine.start(3))
+    nats, _ = engine.losses(inputs, targets, engine.initial_state(3))
+    logits, _ = engine.forward(inputs, engine.initial_state(3))
     expected = cross_entropy(torch.from_numpy(logits), torch.from_numpy(targets.astype(np.int64)))
     np.testing.assert_allclose(nats, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_calls_leave_a_given_state_as_it_was(engine):
-    _, state = engine.forward(IDS_TB, engine.start(3))
+def test_calls_do_not_modify_a_given_state(engine):
+    _, state = engine.forward(IDS_TB, engine.initial_state(3))
     first, _ = engine.step(IDS_TB[0], state)
     engine.forward(IDS_TB, state)
     again, _ = engine.step(IDS_TB[0], state)
     assert np.array_equal(first, again)
 
 
-def test_a_repeated_state_is_that_of_streams_which_read_the_same(engine):
-    _, one = engine.forward(IDS_TB[:, :1], engine.start(1))
-    _, three = engine.forward(np.repeat(IDS_TB[:, :1], 3, axis=1), engine.start(3))
+def test_a_repeated_state_equals_that_of_identical_streams(engine):
+    _, one = engine.forward(IDS_TB[:, :1], engine.initial_state(1))
+    _, three = engine.forward(np.repeat(IDS_TB[:, :1], 3, axis=1), engine.initial_state(3))
     found, _ = engine.step(IDS_TB[0], engine.gather([(one, np.zeros(3, np.int64))]))
     expected, _ = engine.step(IDS_TB[0], three)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -88,29 +89,32 @@ def test_a_repeated_state_is_that_of_streams_which_read_the_same(engine):
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precisions_are_near(model, kind, precision):
     if (kind, precision) == ("torch", "int8"):
-        with pytest.raises(UsageError, match="int8 needs the native engine"):
+        with pytest.raises(UsageError, match="'int8' needs the native engine"):
             make(model, kind, precision)
         return
     engine, exact = make(model, kind, precision), make(model, kind)
-    near, _ = engine.losses(IDS_TB[:-1], IDS_TB[1:], engine.start(3))
-    nats, _ = exact.losses(IDS_TB[:-1], IDS_TB[1:], exact.start(3))
+    near, _ = engine.losses(IDS_TB[:-1], IDS_TB[1:], engine.initial_state(3))
+    nats, _ = exact.losses(IDS_TB[:-1], IDS_TB[1:], exact.initial_state(3))
     np.testing.assert_allclose(near, nats, atol=0.05)
     assert not np.array_equal(near, nats)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta"])
-def test_devices_that_are_not_there(model, device):
+def test_missing_devices(model, device):
     with pytest.raises(UsageError, match="--device"):
         create_engine(model.config, model.weights(), device=device)
 
 
-def test_precisions_that_are_none(model):
-    with pytest.raises(UsageError, match="--precision"):
+def test_invalid_arguments(model):
+    with pytest.raises(UsageError, match="precision must be"):
         create_engine(model.config, model.weights(), "cpu", "fp8")
+    for threads in (0, -1, 5000):
+        with pytest.raises(UsageError, match="threads must be"):
+            create_engine(model.config, model.weights(), "cpu", threads=threads)
 
 
 @needs_native
-def test_auto_is_the_fastest_precision_known_to_cost_little(model):
+def test_auto_is_the_fastest_precision_with_a_small_cost(model):
     def chosen(costs):
         return create_engine(model.config, model.weights(), "cpu", "auto", 1, costs).name.split(", ")[1]
 
@@ -139,30 +143,28 @@ def native(instruction_set, config, precision, threads):
     st.integers(1, 40),
     st.data(),
 )
-def test_neither_chunks_nor_threads_nor_neighbours_change_a_bit(
-    instruction_set, precision, config, length, batch, data
-):
+def test_chunks_threads_and_other_streams_do_not_change_a_bit(instruction_set, precision, config, length, batch, data):
     ids_TB = np.random.default_rng(length * batch).integers(config.vocabulary_size, size=(length, batch))
     one = native(instruction_set, config, precision, 1)
-    whole, end = one.forward(ids_TB, one.start(batch))
+    whole, end = one.forward(ids_TB, one.initial_state(batch))
     three = native(instruction_set, config, precision, 3)
     cuts = sorted(data.draw(st.sets(st.integers(0, length), max_size=4)) | {0, length})
-    state, pieces = three.start(batch), []
+    state, pieces = three.initial_state(batch), []
     for start, stop in itertools.pairwise(cuts):
         logits, state = three.forward(ids_TB[start:stop], state)
         pieces.append(logits)
     assert np.array_equal(np.concatenate(pieces), whole)
     assert all(np.array_equal(a, b) for a, b in zip(state, end, strict=True))
     stream = data.draw(st.integers(0, batch - 1))
-    alone, _ = one.forward(ids_TB[:, stream : stream + 1], one.start(1))
+    alone, _ = one.forward(ids_TB[:, stream : stream + 1], one.initial_state(1))
     assert np.array_equal(alone[:, 0], whole[:, stream])
 
 
 @needs_native
-def test_int8_multiplies_alike_on_every_processor():
-    """The sums are integers; what is left of a difference is the rounding of the floats between them."""
+def test_int8_is_nearly_the_same_on_every_processor():
+    """The sums are exact integers; only the floating-point operations between them round differently."""
     config = ModelConfig(30, 2, 64, 48)
-    results = [native(name, config, "int8", 1).forward(IDS_TB, native(name, config, "int8", 1).start(3))[0]
+    results = [native(name, config, "int8", 1).forward(IDS_TB, native(name, config, "int8", 1).initial_state(3))[0]
                for name in INSTRUCTION_SETS]  # fmt: skip
     for result in results[1:]:
         assert np.abs(result - results[0]).max() < 0.02
@@ -171,7 +173,7 @@ def test_int8_multiplies_alike_on_every_processor():
 @needs_native
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_vocabulary_whose_table_does_not_fit_gives_the_same(precision):
-    """Above 256 MB the first layer's input sums are computed when they are needed, not looked up."""
+    """Above 256 MB the input sums of the first layer are not looked up but computed as needed."""
     big, small = ModelConfig(40_000, 1, 432, 432), ModelConfig(50, 1, 432, 432)
     weights = CharLM(big, seed=1).weights()
     fewer = {name: array[:50] if name in ("embedding.weight", "decoder.bias") else array
@@ -180,42 +182,43 @@ def test_a_vocabulary_whose_table_does_not_fit_gives_the_same(precision):
     engines = [NativeEngine(library(), config, w, precision, 2) for config, w in ((big, weights), (small, fewer))]
     logits, results = [], []
     for engine in engines:
-        logits_TBV, state = engine.forward(ids_TB, engine.start(2))
+        logits_TBV, state = engine.forward(ids_TB, engine.initial_state(2))
         logits.append(logits_TBV[..., :50])
         allowed = np.zeros((1, engine.vocabulary_size), np.bool_)
         allowed[0, :50] = True
-        grammar = allowed, np.zeros((1, engine.vocabulary_size), np.int64)
+        constraint = Constraint(allowed, np.zeros((1, engine.vocabulary_size), np.int64))
         uniform_NB = np.random.default_rng(2).random((20, 2))
         results.append(
-            engine.write(logits_TBV[-1], state, np.zeros(2, np.int64), uniform_NB, SamplingConfig(), grammar)
+            engine.generate(logits_TBV[-1], state, np.zeros(2, np.int64), uniform_NB, SamplingConfig(), constraint)
         )
     assert np.array_equal(*logits)
     assert np.array_equal(results[0][0], results[1][0])
 
 
 @needs_native
-def test_ids_that_are_none_are_refused(model):
+def test_ids_out_of_range_are_refused(model):
     engine = make(model, INSTRUCTION_SETS[0])
     for wrong in (-1, model.config.vocabulary_size):
         with pytest.raises(IndexError):
-            engine.step(np.array([wrong]), engine.start(1))
+            engine.step(np.array([wrong]), engine.initial_state(1))
 
 
 @needs_native
-def test_two_models_may_work_at_once():
+def test_two_models_run_in_parallel():
     config = ModelConfig(60, 2, 256, 256)  # large enough for two threads each
     engines = [native("", config, precision, 2) for precision in ("int8", "fp32")]
     uniform_NB = np.random.default_rng(0).random((300, 1))
-    grammar = np.ones((1, 60), np.bool_), np.zeros((1, 60), np.int64)
+    constraint = Constraint(np.ones((1, 60), np.bool_), np.zeros((1, 60), np.int64))
 
-    def write(engine):
-        logits, state = engine.step(np.zeros(1, np.int64), engine.start(1))
-        return engine.write(logits, state, np.zeros(1, np.int64), uniform_NB, SamplingConfig(), grammar)[0]
+    def generate(engine):
+        logits, state = engine.step(np.zeros(1, np.int64), engine.initial_state(1))
+        return engine.generate(logits, state, np.zeros(1, np.int64), uniform_NB, SamplingConfig(), constraint)[0]
 
-    alone = [write(engine) for engine in engines]
+    alone = [generate(engine) for engine in engines]
     together: dict[int, list] = {0: [], 1: []}
     threads = [
-        threading.Thread(target=lambda n=n: together[n].extend(write(engines[n]) for _ in range(5))) for n in together
+        threading.Thread(target=lambda n=n: together[n].extend(generate(engines[n]) for _ in range(5)))
+        for n in together
     ]
     for thread in threads:
         thread.start()
@@ -227,6 +230,6 @@ def test_two_models_may_work_at_once():
 
 
 @needs_native
-def test_the_native_engine_writes_and_torch_does_not(model):
-    assert isinstance(make(model, INSTRUCTION_SETS[0]), WritingEngine)
-    assert not isinstance(make(model, "torch"), WritingEngine)
+def test_the_native_engine_generates_and_torch_does_not(model):
+    assert isinstance(make(model, INSTRUCTION_SETS[0]), GenerationEngine)
+    assert not isinstance(make(model, "torch"), GenerationEngine)

@@ -11,7 +11,7 @@ from conftest import needs_native
 import charlm as library
 from charlm.config import ModelConfig
 from charlm.engine import create_engine
-from charlm.engine.ensemble import Ensemble, mean_losses
+from charlm.engine.ensemble import Ensemble, ensemble_losses
 from charlm.errors import DataError, UsageError
 from charlm.language_model import LanguageModel
 from charlm.model.char_lm import CharLM
@@ -22,7 +22,7 @@ SHAPES = ModelConfig(30, 1, 20, 20), ModelConfig(30, 2, 24, 12), ModelConfig(30,
 
 
 def make(config, seed):
-    # Sharp predictions: on flat ones the mean of logits would do as well as the mean of probabilities.
+    # Sharp predictions: for flat ones the mean of logits is close to the mean of probabilities.
     weights = {name: array * 3 for name, array in CharLM(config, seed=seed).weights().items()}
     return create_engine(config, weights, "cpu", "fp32", 1)
 
@@ -33,34 +33,34 @@ def engines():
 
 
 def losses(engine):
-    return engine.losses(READ_TB, TARGETS_TB, engine.start(3))[0]
+    return engine.losses(READ_TB, TARGETS_TB, engine.initial_state(3))[0]
 
 
 def softmax(logits):
-    """In float64, plainly."""
+    """In float64."""
     powers = np.exp(logits.astype(np.float64))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def test_an_ensemble_of_one_is_that_one(engines):
+def test_an_ensemble_of_one_equals_its_member(engines):
     for engine in engines:
         assert np.array_equal(losses(Ensemble([engine])), losses(engine))
-        logits, _ = Ensemble([engine]).forward(READ_TB, Ensemble([engine]).start(3))
-        expected, _ = engine.forward(READ_TB, engine.start(3))
+        logits, _ = Ensemble([engine]).forward(READ_TB, Ensemble([engine]).initial_state(3))
+        expected, _ = engine.forward(READ_TB, engine.initial_state(3))
         np.testing.assert_allclose(np.exp(logits), softmax(expected), rtol=1e-5)
 
 
-def test_the_same_model_twice_is_that_model(engines):
+def test_the_same_model_twice_equals_that_model(engines):
     np.testing.assert_allclose(losses(Ensemble([engines[0]] * 2)), losses(engines[0]), rtol=1e-7)
 
 
 def test_probabilities_are_averaged_not_logits(engines):
     ensemble = Ensemble(engines)
-    logits, _ = ensemble.forward(READ_TB, ensemble.start(3))
-    each = [engine.forward(READ_TB, engine.start(3))[0] for engine in engines]
+    logits, _ = ensemble.forward(READ_TB, ensemble.initial_state(3))
+    each = [engine.forward(READ_TB, engine.initial_state(3))[0] for engine in engines]
     np.testing.assert_allclose(np.exp(logits), np.mean([softmax(one) for one in each], axis=0), rtol=1e-5)
     by_logits = softmax(np.mean(each, axis=0))
-    assert np.abs(np.exp(logits) - by_logits).max() > 0.01  # so that the line above could tell
+    assert np.abs(np.exp(logits) - by_logits).max() > 0.01  # so the line above can tell them apart
 
 
 def test_losses_are_the_log_of_the_mean_probability(engines):
@@ -70,7 +70,7 @@ def test_losses_are_the_log_of_the_mean_probability(engines):
 
 def test_losses_are_the_cross_entropy_of_forward(engines):
     ensemble = Ensemble(engines)
-    logits, _ = ensemble.forward(READ_TB, ensemble.start(3))
+    logits, _ = ensemble.forward(READ_TB, ensemble.initial_state(3))
     picked = np.take_along_axis(logits, TARGETS_TB[..., None], axis=2)[..., 0]
     np.testing.assert_allclose(losses(ensemble), -picked, rtol=1e-5, atol=1e-6)
 
@@ -81,22 +81,22 @@ def test_order_does_not_matter(engines):
         np.testing.assert_allclose(losses(Ensemble(order)), first, rtol=1e-6)
 
 
-def test_never_worse_than_the_members_are_on_average(engines):
+def test_the_loss_is_at_most_the_mean_of_the_members(engines):
     """Jensen's inequality, which holds for every single character."""
     mean = np.mean([losses(engine) for engine in engines], axis=0)
     assert (losses(Ensemble(engines)) <= mean + 1e-6).all()
     assert losses(Ensemble(engines)).mean() < mean.mean() - 0.01
 
 
-def test_impossible_and_certain_are_no_trouble():
-    found = mean_losses([np.float32([0.0, 2000.0, 5000.0]), np.float32([0.0, 0.0, 5000.0])])
+def test_extreme_losses():
+    found = ensemble_losses([np.float32([0.0, 2000.0, 5000.0]), np.float32([0.0, 0.0, 5000.0])])
     np.testing.assert_allclose(found, [0.0, math.log(2), 5000.0], atol=1e-12)
 
 
 def test_step_equals_sequence(engines):
     ensemble = Ensemble(engines)
-    whole, end = ensemble.forward(IDS_TB, ensemble.start(3))
-    state = ensemble.start(3)
+    whole, end = ensemble.forward(IDS_TB, ensemble.initial_state(3))
+    state = ensemble.initial_state(3)
     for ids_B, expected in zip(IDS_TB, whole, strict=True):
         logits, state = ensemble.step(ids_B, state)
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
@@ -105,18 +105,18 @@ def test_step_equals_sequence(engines):
     np.testing.assert_allclose(after_steps, after_sequence, rtol=1e-4, atol=1e-5)
 
 
-def test_calls_leave_a_given_state_as_it_was(engines):
+def test_calls_do_not_modify_a_given_state(engines):
     ensemble = Ensemble(engines)
-    _, state = ensemble.forward(READ_TB, ensemble.start(3))
+    _, state = ensemble.forward(READ_TB, ensemble.initial_state(3))
     first, _ = ensemble.step(IDS_TB[0], state)
     ensemble.losses(READ_TB, TARGETS_TB, state)
     assert np.array_equal(ensemble.step(IDS_TB[0], state)[0], first)
 
 
-def test_streams_are_picked_in_every_member(engines):
+def test_streams_are_gathered_in_every_member(engines):
     ensemble = Ensemble(engines)
-    _, three = ensemble.forward(READ_TB, ensemble.start(3))
-    _, one = ensemble.forward(READ_TB[:, :1], ensemble.start(1))
+    _, three = ensemble.forward(READ_TB, ensemble.initial_state(3))
+    _, one = ensemble.forward(READ_TB[:, :1], ensemble.initial_state(1))
     picked = ensemble.gather([(three, np.array([2, 1])), (one, np.array([0]))])
     found, _ = ensemble.step(np.array([4, 5, 6]), picked)
     expected, _ = ensemble.step(np.array([6, 5, 4]), three)
@@ -133,7 +133,7 @@ def models(trained_run, rival_run):
 
 def test_scores_are_the_log_of_the_mean_probability(models, text):
     together = LanguageModel.ensemble(models).score(text[:500])
-    # Known characters have one id each; one spelt in several averages the probability of each.
+    # Only known characters, which have one id each: of several ids the mean is taken for each.
     known = np.array([not models[0].tokenizer.unknown(models[0].tokenizer.encode(c)).any() for c in text[:500]])
     expected = np.logaddexp(*(model.score(text[:500]) for model in models)) - math.log(2)
     np.testing.assert_allclose(together[known], expected[known], rtol=1e-5, atol=1e-6)
@@ -141,7 +141,7 @@ def test_scores_are_the_log_of_the_mean_probability(models, text):
 
 
 @pytest.mark.parametrize("window", [None, 64])
-def test_members_are_measured_along(models, text, window):
+def test_members_are_evaluated_in_the_same_pass(models, text, window):
     ensemble = LanguageModel.ensemble(models)
     ids = ensemble.tokenizer.encode(text[:5000])
     whole, each = ensemble.evaluate_members(iter([ids[:700], ids[700:]]), window)
@@ -162,7 +162,7 @@ def test_of_documents(document_run, rival_document_run):
     assert scored.nats == pytest.approx(whole.nats_per_document, rel=1e-5)
 
 
-def test_an_ensemble_writes(models):
+def test_an_ensemble_generates(models):
     ensemble = LanguageModel.ensemble(models)
     written = ensemble.generate("the ", 80, seed=1, temperature=0.3)
     assert len(written) == 80
@@ -171,11 +171,11 @@ def test_an_ensemble_writes(models):
     assert alone == models[0].generate("the ", 80, seed=1, temperature=0)
 
 
-def test_only_models_that_read_alike(models, document_run, text_file, lines_file, tmp_path):
+def test_different_tokenizers_are_refused(models, document_run, text_file, lines_file, tmp_path):
     def refused(other, *words):
         with pytest.raises(DataError) as error:
             LanguageModel.ensemble([models[0], library.load(other, device="cpu")])
-        assert all(word in str(error.value) for word in [*words, "--tokenizer"])
+        assert all(word in str(error.value) for word in [*words, "tokenizer"])
 
     options = {"steps": 2, "size": "tiny", "batch": 2, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32"}
     library.train(text_file, out=tmp_path / "byte", tokenizer="byte", **options)
@@ -183,9 +183,9 @@ def test_only_models_that_read_alike(models, document_run, text_file, lines_file
     library.train(tmp_path / "other.txt", out=tmp_path / "other", **options)
     library.train(lines_file, out=tmp_path / "shuffled", documents="lines", seed=5, **options)
     refused(tmp_path / "byte", "characters", "bytes")
-    refused(document_run, "runs on", "documents (lines)")
+    refused(document_run, "running text", "documents (lines)")
     refused(tmp_path / "other", "vocabularies differ")
-    with pytest.raises(DataError, match="--seed"):  # which shuffles other documents into the training part
+    with pytest.raises(DataError, match="and seed"):  # with another seed the training split has other documents
         LanguageModel.ensemble([library.load(path, device="cpu") for path in (document_run, tmp_path / "shuffled")])
     with pytest.raises(UsageError):
         LanguageModel.ensemble([])
@@ -238,7 +238,7 @@ def test_members_of_other_texts_need_a_file(trained_run, rival_run, document_run
     said = one_line(charlm("eval", "-c", trained_run, "-c", bare))
     assert "no corpus beside it; name a text: charlm eval FILE" in said
     options = {"steps": 2, "size": "tiny", "batch": 2, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32"}
-    for seed in (5, 6):  # the same text and sizes, but another seed shuffles other documents into the test part
+    for seed in (5, 6):  # the same text and sizes, but the test split has other documents
         library.train(lines_file, out=tmp_path / f"{seed}", documents="lines", tokenizer="byte", seed=seed, **options)
     members = ["-c", tmp_path / "5", "-c", tmp_path / "6"]
     result = charlm("eval", *members)

@@ -21,8 +21,8 @@ def setting(text):
 
 
 def step_by_step(engine, tokenizer, text):
-    """The sum of -log p over ids, one step at a time in float64: the definition."""
-    state, previous, total = engine.start(1), tokenizer.start_id, 0.0
+    """The sum of -log p over ids from the definition, one step at a time, in float64."""
+    state, previous, total = engine.initial_state(1), tokenizer.start_id, 0.0
     for target in tokenizer.encode(text):
         logits, state = engine.step(np.array([previous]), state)
         row = logits[0].astype(np.float64)
@@ -42,7 +42,7 @@ def test_eval_equals_the_sum_of_single_steps(setting):
 
 
 @pytest.mark.parametrize("size", [1, 7, 128, 1000])
-def test_blocks_do_not_matter(setting, size):
+def test_the_size_of_blocks_does_not_matter(setting, size):
     engine, tokenizer, text = setting
     ids = tokenizer.encode(text)
     whole = evaluate(engine, tokenizer, [ids])
@@ -53,7 +53,7 @@ def test_blocks_do_not_matter(setting, size):
     assert blocks.standard_error == pytest.approx(whole.standard_error, rel=1e-5)
 
 
-def test_unknown_characters_are_counted_apart(setting):
+def test_unknown_characters_are_counted_separately(setting):
     engine, tokenizer, text = setting
     evaluation = evaluate(engine, tokenizer, [tokenizer.encode(text)])
     assert evaluation.unknown_characters == text.count("ï") > 0
@@ -61,7 +61,7 @@ def test_unknown_characters_are_counted_apart(setting):
     assert known + evaluation.unknown_nats == pytest.approx(evaluation.nats)
 
 
-def test_measures_agree_with_one_another(setting):
+def test_metrics_are_consistent(setting):
     engine, tokenizer, text = setting
     e = evaluate(engine, tokenizer, [tokenizer.encode(text)])
     assert e.bits_per_char == pytest.approx(e.nats_per_char / math.log(2))
@@ -69,7 +69,7 @@ def test_measures_agree_with_one_another(setting):
     assert e.bits_per_byte * e.bytes == pytest.approx(e.bits_per_char * e.characters)
 
 
-def test_parallel_streams_are_nearly_the_exact_pass(setting):
+def test_parallel_streams_are_nearly_exact(setting):
     engine, tokenizer, text = setting
     ids = tokenizer.encode(text)
     exact = evaluate(engine, tokenizer, [ids])
@@ -80,7 +80,7 @@ def test_parallel_streams_are_nearly_the_exact_pass(setting):
     assert (many.characters, many.predictions) == (exact.characters, exact.predictions)
 
 
-def test_crops_are_cold_windows(setting):
+def test_crops_are_windows_from_the_initial_state(setting):
     engine, tokenizer, text = setting
     ids = tokenizer.encode(text.replace("ï", "i"))
     window = 64
@@ -88,7 +88,7 @@ def test_crops_are_cold_windows(setting):
     total = count = 0
     for start in range(0, len(ids) - window, window):
         crop = ids[start : start + window + 1, None]
-        nats, _ = engine.losses(crop[:-1], crop[1:], engine.start(1))
+        nats, _ = engine.losses(crop[:-1], crop[1:], engine.initial_state(1))
         total, count = total + nats.sum(), count + nats.size
     assert crops.predictions == count
     assert crops.nats == pytest.approx(total, rel=1e-5)
@@ -103,7 +103,7 @@ def test_too_little_text(setting):
     assert evaluate(engine, tokenizer, [tokenizer.encode("x")]).standard_error is None
 
 
-def test_the_standard_error_is_right_for_independent_losses():
+def test_the_standard_error_is_correct_for_independent_losses():
     tokenizer = CharTokenizer.build({97: 1, 98: 1})
     draw = np.random.default_rng(0)
     tally = Tally(tokenizer)

@@ -11,9 +11,9 @@ from charlm.corpus.documents import Piece, split_documents
 from charlm.engine import create_engine
 from charlm.errors import DataError
 from charlm.evaluation import losses, scoring
-from charlm.evaluation.losses import _PLACES, exact_losses, side_by_side
+from charlm.evaluation.losses import MAX_BATCH_IDS, batched_document_losses, exact_losses
 from charlm.evaluation.measure import evaluate
-from charlm.evaluation.scoring import document_texts, score_documents, surprises
+from charlm.evaluation.scoring import document_texts, score_documents, surprisals
 from charlm.model.char_lm import CharLM
 from charlm.tokenizer.bytes import ByteTokenizer
 from charlm.tokenizer.characters import CharTokenizer
@@ -43,12 +43,12 @@ def with_end(text, tokenizer=TOKENIZER):
 
 
 def alone(text, tokenizer=TOKENIZER, engine=ENGINE):
-    """The losses of one document, read by itself."""
-    return np.concatenate([nats for _, nats in exact_losses(engine, tokenizer, [with_end(text, tokenizer)])])
+    """The losses of one document, read on its own."""
+    return np.concatenate([nats for _, nats in exact_losses(engine, tokenizer.start_id, [with_end(text, tokenizer)])])
 
 
 def cut(texts, sizes):
-    """Pieces of documents that are cut anywhere."""
+    """Pieces of ``texts``, cut at ``sizes``."""
     codes = np.array([ord(c) for c in "".join(texts)], np.uint32)
     ends = np.cumsum([len(text) for text in texts])
     bounds = sorted({0, len(codes), *(size for size in sizes if size < len(codes))})
@@ -57,22 +57,22 @@ def cut(texts, sizes):
         here = ends[taken:][ends[taken:] <= stop]
         taken += len(here)
         yield Piece(codes[start:stop], here - start)
-    yield Piece(codes[:0], ends[taken:] * 0)  # documents without a character, at the very end
+    yield Piece(codes[:0], ends[taken:] * 0)  # documents without a character, at the end
 
 
 @settings(max_examples=60, deadline=None)
 @given(documents_of_words)
-def test_side_by_side_equals_one_at_a_time(texts):
+def test_a_batch_of_documents_equals_one_at_a_time(texts):
     ids = np.concatenate([with_end(text) for text in texts])
     ends = np.flatnonzero(ids == TOKENIZER.end_id) + 1
-    found = side_by_side(ENGINE, TOKENIZER.start_id, ids, ends)
+    found = batched_document_losses(ENGINE, TOKENIZER.start_id, ids, ends)
     expected = np.concatenate([alone(text) for text in texts])
     assert np.allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
 @given(documents_of_words, st.integers(1, 400))
-def test_evaluation_is_the_sum_of_documents_however_they_come(texts, size):
+def test_an_evaluation_is_the_sum_of_its_documents_for_any_blocks(texts, size):
     ids = np.concatenate([with_end(text) for text in texts])
     blocks = [ids[start : start + size] for start in range(0, len(ids), size)]
     found = evaluate(ENGINE, TOKENIZER, blocks)
@@ -92,14 +92,14 @@ def test_evaluation_is_the_sum_of_documents_however_they_come(texts, size):
         assert found.standard_error is None
 
 
-def test_a_document_larger_than_memory_is_read_chunk_by_chunk(monkeypatch):
+def test_a_long_document_is_read_chunk_by_chunk(monkeypatch):
     texts = ["abc", "", "cab" * 400, "b", "a" * 700, "c"]
     ids = np.concatenate([with_end(text) for text in texts])
     whole = evaluate(ENGINE, TOKENIZER, [ids])
-    monkeypatch.setattr(losses, "POOL", 300)
+    monkeypatch.setattr(losses, "DOCUMENT_POOL", 300)
     largest = []
-    genuine = side_by_side
-    monkeypatch.setattr(losses, "side_by_side", lambda *a: largest.append(len(a[2])) or genuine(*a))
+    original = batched_document_losses
+    monkeypatch.setattr(losses, "batched_document_losses", lambda *a: largest.append(len(a[2])) or original(*a))
     for size in (1, 50, 299, 2000):
         found = evaluate(ENGINE, TOKENIZER, [ids[i : i + size] for i in range(0, len(ids), size)])
         assert found.nats == pytest.approx(whole.nats, rel=1e-5)
@@ -110,23 +110,23 @@ def test_a_document_larger_than_memory_is_read_chunk_by_chunk(monkeypatch):
 
 
 def test_an_evaluation_can_be_stopped_between_chunks():
-    """Ctrl-C during a training asks for it; a whole text of documents may take longer than it may wait."""
+    """Ctrl-C in training depends on it: the evaluation of all documents may take longer than the user waits."""
     ids = np.concatenate([with_end("abc" * 100) for _ in range(400)])
     steps = []
     evaluate(ENGINE, TOKENIZER, [ids], progress=steps.append)
     assert sum(steps) == len(ids)
-    assert max(steps) <= _PLACES < len(ids)
+    assert max(steps) <= MAX_BATCH_IDS < len(ids)
 
 
-def test_no_document_is_nothing_to_evaluate():
+def test_without_a_document_there_is_nothing_to_evaluate():
     with pytest.raises(DataError):
         evaluate(ENGINE, TOKENIZER, [])
 
 
 @settings(max_examples=60, deadline=None)
 @given(documents_of_words, st.lists(st.integers(1, 600), max_size=5), st.booleans())
-def test_a_score_is_the_documents_own_whatever_stands_beside_it(texts, sizes, at_once):
-    texts = sorted(texts, key=len, reverse=True)  # those without a character last, where ``cut`` puts them
+def test_a_score_does_not_depend_on_other_documents(texts, sizes, at_once):
+    texts = sorted(texts, key=len, reverse=True)  # empty documents last, where ``cut`` puts them
     found = list(itertools.chain(*score_documents(ENGINE, TOKENIZER, cut(texts, sizes), at_once)))
     assert [(scored.number, scored.text) for scored in found] == list(enumerate(texts, start=1))
     for scored in found:
@@ -142,10 +142,10 @@ def test_the_texts_of_documents(texts, sizes):
     assert list(document_texts(TOKENIZER, cut(texts, sizes))) == texts
 
 
-def test_pools_do_not_show(monkeypatch):
+def test_the_size_of_pools_does_not_matter(monkeypatch):
     texts = [("abc é" * (number % 7)) + "b" for number in range(300)]
     whole = list(itertools.chain(*score_documents(ENGINE, TOKENIZER, cut(texts, []))))
-    monkeypatch.setattr(scoring, "POOL", 64)
+    monkeypatch.setattr(scoring, "DOCUMENT_POOL", 64)
     pools = list(score_documents(ENGINE, TOKENIZER, cut(texts, range(10, 9000, 37))))
     assert len(pools) > 10
     found = list(itertools.chain(*pools))
@@ -153,7 +153,7 @@ def test_pools_do_not_show(monkeypatch):
     assert [s.nats for s in found] == pytest.approx([s.nats for s in whole], rel=1e-5)
 
 
-def test_bytes_and_running_text_have_scores_too():
+def test_scores_of_bytes_and_of_running_text():
     engine = make_engine(BYTES)
     codes = np.frombuffer(b"ab\xff\nc", np.uint8)
     (found,) = score_documents(engine, BYTES, split_documents([[codes]], "lines"))
@@ -163,7 +163,7 @@ def test_bytes_and_running_text_have_scores_too():
     engine = make_engine(INNER)
     (found,) = score_documents(engine, INNER, cut(["cab", "a", ""], []))
     assert [s.characters for s in found] == [3, 1, 0]
-    expected = sum(float(nats.sum()) for _, nats in exact_losses(engine, INNER, [INNER.encode("cab")]))
+    expected = sum(float(nats.sum()) for _, nats in exact_losses(engine, INNER.start_id, [INNER.encode("cab")]))
     assert found[0].nats == pytest.approx(expected, rel=1e-5)
     assert (found[2].nats, found[2].bits_per_char) == (0.0, 0.0)
 
@@ -175,16 +175,16 @@ def test_ids_of_pieces_are_those_of_documents():
 
 
 @pytest.mark.parametrize("text", ["", "a", "abcxüé" * 100])
-def test_surprises_add_up_to_the_score(text):
-    found = list(surprises(ENGINE, TOKENIZER, with_end(text)))
+def test_surprisals_add_up_to_the_score(text):
+    found = list(surprisals(ENGINE, TOKENIZER, with_end(text)))
     assert "".join(s.character for s in found) == text
     assert found[-1].character == ""
     assert len(found) == len(text) + 1
     assert sum(s.nats for s in found) == pytest.approx(float(alone(text).sum(dtype=np.float64)), rel=1e-5)
-    for surprise in found:
-        chances = [chance for _, chance in surprise.alternatives]
-        assert len(chances) == 5
-        assert chances == sorted(chances, reverse=True)
-        likely = dict(surprise.alternatives)
-        if surprise.character in likely and surprise.character in [*ALPHABET, ""]:
-            assert likely[surprise.character] == pytest.approx(math.exp(-surprise.nats), rel=1e-6)
+    for surprisal in found:
+        probabilities = [probability for _, probability in surprisal.alternatives]
+        assert len(probabilities) == 5
+        assert probabilities == sorted(probabilities, reverse=True)
+        likely = dict(surprisal.alternatives)
+        if surprisal.character in likely and surprisal.character in [*ALPHABET, ""]:
+            assert likely[surprisal.character] == pytest.approx(math.exp(-surprisal.nats), rel=1e-6)

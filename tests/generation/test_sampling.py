@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.engine import create_engine
 from charlm.errors import UsageError
-from charlm.generation.sampling import next_ids, uniform_sources
-from charlm.generation.streams import Stream
+from charlm.generation.sampling import next_ids, uniform_generators
+from charlm.generation.streams import IdStream
 from charlm.model.char_lm import CharLM
 from charlm.tokenizer.characters import CharTokenizer
 
@@ -19,7 +19,7 @@ LOGITS = np.log(PROBABILITIES)[None] + 3.0
 
 
 def support(config, allowed=None):
-    """Which ids come out over a fine grid of uniform numbers, and how often."""
+    """The ids sampled over a fine grid of uniform numbers, and their frequencies."""
     u = (np.arange(20_000) + 0.5) / 20_000
     ids = next_ids(np.repeat(LOGITS, len(u), axis=0), u, config, allowed)
     return {int(i): np.mean(ids == i) for i in np.unique(ids)}
@@ -48,18 +48,18 @@ def test_temperature():
         ({"top_k": 4, "top_p": 0.8}, {1, 3, 4}),
     ],
 )
-def test_filters_keep_what_they_say_in_the_right_proportions(options, kept):
+def test_filters_keep_the_right_ids_in_the_right_proportions(options, kept):
     expected = {i: PROBABILITIES[i] / sum(PROBABILITIES[j] for j in kept) for i in kept}
     assert support(SamplingConfig(**options)) == pytest.approx(expected, abs=1e-3)
 
 
-def test_what_is_not_allowed_never_comes():
+def test_ids_that_are_not_allowed_are_never_sampled():
     allowed = np.array([[True, False, True, False, False]])
     assert set(support(SamplingConfig(), allowed)) == {0, 2}
     assert set(support(SamplingConfig(temperature=0), allowed)) == {2}
 
 
-def test_among_equals_the_lower_id_comes_first():
+def test_ties_favour_the_lower_id():
     logits = np.zeros((1, 6))
     assert next_ids(logits, np.array([0.999]), SamplingConfig(top_k=2))[0] == 1
     assert next_ids(logits, np.array([0.5]), SamplingConfig(temperature=0))[0] == 0
@@ -86,7 +86,7 @@ def test_any_logits_give_a_valid_id(logits, u, temperature, top_k, top_p, min_p)
     "wrong", [{"temperature": -1}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_k": -1},
               {"top_p": 0}, {"top_p": 1.1}, {"min_p": -0.1}, {"min_p": float("nan")}]
 )  # fmt: skip
-def test_options_without_meaning_are_refused(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(UsageError, match="--"):
         SamplingConfig(**wrong)
 
@@ -99,10 +99,11 @@ def setting():
 
 
 class StepByStep:
-    """An engine without its ``write``: what is drawn goes through ``next_ids``."""
+    """An engine without its ``generate``, so that ids are sampled by ``next_ids``."""
 
     def __init__(self, engine):
-        self.start, self.step, self.forward, self.gather = engine.start, engine.step, engine.forward, engine.gather
+        self.initial_state, self.gather = engine.initial_state, engine.gather
+        self.step, self.forward = engine.step, engine.forward
         self.losses, self.name = engine.losses, engine.name
 
 
@@ -121,14 +122,14 @@ CONFIGS = [
 @needs_native
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_the_native_engine_draws_the_same_ids(setting, instruction_set, config):
+def test_the_native_engine_samples_the_same_ids(setting, instruction_set, config):
     _, tokenizer = setting
     model = CharLM(ModelConfig(tokenizer.vocabulary_size, 2, 40, 24), seed=1)
     with environment(CHARLM_ISA=instruction_set):
         engine = create_engine(model.config, model.weights(), "cpu", "int8", 2)
     whole = draw((engine, tokenizer), "ab", range(5), 300, config=config)
     assert np.array_equal(draw((StepByStep(engine), tokenizer), "ab", range(5), 300, config=config), whole)
-    one_by_one = Stream(engine, tokenizer, [tokenizer.encode("ab")], config, uniform_sources(5, range(5)))
+    one_by_one = IdStream(engine, tokenizer, [tokenizer.encode("ab")], config, uniform_generators(5, range(5)))
     assert np.array_equal(np.concatenate([one_by_one.draw(1) for _ in range(300)]), whole)
     assert np.array_equal(draw((engine, tokenizer), "ab", [3], 300, config=config)[:, 0], whole[:, 3])
 
@@ -138,7 +139,7 @@ def draw(setting, prompt, samples, count=60, seed=5, config=None, size=None):
     ids = tokenizer.encode(prompt)
     size = size or max(1, len(ids))
     blocks = (ids[i : i + size] for i in range(0, len(ids), size))
-    stream = Stream(engine, tokenizer, blocks, config or SamplingConfig(), uniform_sources(seed, samples))
+    stream = IdStream(engine, tokenizer, blocks, config or SamplingConfig(), uniform_generators(seed, samples))
     return drawn(stream, count)
 
 
@@ -154,7 +155,7 @@ def test_same_seed_same_ids(setting):
     assert not np.array_equal(draw(setting, "ab", [0]), draw(setting, "ab", [0], seed=6))
 
 
-def test_a_sample_does_not_depend_on_those_beside_it(setting):
+def test_a_sample_does_not_depend_on_the_others(setting):
     together = draw(setting, "ab", range(7))
     for number in (0, 3, 6):
         assert np.array_equal(draw(setting, "ab", [number])[:, 0], together[:, number])
@@ -165,9 +166,9 @@ def test_the_prompt_may_come_in_pieces(setting):
     assert np.array_equal(draw(setting, "abcab" * 90, [0]), draw(setting, "abcab" * 90, [0], size=7))
 
 
-def test_only_characters_of_the_corpus_are_written(setting):
+def test_only_characters_of_the_corpus_are_generated(setting):
     _, tokenizer = setting
-    config = SamplingConfig(temperature=50.0)  # an untrained model at this heat draws nearly evenly
+    config = SamplingConfig(temperature=50.0)  # at this temperature an untrained model is nearly uniform
     written = "".join(tokenizer.decode(column) for column in draw(setting, "", range(20), 100, config=config).T)
     assert set(written) - {"\ufffd"} == set("abc\u2581\0\n")
     assert written.count("\ufffd") <= 20  # only where a column was cut inside a character

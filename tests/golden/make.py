@@ -93,7 +93,7 @@ def log_probabilities(model: LanguageModel, text: str) -> list[float]:
 def greedy(model: LanguageModel) -> str:
     """The likeliest characters after the prompt, none of them a close call."""
     tokenizer = model.tokenizer
-    allowed_V = tokenizer.grammar()[0][0]
+    allowed_V = tokenizer.constraint().allowed_SV[0]
     ids, written = [tokenizer.start_id, *tokenizer.encode(PROMPT).tolist()], []
     for _ in range(GREEDY):
         logits_V = np.where(allowed_V, all_logits(model, [*ids, *written])[-1], -np.inf)

@@ -204,4 +204,4 @@ def test_gradients_of_only_the_end_or_only_the_outputs():
 
 def test_the_environment_chooses():
     with environment(CHARLM_ENGINE="torch"):
-        assert native.find() is None
+        assert native.find_library() is None

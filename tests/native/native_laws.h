@@ -1,5 +1,4 @@
-// What the native driver checks with: laws that must hold, numbers by chance, and an LSTM's step as its equations say
-// it.
+// What the native driver uses for its checks: assertions, random data, and a plain implementation of an LSTM step.
 #pragma once
 
 #include <algorithm>
@@ -21,24 +20,24 @@ using Bytes = std::vector<unsigned char>;
 using Floats = std::vector<float>;
 using Reals = std::vector<double>;
 using Ids = std::vector<int64_t>;
-using Results = std::vector<Floats>;  // all that a call gives; ids are small enough to be floats
+using Results = std::vector<Floats>;  // all outputs of a call; ids are so small that floats hold them exactly
 
 const char* const kStorages[] = {"fp32", "bf16", "int8"};
-// Relative errors of a whole array: one that was computed with floats, and one that was computed with a storage.
-constexpr double kFine = 2e-6;
-constexpr double kTolerance[] = {kFine, 2e-2, 2e-2};
+// The largest relative error of an array that was computed with floats, and with each storage.
+constexpr double kFloatTolerance = 2e-6;
+constexpr double kTolerance[] = {kFloatTolerance, 2e-2, 2e-2};
 
 std::string subject;  // what is being checked
 
-void require(bool holds, const std::string& law) {
+void require(bool holds, const std::string& message) {
   if (holds) return;
-  printf("FAILED %s: %s\n", subject.c_str(), law.c_str());
+  printf("FAILED %s: %s\n", subject.c_str(), message.c_str());
   exit(1);
 }
 
-void require_memory(int status) { require(status == 0, "no memory"); }
+void require_memory(int status) { require(status == 0, "out of memory"); }
 
-bool same(const Results& a, const Results& b) {  // bit by bit, so that a zero's sign counts
+bool same(const Results& a, const Results& b) {  // bit by bit, so that the sign of a zero counts
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const Floats& x, const Floats& y) {
     return x.size() == y.size() && (x.empty() || !memcmp(x.data(), y.data(), x.size() * sizeof(float)));
   });
@@ -50,12 +49,12 @@ void require_close(const Floats& result, const Reals& expected, double tolerance
     error += std::pow(result[j] - expected[j], 2);
     size += std::pow(expected[j], 2);
   }
-  const double relative = std::sqrt(error / size);  // NaN is not close either
+  const double relative = std::sqrt(error / size);  // NaN fails the comparison below
   require(relative <= tolerance,
           name + " differs from the plain computation by " + std::to_string(1e6 * relative) + "e-6");
 }
 
-// What `compute` gives with one thread, once it is known that more give the same.
+// The results of `compute` with one thread, which must be the same with more.
 template <class Compute>
 Results with_any_threads(const std::string& name, const Compute& compute) {
   const Results results = compute(1);
@@ -63,9 +62,9 @@ Results with_any_threads(const std::string& name, const Compute& compute) {
   return results;
 }
 
-std::mt19937 chance(1997);
+std::mt19937 random_bits(1997);
 
-double uniform() { return chance() / 4294967296.0; }
+double uniform() { return random_bits() / 4294967296.0; }
 
 Floats random_floats(long count, double size = 1) {
   Floats values(count);
@@ -79,7 +78,7 @@ Ids random_ids(long count, long limit) {
   return ids;
 }
 
-// Numbers in the memory of a training function: floats or bfloat16.
+// An array of floats or bfloat16 for a training function, filled with NaN.
 Bytes unwritten(int storage, long count) { return Bytes(count * (storage == kFp32 ? 4 : 2), 0xff); }
 
 Bytes stored(int storage, const Floats& values) {
@@ -111,7 +110,7 @@ Floats loaded(int storage, const Bytes& bytes) {
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
-// The sums of one stream's gates [4H] become activations, and c and h [H] the next state.
+// Replaces one stream's gate sums [4H] by the activations, and computes the next c and h [H].
 void plain_cell(double* gates, long H, const double* c, double* c_new, double* h_new) {
   for (long k = 0; k < H; ++k) {
     double &i = gates[k], &f = gates[H + k], &g = gates[2 * H + k], &o = gates[3 * H + k];
@@ -121,7 +120,7 @@ void plain_cell(double* gates, long H, const double* c, double* c_new, double* h
   }
 }
 
-// sums += weights [.][inputs] times x.
+// sums += W x for weights W [outputs][inputs].
 template <class Number>
 void plain_product(const Floats& weights, long inputs, const Number* x, double* sums) {
   for (size_t at = 0; at < weights.size(); ++at) sums[at / inputs] += double(weights[at]) * x[at % inputs];

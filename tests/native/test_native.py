@@ -10,24 +10,24 @@ from charlm.errors import UsageError
 
 
 @needs_native
-def test_the_best_instruction_set_is_taken_unless_another_is_named():
+def test_the_best_instruction_set_is_used_unless_another_is_named():
     with environment(CHARLM_ISA=None, CHARLM_ENGINE=None):
-        assert native.find().instruction_set == INSTRUCTION_SETS[0]
+        assert native.find_library().instruction_set == INSTRUCTION_SETS[0]
     for name in INSTRUCTION_SETS:
         with environment(CHARLM_ISA=name):
-            assert native.find().instruction_set == name
+            assert native.find_library().instruction_set == name
 
 
 @pytest.mark.parametrize(("name", "value"), [("CHARLM_ENGINE", "nonsense"), ("CHARLM_ISA", "mmx")])
-def test_words_without_meaning_are_refused(name, value):
+def test_unknown_values_are_rejected(name, value):
     with environment(**{name: value}), pytest.raises(UsageError, match=name):
-        native.find()
+        native.find_library()
 
 
-def test_torch_may_be_asked_for():
+def test_torch_can_be_selected():
     with environment(CHARLM_ENGINE="torch"):
-        assert native.find() is None
-        assert native.why_not() == "CHARLM_ENGINE is torch"
+        assert native.find_library() is None
+        assert native.unavailable_reason() == "CHARLM_ENGINE is torch"
 
 
 @pytest.fixture
@@ -37,36 +37,36 @@ def no_cache():
     native._load.cache_clear()
 
 
-def test_where_it_was_not_built_torch_computes(no_cache, monkeypatch, tmp_path):
+def test_a_missing_library_is_reported(no_cache, monkeypatch, tmp_path):
     monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
-    assert native.find() is None
-    assert "no C++ compiler" in native.why_not()
+    assert native.find_library() is None
+    assert "no C++ compiler" in native.unavailable_reason()
     with environment(CHARLM_ENGINE="native"), pytest.raises(UsageError, match="install charlm again"):
-        native.find()
+        native.find_library()
 
 
-def test_a_library_that_is_none_is_passed_over(no_cache, monkeypatch, tmp_path):
+def test_an_invalid_library_is_reported(no_cache, monkeypatch, tmp_path):
     suffix = native.importlib.machinery.EXTENSION_SUFFIXES[0]
-    (tmp_path / f"engine{suffix}").write_bytes(b"no library")
+    (tmp_path / f"engine{suffix}").write_bytes(b"not a library")
     monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
-    assert native.find() is None
-    assert "could not be loaded" in native.why_not()
+    assert native.find_library() is None
+    assert "could not be loaded" in native.unavailable_reason()
 
 
 @needs_native
-def test_a_library_of_other_sources_is_passed_over(no_cache, monkeypatch):
+def test_a_library_built_from_other_sources_is_reported(no_cache, monkeypatch):
     monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
-    assert native.find() is None
-    assert "other sources" in native.why_not()
+    assert native.find_library() is None
+    assert "other sources" in native.unavailable_reason()
 
 
 @needs_native
-def test_training_shares_the_threads_that_torch_has():
-    """Its OpenMP's entry is found in the process, so that no second set of threads is made."""
+def test_training_runs_on_torchs_threads():
+    """The entry point of torch's OpenMP is found in the process, so the engine creates no second set of threads."""
     from charlm.model.lstm import _share_openmp
 
     _share_openmp.cache_clear()
-    _share_openmp()  # would raise where the symbol or the library's function is missing
+    _share_openmp()  # raises if the symbol or the library's function is missing
     if sys.platform == "linux" and "OpenMP" in torch.__config__.parallel_info():
         import ctypes
 
@@ -89,7 +89,7 @@ ids = np.arange(50 * 8).reshape(50, 8) % 50
 def work():
     with torch.no_grad():
         trained = native_recurrence(x, (h, c), *weights)[0]
-    return trained.numpy().tobytes(), engine.forward(ids, engine.start(8))[0].tobytes()
+    return trained.numpy().tobytes(), engine.forward(ids, engine.initial_state(8))[0].tobytes()
 before = work()
 child = os.fork()
 if child == 0:
@@ -100,7 +100,7 @@ sys.exit(status or work() != before)
 
 
 @needs_native
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 def test_it_works_after_a_fork():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=60, check=False)
     assert done.returncode == 0

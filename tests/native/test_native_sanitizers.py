@@ -20,9 +20,9 @@ def test_sanitizers_report_nothing(sanitizer, tmp_path):
     sanitizers.check(sanitizer, [NEWEST], tmp_path)
 
 
-@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="there is no aarch64-linux-gnu-g++")
+@pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="aarch64-linux-gnu-g++ is missing")
 @pytest.mark.skipif(
-    not (shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")), reason="there is no qemu-aarch64"
+    not (shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")), reason="qemu-aarch64 is missing"
 )
 def test_portable_kernels_run_on_arm64(tmp_path):
     program = sanitizers.build("aarch64-linux-gnu-g++", ["-O3", "-static"], ["portable"], tmp_path)

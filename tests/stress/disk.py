@@ -27,7 +27,8 @@ from charlm.corpus.prepared import Corpus
 from charlm.corpus.text import open_source
 from charlm.errors import InputOutputError
 from charlm.training.events import Saved, SaveFailed
-from charlm.training.trainer import MAX_FAILED_SAVES, Trainer
+from charlm.training.saving import MAX_FAILED_SAVES
+from charlm.training.trainer import Trainer
 from stress.helpers import CHARLM, SCRATCH, leftovers, random_words, without_warnings
 from stress.recorder import Begun, Call, noted_promises, watched
 

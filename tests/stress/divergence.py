@@ -18,7 +18,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.preparation import prepare
 from charlm.corpus.text import open_source
 from charlm.errors import DivergedError
-from charlm.training import trainer as trainer_module
+from charlm.training import update
 from charlm.training.events import RolledBack, Saved, Stepped
 from charlm.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 
@@ -68,17 +68,17 @@ class _Poison:
 
     def __init__(self, trainer: Trainer, kind: str, is_bad) -> None:
         self._trainer, self._kind, self._is_bad = trainer, kind, is_bad
-        self._genuine = trainer_module.cross_entropy
+        self._genuine = update.cross_entropy
 
     def __enter__(self):
         if self._kind == "loss":
-            trainer_module.cross_entropy = lambda logits, targets: self._genuine(logits, targets) * self._factor()
+            update.cross_entropy = lambda logits, targets: self._genuine(logits, targets) * self._factor()
         else:
             self._hook = self._trainer.model.layers()[0].weight_hh.register_hook(lambda g: g * self._factor())
         return self
 
     def __exit__(self, *error):
-        trainer_module.cross_entropy = self._genuine
+        update.cross_entropy = self._genuine
         if self._kind == "gradient":
             self._hook.remove()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from charlm.checkpoint.run_folder import keep_only
 from charlm.checkpoint.step import save_step
-from charlm.training import gradients, trainer
+from charlm.training import saving
 
 # ------------------------------------------------------------------------------------------------------------ calls
 
@@ -139,8 +139,8 @@ class Released:
 
 def replace_saves(save: Callable[..., Any], keep: Callable[..., Any]) -> None:
     """Put others in the place of ``save_step`` and ``keep_only`` wherever a training calls them."""
-    trainer.save_step = gradients.save_step = save
-    trainer.keep_only = keep
+    saving.save_step = save
+    saving.keep_only = keep
 
 
 @contextlib.contextmanager

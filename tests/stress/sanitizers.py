@@ -19,9 +19,9 @@ from conftest import INSTRUCTION_SETS
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "charlm" / "native"
 DRIVER = ROOT / "tests" / "native" / "native_driver.cpp"
-# The optimization levels that make building and running together shortest. -g1 is enough to name lines.
+# The optimization levels at which building and running together are fastest. -g1 is enough for line numbers.
 SANITIZERS = {"address,undefined": ["-O0", "-g1"], "thread": ["-O1", "-g1"]}
-# The driver replaces the engine's clock, and explains why.
+# Replaces the engine's clock; native_driver.cpp explains why.
 CLOCK = "-Wl,--wrap=_ZNSt6chrono3_V212steady_clock3nowEv"
 REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error")
 TIMEOUT = 900
@@ -40,13 +40,13 @@ def run_trials() -> dict[str, int]:
 def why_not(sanitizer: str, folder: Path) -> str | None:
     """The reason why this machine cannot use a sanitizer; None if it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return "sanitizers are used on Linux on x86-64 only"
+        return "sanitizers are tested on Linux on x86-64 only"
     if shutil.which("g++") is None:
-        return "there is no g++"
+        return "g++ is missing"
     if not can_build("g++", _options(sanitizer), folder):
         return f"g++ cannot link -fsanitize={sanitizer} (libasan, libubsan or libtsan is missing)"
     if "unexpected memory mapping" in run([folder / "nothing"]).stderr:
-        return "this sanitizer does not support this kernel's address randomization (vm.mmap_rnd_bits)"
+        return "this sanitizer does not support the kernel's address randomization (vm.mmap_rnd_bits)"
     return None
 
 

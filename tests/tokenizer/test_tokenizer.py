@@ -100,18 +100,18 @@ def test_spelling_on_request_keeps_the_text(tokenizer):
     assert len(ids) == 8 + 1 + 2
 
 
-def test_grammar_allows_just_the_characters_of_the_corpus(tokenizer):
-    allowed, following = tokenizer.grammar()
+def test_constraint_allows_just_the_characters_of_the_corpus(tokenizer):
+    allowed, transitions = tokenizer.constraint()
     plain = CharTokenizer.build(Counter(map(ord, "abc")))
-    assert not plain.grammar()[0][0][plain.byte_ids].any()
+    assert not plain.constraint().allowed_SV[0][plain.byte_ids].any()
     ids, state = tokenizer.encode("a\u2581\0 x".replace("a", "H")), 0
     for i in ids:
         assert allowed[state, i]
-        state = following[state, i]
+        state = transitions[state, i]
     assert state == 0
     first, second, third = tokenizer.encode("\u2581")
-    assert np.flatnonzero(allowed[following[0, first]]).tolist() == [second]
-    assert np.flatnonzero(allowed[following[following[0, first], second]]).tolist() == [third]
+    assert np.flatnonzero(allowed[transitions[0, first]]).tolist() == [second]
+    assert np.flatnonzero(allowed[transitions[transitions[0, first], second]]).tolist() == [third]
 
 
 def test_decoder_never_shows_half_a_character(tokenizer):

@@ -110,7 +110,7 @@ def test_what_does_not_belong_together_is_refused(spoil):
 
 def test_an_average_of_a_training_that_makes_none_is_refused():
     model, average, _ = walk(TrainingConfig(average="ema"), 3)
-    with pytest.raises(DataError, match="does not make"):
+    with pytest.raises(DataError, match="its training has none"):
         Average(CharLM(SHAPE), TrainingConfig(average="none")).restore(
             averaged(model, average), average.last_weights(), average.state(), "here"
         )

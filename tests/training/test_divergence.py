@@ -15,7 +15,7 @@ from charlm.training.trainer import MAX_SKIPPED_IN_A_ROW, ROLLBACK_FACTOR
 
 def poison(trainer, steps, monkeypatch, also=lambda step: False):
     """Let the loss be no number in some steps, and where ``also`` says so."""
-    from charlm.training import trainer as module
+    from charlm.training import update as module
 
     genuine = module.cross_entropy
 
@@ -74,7 +74,7 @@ def test_a_divergence_goes_back_once_and_on_at_a_lower_rate(make_trainer, monkey
     assert (back.step, back.factor) == (best.step, ROLLBACK_FACTOR)
     after = [event for event in events[events.index(back) :] if isinstance(event, Stepped)]
     assert [event.step for event in after] == list(range(back.step + 1, 61))
-    assert [event.rate for event in after] == pytest.approx([trainer.config.lr * ROLLBACK_FACTOR] * len(after))
+    assert [event.lr for event in after] == pytest.approx([trainer.config.lr * ROLLBACK_FACTOR] * len(after))
     assert not any(event.skipped for event in after)
     assert events[-1].reason == "budget"
     assert sorted({e["step"] for e in metrics_of(trainer) if e["kind"] == "valid"}) == [10, 20, 30, 40, 50, 60]
@@ -122,7 +122,7 @@ def test_a_rollback_survives_an_interruption(make_trainer, monkeypatch):
 def test_a_validation_loss_that_is_no_number_is_never_best(make_trainer, loss):
     trainer = make_trainer(steps=14)
     losses = iter([loss, 2.0])
-    trainer._validation_loss = lambda: next(losses)
+    trainer.validator._loss = lambda state, stop: next(losses)
     train(trainer)
     assert (trainer.progress.best, trainer.progress.best_step) == (2.0, 14)
 

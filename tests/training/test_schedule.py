@@ -7,23 +7,23 @@ from charlm.training import schedule as module
 from charlm.training.schedule import Plateau, Schedule
 
 
-def test_plateau_is_torchs():
+def test_plateau_agrees_with_torch():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
-    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(
+    expected = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=module.PLATEAU_FACTOR, patience=module.PLATEAU_PATIENCE, threshold=module.PLATEAU_THRESHOLD
     )
     ours = Plateau()
     random = torch.Generator().manual_seed(0)
     for evaluation in range(120):
         loss = 3.0 / (1 + evaluation / 10) + 0.3 * torch.rand(1, generator=random).item()
-        oracle.step(loss)
+        expected.step(loss)
         ours.observe(loss)
         assert ours.factor == pytest.approx(optimizer.param_groups[0]["lr"])
     assert ours.reductions >= 2
 
 
-def test_warm_up_rises_to_the_full_rate():
+def test_warm_up_rises_to_the_full_learning_rate():
     schedule = Schedule("constant", 10)
     factors = [schedule.factor(step, None) for step in range(12)]
     assert factors[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
@@ -36,11 +36,11 @@ def test_a_budget_ends_near_zero(kind):
     schedule = Schedule(kind, 0)
     factors = [schedule.factor(step, step / 100) for step in range(101)]
     assert factors[0] == 1.0
-    assert factors[-1] == pytest.approx(module.FINAL_SHARE)
+    assert factors[-1] == pytest.approx(module.FINAL_FACTOR)
     assert factors == sorted(factors, reverse=True)
 
 
-def test_without_a_budget_only_the_plateau_moves_the_rate():
+def test_without_a_budget_only_the_plateau_lowers_the_learning_rate():
     schedule = Schedule("plateau", 0)
     assert schedule.factor(10**6, None) == 1.0
     for _ in range(module.PLATEAU_PATIENCE + 2):
@@ -48,7 +48,7 @@ def test_without_a_budget_only_the_plateau_moves_the_rate():
     assert schedule.factor(10**6, None) == pytest.approx(module.PLATEAU_FACTOR)
 
 
-def test_it_is_exhausted_when_lowering_no_longer_helps():
+def test_exhausted_after_the_last_reduction_without_improvement():
     schedule = Schedule("plateau", 0)
     evaluations = 0
     while not schedule.exhausted:
@@ -57,7 +57,7 @@ def test_it_is_exhausted_when_lowering_no_longer_helps():
     assert evaluations == 1 + (module.PLATEAU_PATIENCE + 1) * (module.MAX_REDUCTIONS + 1)
 
 
-def test_state_goes_on_where_it_was():
+def test_a_restored_schedule_continues_like_the_original():
     losses = [2.0, 1.5, 1.6, 1.55, 1.7, 1.52, 1.4, 1.41, 1.5]
     whole = Schedule("plateau", 5)
     for loss in losses:
@@ -72,7 +72,7 @@ def test_state_goes_on_where_it_was():
         assert second.state() == whole.state()
 
 
-def test_a_fresh_state_has_no_infinity_in_json():
+def test_a_new_state_holds_infinity_as_a_string():
     assert Schedule("plateau", 5).state()["best"] == "inf"
     again = Schedule("plateau", 5)
     again.restore(Schedule("plateau", 5).state(), "here")

@@ -37,7 +37,8 @@ def test_what_is_kept_is_what_was_measured(make_trainer):
     weights = checkpoint_parts(open_checkpoint(trainer.run, "latest"))[2]
     assert not np.array_equal(weights["embedding.weight"], trainer.model.weights()["embedding.weight"])
     trainer.model.load_weights(weights)
-    assert trainer._validation_loss() == pytest.approx(evaluations[-1].valid_nats_per_char, rel=1e-6)
+    loss = trainer.validator._loss(trainer.state, lambda: False)
+    assert loss == pytest.approx(evaluations[-1].valid_nats_per_char, rel=1e-6)
 
 
 def test_it_learns(make_trainer):
@@ -80,7 +81,7 @@ def test_the_reported_loss_is_the_loss_of_the_saved_weights(make_trainer, corpus
     trainer = make_trainer(steps=14)
     evaluated = [e for e in train(trainer) if isinstance(e, Evaluated)][-1]
     ids = corpus.ids("valid")
-    with trainer.average.applied():
+    with trainer.state.average.applied():
         exact = evaluate(TorchEngine(trainer.model), corpus.tokenizer, [ids.read(0, len(ids))])
     assert evaluated.valid_nats_per_char == pytest.approx(exact.nats_per_char, rel=5e-3)
 
@@ -117,14 +118,14 @@ def test_a_time_budget_is_kept(make_trainer):
 
 def test_without_validation_text_it_trains_all_the_same(make_trainer, corpus):
     trainer = make_trainer(steps=15)
-    trainer.steering.ids = trainer.steering.ids[:0]
+    trainer.validator.text.ids = trainer.validator.text.ids[:0]
     events = train(trainer)
     assert all(e.valid_nats_per_char is None for e in events if isinstance(e, Evaluated))
     assert open_checkpoint(trainer.run).step == 15
 
 
 def test_a_failed_save_is_tried_again_and_three_end_it(make_trainer, monkeypatch):
-    from charlm.training import trainer as module
+    from charlm.training import saving as module
 
     genuine, failures = save_step, [2]
 
@@ -145,7 +146,7 @@ def test_a_failed_save_is_tried_again_and_three_end_it(make_trainer, monkeypatch
 
 
 def test_a_best_step_that_could_not_be_saved_is_not_called_best(make_trainer, monkeypatch):
-    from charlm.training import trainer as module
+    from charlm.training import saving as module
 
     genuine = save_step
     trainer = make_trainer(steps=30, eval_every=10, lr=1e-2)
@@ -157,7 +158,7 @@ def test_a_best_step_that_could_not_be_saved_is_not_called_best(make_trainer, mo
 
     monkeypatch.setattr(module, "save_step", refuse_the_best)
     losses = iter([3.0, 1.0, 2.0])
-    trainer._validation_loss = lambda: next(losses)
+    trainer.validator._loss = lambda state, stop: next(losses)
     events = train(trainer)
     assert [e.step for e in events if isinstance(e, SaveFailed)] == [20]
     assert trainer.progress.best_step == 30
@@ -173,14 +174,14 @@ def test_metrics_that_cannot_be_written_do_not_stop_it(make_trainer, caplog):
 
 def test_out_of_memory_saves_first_and_says_what_to_lower(make_trainer):
     trainer = make_trainer(steps=20, eval_every=100)
-    learn = trainer._learn
+    apply = trainer._update.apply
 
-    def grow(chunk):
+    def grow(chunk, state, lr):
         if trainer.progress.step == 6:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return learn(chunk)
+        return apply(chunk, state, lr)
 
-    trainer._learn = grow
+    trainer._update.apply = grow
     with pytest.raises(OutOfMemoryError, match=r"--batch 4 and --bptt 20 take at least .* choose a smaller") as error:
         train(trainer)
     assert (error.value.exit_code, step_numbers(trainer.run)) == (71, [6])

@@ -10,7 +10,7 @@ import charlm
 from charlm import runs
 from charlm.checkpoint.step import CONFIG, MANIFEST, MODEL, STATE, STATE_TENSORS, TOKENIZER
 from charlm.errors import CharlmError
-from charlm.training.recipe import Request
+from charlm.training.options import TrainingOptions
 from stress.hostile_checkpoints.mutant import Mutant, lay_out
 from stress.hostile_checkpoints.templates import Template
 
@@ -48,7 +48,7 @@ def _noticed(run: Path, path: Path, bit: int, opener: str) -> bool:
             if opener == "generate":
                 charlm.load(path.parent)
             else:
-                with runs.resumed_run(run, Request()):
+                with runs.resumed_run(run, TrainingOptions()):
                     pass
         except CharlmError as error:
             return error.exit_code == 65

@@ -18,7 +18,7 @@ from charlm.cli.info import info
 from charlm.config import SamplingConfig
 from charlm.errors import CharlmError
 from charlm.training.events import Saved, Stepped
-from charlm.training.recipe import Request
+from charlm.training.options import TrainingOptions
 
 SECONDS = 2.0
 
@@ -34,7 +34,7 @@ def _info(run: Path, step: str) -> None:
 
 def _resume(run: Path, step: str) -> None:
     """Go on for one step and save, as a person who presses Ctrl-C soon."""
-    with runs.resumed_run(run, Request()) as prepared:
+    with runs.resumed_run(run, TrainingOptions()) as prepared:
         if prepared.finished:
             return
         for event in prepared.trainer.events():

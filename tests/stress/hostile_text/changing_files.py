@@ -8,8 +8,8 @@ from typing import Any
 
 import charlm
 from charlm.errors import CharlmError
-from charlm.runs import Texts, Where, new_run
-from charlm.training.recipe import Request
+from charlm.runs import RunOptions, TextOptions, new_run
+from charlm.training.options import TrainingOptions
 from stress.hostile_text.checks import check_told
 from stress.hostile_text.models import SMALL
 
@@ -51,10 +51,10 @@ def _train_on_changing(folder: Path, change: str, at: int, form: str | None) -> 
         if passed[0] == at:
             CHANGES[change](path)
 
-    texts = Texts([str(path)], documents=form)
+    texts = TextOptions([str(path)], documents=form)
     wishes = {name: value for name, value in SMALL.items() if name not in ("device", "precision")}
     try:
-        with new_run(texts, Request(**wishes), Where(run, None, "cpu", "fp32", progress)) as prepared:
+        with new_run(texts, TrainingOptions(**wishes), RunOptions(run, None, "cpu", "fp32", progress)) as prepared:
             for _ in prepared.trainer.events():
                 pass
     except CharlmError as error:

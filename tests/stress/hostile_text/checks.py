@@ -28,7 +28,7 @@ def check_told(error: CharlmError) -> None:
 
 _FAIR_REFUSALS = (
     "is empty", "no character", "zero in every second", "begins with the mark of", "one distinct character",
-    "too few to learn from", "--documents",
+    "use a text of at least", "--documents",
 )  # fmt: skip
 
 

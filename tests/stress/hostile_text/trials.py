@@ -156,9 +156,9 @@ class Bench:
             assert evaluated.nats == About(-float(loaded.score(text).sum()))
             assert evaluated.nats == About(together[0].nats)
         if len(text) < 2000:
-            surprises = list(loaded.surprises(text))
-            assert together[0].nats == About(math.fsum(surprise.nats for surprise in surprises))
-            assert as_bytes("".join(surprise.character for surprise in surprises)) == as_bytes(text)
+            surprisals = list(loaded.surprisals(text))
+            assert together[0].nats == About(math.fsum(surprisal.nats for surprisal in surprisals))
+            assert as_bytes("".join(surprisal.character for surprisal in surprisals)) == as_bytes(text)
 
     # -------------------------------------------------------------------------------------------- training
 

@@ -11,7 +11,6 @@ import torch
 
 from charlm.checkpoint.run_folder import keep_only
 from charlm.checkpoint.step import save_step
-from charlm.training import trainer as trainer_module
 from charlm.training.averaging import Average
 from charlm.training.events import Saved
 from charlm.training.schedule import Plateau
@@ -64,33 +63,33 @@ def die_once_all_parts_matter() -> None:
 
     def die(trainer: Trainer, event: Any) -> None:
         carried = trainer.batches.rows(trainer.progress.cursor) > 0
-        if isinstance(event, Saved) and carried and trainer.schedule.plateau.factor < 1.0:
+        if isinstance(event, Saved) and carried and trainer.state.schedule.plateau.factor < 1.0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     overhear_events(die)
 
 
 def _zero(trainer: Trainer, which: int) -> None:
-    trainer.state = tuple(
+    trainer.state.carried = tuple(
         tuple(torch.zeros_like(tensor) if place == which else tensor for place, tensor in enumerate(pair))
-        for pair in trainer.state
+        for pair in trainer.state.carried
     )
 
 
 def _forget_the_average(trainer: Trainer) -> None:
-    trainer.average = Average(trainer.model, trainer.config)
+    trainer.state.average = Average(trainer.model, trainer.config)
 
 
 def _to_the_beginning(trainer: Trainer) -> None:
-    trainer.progress = dataclasses.replace(trainer.progress, part=0, chunk=0)
+    trainer.state.progress = dataclasses.replace(trainer.progress, part=0, chunk=0)
 
 
 PARTS: dict[str, Callable[[Trainer], Any]] = {
     "h": lambda trainer: _zero(trainer, 0),
     "c": lambda trainer: _zero(trainer, 1),
-    "generator": lambda trainer: trainer.generator.manual_seed(trainer.config.seed),
-    "optimizer": lambda trainer: trainer.optimizer.state.clear(),
-    "scheduler": lambda trainer: setattr(trainer.schedule, "plateau", Plateau()),
+    "generator": lambda trainer: trainer.state.generator.manual_seed(trainer.config.seed),
+    "optimizer": lambda trainer: trainer.state.optimizer.state.clear(),
+    "scheduler": lambda trainer: setattr(trainer.state.schedule, "plateau", Plateau()),
     "cursor": _to_the_beginning,
     "average": _forget_the_average,
 }
@@ -98,11 +97,11 @@ PARTS: dict[str, Callable[[Trainer], Any]] = {
 
 def drop(part: str | None) -> None:
     """Let whatever this process resumes begin anew with one part of its state."""
-    genuine = trainer_module.restore
+    genuine = Trainer._restore
 
     def restore(trainer: Trainer, *arguments: Any) -> None:
         genuine(trainer, *arguments)
         if part is not None:
             PARTS[part](trainer)
 
-    trainer_module.restore = restore
+    Trainer._restore = restore

@@ -36,7 +36,7 @@ def all_kinds(home: Path) -> list[Kind]:
     lengths = [draw.choice([1, 2, 3, 4, 5, 30]) for _ in range(300)]
     lines.write_text("\n".join(random_words(draw, length, _WORDS) for length in lengths), encoding="utf-8")
     texts = [(running, _STREAMS), (lines, _LINES)]
-    there = native.find() is not None
+    there = native.find_library() is not None
     runs_by = [("native", "fp32"), ("torch", "fp32"), ("native", "bf16")] if there else [("torch", "fp32")]
     return [
         Kind(text, (*_MODEL, *options, *_OFTEN, "--precision", precision), engine)

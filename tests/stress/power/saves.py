@@ -10,7 +10,7 @@ from typing import Any
 import charlm
 from charlm.checkpoint.step import ALL_FILES, CONFIG
 from charlm.config import dump_json
-from charlm.training import trainer
+from charlm.training import saving
 from stress.helpers import random_words
 from stress.recorder import Acknowledged, Begun, Call, Released, noted_promises, watched
 
@@ -46,8 +46,8 @@ def saves(run: Path, seed: int) -> None:
             best = validation, step
         elif again and step == best[1]:
             validation = best[0]
-        trainer.save_step(run, step, _files(step, validation, draw))
-        trainer.keep_only(run, {step, best[1] or step})
+        saving.save_step(run, step, _files(step, validation, draw))
+        saving.keep_only(run, {step, best[1] or step})
 
 
 def _files(step: int, validation: float | None, draw: random.Random) -> dict[str, bytes]:

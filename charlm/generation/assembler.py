@@ -1,0 +1,58 @@
+"""Ids of one stream to text, up to a length, a stop text or the end of a document."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.errors import UsageError
+from charlm.generation.sampling import ids_before_end
+from charlm.tokenizer.protocol import Tokenizer
+
+
+class TextAssembler:
+    """Assembles one generated text from its ids: ``length`` characters, fewer if ``stop`` or a document's end comes.
+
+    With the byte tokenizer ``length`` counts bytes. Raises ``UsageError`` for a negative length or an empty ``stop``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int, stop: str | None) -> None:
+        if length < 0:
+            raise UsageError(f"length must be 0 or more, not {length}")
+        if stop == "":
+            raise UsageError("stop must not be empty; leave it out, or give the text to stop at")
+        self.remaining = length
+        """Characters still to come."""
+        self._stop = stop
+        self._end_id = tokenizer.end_id
+        self._counts_ids = tokenizer.kind == "byte"
+        self._decoder = tokenizer.decoder()
+        self._pending = ""
+
+    def feed(self, ids: NDArray[np.int64]) -> str:
+        """The text that is final after these ids. What may be the beginning of ``stop`` stays pending."""
+        if not self.remaining:
+            return ""
+        ids = ids[: self.remaining]
+        document_ids = ids_before_end(ids, self._end_id)
+        text = self._decoder.feed(document_ids)[: None if self._counts_ids else self.remaining]
+        self.remaining -= len(document_ids) if self._counts_ids else len(text)
+        if len(document_ids) < len(ids):
+            self.remaining = 0
+        self._pending += text
+        if self._stop is not None and self._stop in self._pending:
+            self._pending, self.remaining = self._pending[: self._pending.index(self._stop)], 0
+        final = len(self._pending) - (_stop_prefix_length(self._pending, self._stop) if self.remaining else 0)
+        piece, self._pending = self._pending[:final], self._pending[final:]
+        return piece
+
+    def finish(self) -> str:
+        """The pending text, once ``remaining`` is 0."""
+        return self._pending
+
+
+def _stop_prefix_length(text: str, stop: str | None) -> int:
+    """How many characters at the end of ``text`` may be the beginning of ``stop``."""
+    if stop is None:
+        return 0
+    return max((n for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])), default=0)

@@ -1,0 +1,69 @@
+"""Functions of the Python API that take the options of a training as keywords."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from charlm.errors import CharlmError
+from charlm.training.options import Definition, definitions
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+# A command to type stays as it is, up to the end of its clause.
+_COMMAND_OR_OPTION = re.compile(r"(?:charlm [a-z]+|--resume)\b[^;,]*|(?<![^\s(])--([a-z]+(?:-[a-z]+)*)")
+
+
+def keyword_message(message: str) -> str:
+    """``message`` with keywords, such as ``save_every``, in place of command-line options, such as --save-every.
+
+    Shared code names options as the command line does.
+    """
+    return _COMMAND_OR_OPTION.sub(lambda match: match[1].replace("-", "_") if match[1] else match[0], message)
+
+
+def takes_options(kind: type) -> Callable[[FunctionT], FunctionT]:
+    """Decorate a function whose ``**options`` are those of ``kind``, a class in ``charlm.training.options``.
+
+    Its signature and docstring list the options, and its errors name keywords, not command-line options.
+    """
+    known = definitions(kind)
+
+    def decorate(function: FunctionT) -> FunctionT:
+        signature = _with_keywords(inspect.signature(function), known)
+
+        @functools.wraps(function)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except CharlmError as error:
+                error.args = (keyword_message(str(error)),)
+                raise
+
+        called.__signature__ = signature  # type: ignore[attr-defined]  # inspect.signature() reads it
+        called.__doc__ = f"{inspect.getdoc(function)}\n\nOptions:\n{_described(known)}"
+        return typing.cast(FunctionT, called)
+
+    return decorate
+
+
+def _with_keywords(signature: inspect.Signature, known: dict[str, Definition]) -> inspect.Signature:
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    keywords = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=" | ".join([*(kind.__name__ for kind in kinds), "None"]),
+        )
+        for name, (kinds, _) in known.items()
+    ]
+    return signature.replace(parameters=own + keywords)
+
+
+def _described(known: dict[str, Definition]) -> str:
+    return "".join(f"    {name}: {keyword_message(option.text)}\n" for name, (_, option) in known.items())

@@ -1,0 +1,156 @@
+"""Saves the state of a training as checkpoints of its run, and goes back to an earlier one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import charlm
+from charlm.checkpoint.model_card import update_card
+from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.run_folder import keep_only
+from charlm.checkpoint.step import (
+    ALL_FILES,
+    CONFIG,
+    FORMAT,
+    GRADIENTS,
+    MODEL,
+    STATE,
+    STATE_TENSORS,
+    TOKENIZER,
+    Checkpoint,
+    open_checkpoint,
+    save_step,
+    step_numbers,
+)
+from charlm.checkpoint.tensors import tensors_to_bytes
+from charlm.checkpoint.weights import weights_to_bytes
+from charlm.config import dump_json, to_dict
+from charlm.corpus.batches import Batches
+from charlm.corpus.prepared import Corpus
+from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
+from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
+from charlm.training.events import Saved, SaveFailed
+from charlm.training.state import TrainingState
+
+MAX_FAILED_SAVES = 3
+
+
+class NonFiniteError(Exception):
+    """The loss, its gradient or the weights are NaN or infinite; the text says which."""
+
+
+class Saver:
+    """Saves the run in the folder ``run``, which the caller has locked. The best and the latest step are kept."""
+
+    def __init__(self, run: Path, corpus: Corpus) -> None:
+        self._run = run
+        self._corpus = corpus
+        self._failed_saves = 0
+        self._best_on_disk: tuple[float | None, int | None] = (None, None)
+
+    def save(self, state: TrainingState, *, finished: bool = False, must: bool = False) -> Saved | SaveFailed:
+        """Save ``state`` as a step. A failure is reported, and raised if it ``must`` succeed or is one of several.
+
+        Raises ``NonFiniteError`` for weights that must not be saved, and ``InputOutputError``.
+        """
+        if not state.weights_are_finite():
+            raise NonFiniteError("the weights are not finite")
+        progress = state.progress
+        files = checkpoint_files(state, self._corpus, finished)
+        try:
+            path = save_step(self._run, progress.step, files)
+        except InputOutputError as error:
+            self._failed_saves += 1
+            if must or self._failed_saves >= MAX_FAILED_SAVES:
+                raise
+            if progress.best_step == progress.step:
+                # These weights will be lost: the best step is again the one on disk.
+                progress.best, progress.best_step = self._best_on_disk
+            return SaveFailed(progress.step, str(error))
+        self._failed_saves = 0
+        progress.saved_step = progress.step
+        self._best_on_disk = progress.best, progress.best_step
+        keep_only(self._run, {progress.step, progress.best_step or progress.step})
+        update_card(self._run, files[CONFIG], self._best_on_disk)
+        return Saved(progress.step, path)
+
+    def restore(self, state: TrainingState, checkpoint: Checkpoint, batches: Batches) -> None:
+        """Put ``checkpoint``, opened with all its files, back into ``state``. Raises ``DataError``."""
+        parts = checkpoint_parts(checkpoint)
+        if parts[1].description() != self._corpus.tokenizer.description():
+            raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
+        state.restore(checkpoint, parts, batches)
+        self._best_on_disk = state.progress.best, state.progress.best_step
+
+    def roll_back(self, state: TrainingState, batches: Batches, reason: str) -> None:
+        """Restore the best checkpoint (the latest, if none was evaluated). Raises ``DivergedError``."""
+        try:
+            self.restore(state, open_checkpoint(self._run, "best", ALL_FILES), batches)
+        except CharlmError as error:
+            raise DivergedError(f"{reason}, and no checkpoint could be restored ({error})") from None
+
+    def advice(self, lr: float) -> str:
+        """What is left of a training that diverged, and what to do."""
+        steps = step_numbers(self._run)
+        kept = f"step {steps[-1]} in {self._run} is the last good one" if steps else "nothing was saved"
+        return f"{kept}; train again with a lower --lr (now {lr:g})"
+
+    def save_gradients(self, device: torch.device, stop: Callable[[], bool]) -> None:
+        """Save the best step again with the rms of its gradients, computed on ``device``, for dynamic evaluation.
+
+        Without them, dynamic evaluation reads the corpus again. ``stop()`` ends it early, and nothing is saved then.
+        Raises ``InputOutputError``.
+        """
+        best = open_checkpoint(self._run, "best", ALL_FILES)
+        config, _, weights = checkpoint_parts(best)
+        model = make_network(config, weights).to(device)
+        rms = compute_gradient_rms(model, self._corpus, gradient_rms_segments(best.step), stop)
+        if not stop():
+            save_step(self._run, best.step, {**best.files, GRADIENTS: tensors_to_bytes(rms)})
+
+
+def checkpoint_files(state: TrainingState, corpus: Corpus, finished: bool) -> dict[str, bytes]:
+    """The files of a checkpoint of ``state``; ``finished`` says that training has ended."""
+    snapshot = state.snapshot()
+    files = {
+        CONFIG: dump_json(_description(state, corpus)),
+        MODEL: weights_to_bytes(snapshot.weights, "f32"),
+        STATE_TENSORS: tensors_to_bytes(snapshot.tensors),
+        STATE: dump_json({**snapshot.values, "finished": finished}),
+    }
+    tokenizer = corpus.tokenizer.to_bytes()
+    return files if tokenizer is None else {**files, TOKENIZER: tokenizer}
+
+
+def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
+    progress = state.progress
+    evaluated = progress.evaluated_step == progress.step
+    validation = progress.last_validation if evaluated else None
+    return {
+        "format": FORMAT,
+        "charlm": charlm.__version__,
+        "torch": str(torch.__version__),
+        "step": progress.step,
+        "model": to_dict(state.model.config),
+        "weights": "f32",
+        "training": to_dict(state.config),
+        "tokenizer": corpus.tokenizer.description(),
+        "corpus": {
+            "name": corpus.name,
+            "sha256": corpus.sha256,
+            "description_sha256": corpus.description_sha256,
+            "splits": {name: dataclasses.asdict(size) for name, size in corpus.sizes.items()},
+            "shares": corpus.description.get("shares"),
+            "distinct": corpus.description.get("distinct"),
+        },
+        "validation": validation if validation is not None and math.isfinite(validation) else None,
+        "precision_costs": progress.precision_costs() if evaluated else {},
+        "seconds": round(progress.seconds, 3),
+        "ids_seen": progress.ids_seen,
+    }

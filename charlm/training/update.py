@@ -1,0 +1,179 @@
+"""One update of the weights from one chunk: forward pass, gradients, clipping, and the optimizer's step.
+
+``Update`` decides on the host whether an update is applied. ``DeviceUpdate`` decides it on the device, so that on CUDA
+a whole update can be captured once as a graph and replayed: an LSTM of two layers and 128 time steps launches some
+thousand small kernels, and launching them one by one takes longer than computing them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from charlm.corpus.batches import IGNORED, Chunk
+from charlm.model.char_lm import State, activation_penalty, cross_entropy, detach
+from charlm.system.devices import autocast
+from charlm.training.state import TrainingState
+
+LOSS_SCALE = 1024.0
+"""What the loss is multiplied by in float16, and the gradients divided by before clipping. Without it the gradients of
+a mean over ten thousand characters are subnormal numbers; a gradient of 64 or more overflows and skips the update."""
+_EAGER_UPDATES = 3
+"""Updates before the capture: libraries allocate their workspaces in the first ones."""
+
+
+class Updated(NamedTuple):
+    """The mean loss in nats per id, the norm of the gradient before clipping, and the detached state after the chunk.
+
+    Where the loss or the norm is not finite, no weight has changed and the state is zero.
+    """
+
+    loss: float
+    grad_norm: float
+    state: State
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the update was applied."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def make_update(state: TrainingState) -> Update:
+    """The fastest update there is for the device and the optimizer. Make a new one after ``state.restore``."""
+    graphable = isinstance(state.optimizer, torch.optim.Adam)  # AdamW is a subclass
+    return DeviceUpdate(state) if state.device.type == "cuda" and graphable else Update(state)
+
+
+class Update:
+    """Applies updates to the model of ``state`` with its optimizer."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self._model = state.model
+        self._optimizer = state.optimizer
+        self._config = state.config
+        self._generator = state.generator
+        self._device = state.device
+        self._scale = LOSS_SCALE if state.config.precision == "fp16" else 1.0
+
+    def apply(self, chunk: Chunk, state: State, lr: float) -> Updated:
+        """Learn from ``chunk``, whose rows go on from ``state``, at the learning rate ``lr``."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
+        loss, norm, state = self._gradients(inputs_TB, targets_TB, lengths_B, chunk.predictions, state)
+        updated = Updated(loss.item(), norm.item(), detach(state))
+        if updated.is_finite:
+            self._optimizer.step()
+            return updated
+        return updated._replace(state=self._model.initial_state(inputs_TB.shape[1]))
+
+    def _tensors(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor | None]:
+        lengths_B = None if chunk.lengths_B is None else torch.from_numpy(chunk.lengths_B)
+        inputs_TB, targets_TB = (torch.from_numpy(ids) for ids in (chunk.inputs_TB, chunk.targets_TB))
+        return inputs_TB.to(self._device), targets_TB.to(self._device), lengths_B
+
+    def _gradients(
+        self, inputs_TB: Tensor, targets_TB: Tensor, lengths_B: Tensor | None, predictions: int, state: State
+    ) -> tuple[Tensor, Tensor, State]:
+        """Leave clipped gradients in the parameters; return the loss, the norm before clipping, and the state."""
+        with autocast(self._device.type, self._config.precision):
+            output_TBE, dropped_TBE, state = self._model.read(inputs_TB, state, self._generator, lengths_B)
+            logits_TBV = self._model.decoder(dropped_TBE)
+        loss = cross_entropy(logits_TBV, targets_TB).sum() / predictions
+        self._optimizer.zero_grad(set_to_none=True)
+        objective = loss + self._penalty(output_TBE, dropped_TBE, targets_TB)
+        if self._scale != 1.0:
+            (objective * self._scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, 1.0 / self._scale)
+        else:
+            objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
+        return loss.detach(), norm.detach(), state
+
+    def _penalty(self, output_TBE: Tensor, dropped_TBE: Tensor, targets_TB: Tensor) -> Tensor | float:
+        weights = self._config.ar, self._config.tar
+        return activation_penalty(output_TBE, dropped_TBE, targets_TB != IGNORED, *weights) if any(weights) else 0.0
+
+
+class DeviceUpdate(Update):
+    """The same without a decision on the host, for fused Adam and AdamW.
+
+    On CUDA, chunks of the usual shape run as one captured graph; others, such as the last chunk of an epoch and
+    documents, run eagerly. The graph holds the addresses of the weights and of the optimizer's state.
+    """
+
+    def __init__(self, state: TrainingState) -> None:
+        super().__init__(state)
+        self._skip = torch.zeros((), device=self._device)
+        # What torch's GradScaler sets: where it is 1, a fused optimizer changes neither weights nor its state.
+        self._optimizer.found_inf = self._skip  # type: ignore[attr-defined]
+        self._lr = torch.tensor(self._config.lr, device=self._device)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr
+        self._shape = (self._config.bptt, self._config.batch)
+        self._eager_updates = 0
+        self._graph: _Graph | None = None
+
+    def apply(self, chunk: Chunk, state: State, lr: float) -> Updated:
+        self._lr.fill_(lr)
+        inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
+        if self._device.type != "cuda" or lengths_B is not None or tuple(inputs_TB.shape) != self._shape:
+            return _read(*self._update(inputs_TB, targets_TB, lengths_B, chunk.predictions, state))
+        if self._graph is None and self._eager_updates < _EAGER_UPDATES:
+            self._eager_updates += 1
+            return _read(*self._update(inputs_TB, targets_TB, None, chunk.predictions, state))
+        if self._graph is None:
+            self._graph = _Graph(self, inputs_TB, targets_TB, state)
+        return _read(*self._graph.replay(inputs_TB, targets_TB, state))
+
+    def _update(
+        self, inputs_TB: Tensor, targets_TB: Tensor, lengths_B: Tensor | None, predictions: int, state: State
+    ) -> tuple[Tensor, State]:
+        """Loss and norm as one tensor [2], and the state."""
+        loss, norm, state = self._gradients(inputs_TB, targets_TB, lengths_B, predictions, state)
+        values_2 = torch.stack([loss, norm])
+        is_finite = torch.isfinite(values_2).all()
+        self._skip.copy_(~is_finite)
+        self._optimizer.step()
+        return values_2, tuple(
+            (torch.where(is_finite, h_BH, 0.0), torch.where(is_finite, c_BH, 0.0)) for h_BH, c_BH in detach(state)
+        )
+
+
+def _read(values_2: Tensor, state: State) -> Updated:
+    loss, norm = values_2.tolist()
+    return Updated(loss, norm, state)
+
+
+class _Graph:
+    """An update captured at fixed addresses. ``state`` is read from and written to the same tensors."""
+
+    def __init__(self, update: DeviceUpdate, inputs_TB: Tensor, targets_TB: Tensor, state: State) -> None:
+        self._inputs_TB, self._targets_TB = inputs_TB.clone(), targets_TB.clone()
+        self._state: State = tuple((h_BH.clone(), c_BH.clone()) for h_BH, c_BH in state)
+        self._graph = torch.cuda.CUDAGraph()
+        self._graph.register_generator_state(update._generator)
+        update._optimizer.zero_grad(set_to_none=True)
+        with torch.cuda.graph(self._graph):
+            predictions = inputs_TB.numel()
+            self._values_2, after = update._update(self._inputs_TB, self._targets_TB, None, predictions, self._state)
+            _copy_state(self._state, after)
+
+    def replay(self, inputs_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
+        """The update for other inputs of the same shape."""
+        self._inputs_TB.copy_(inputs_TB)
+        self._targets_TB.copy_(targets_TB)
+        if state is not self._state:
+            _copy_state(self._state, state)
+        self._graph.replay()
+        return self._values_2, self._state
+
+
+def _copy_state(to: State, source: State) -> None:
+    for (h_BH, c_BH), (new_h_BH, new_c_BH) in zip(to, source, strict=True):
+        h_BH.copy_(new_h_BH)
+        c_BH.copy_(new_c_BH)
