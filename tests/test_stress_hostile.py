@@ -18,12 +18,12 @@ FORBIDDEN_CALLS = {
     ("torch", "load"), ("torch", "save"), ("np", "load"), ("np", "save"), ("numpy", "load"), ("builtins", "eval"),
     ("builtins", "exec"), ("builtins", "compile"), ("importlib", "import_module"), ("os", "system"), ("os", "popen"),
 }  # fmt: skip
-# The package's public names are imported lazily, by names that stand in its own source.
+# The package imports its public names lazily, by names in its own source.
 KNOWN = {("__init__.py", "importlib.import_module")}
 
 
 def python(source, *arguments):
-    """Run ``source`` in a process of its own; returns what it printed."""
+    """Run ``source`` in another process and return its output."""
     paths = {"PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(Path(__file__).parent)])}
     command = [sys.executable, "-c", source, *map(str, arguments)]
     done = subprocess.run(
@@ -41,13 +41,13 @@ print(figures["openings"], figures["refused"] > 300, figures["opened"] > 100, fi
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
-def test_hostile_checkpoints_end_in_one_line():
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by Linux's /proc")
+def test_hostile_checkpoints_give_one_line_errors():
     assert python(HOSTILE_CHECKPOINTS).split() == ["900", "True", "True", "600"]
 
 
 def forbidden(source):
-    """What in a module's source could run what it reads, or load code by a name that it reads."""
+    """Names in a module's source that could execute data, or import code by a name from data."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in FORBIDDEN_MODULES)
@@ -64,7 +64,7 @@ def forbidden(source):
             yield "allow_pickle"
 
 
-def test_no_source_of_charlm_can_run_what_it_reads():
+def test_no_module_executes_data():
     sources = sorted(PACKAGE.rglob("*.py"))
     assert len(sources) > 30
     found = {(str(path.relative_to(PACKAGE)), what) for path in sources for what in forbidden(path.read_text("utf-8"))}
@@ -80,17 +80,17 @@ def test_no_source_of_charlm_can_run_what_it_reads():
         "f(allow_pickle=True)",
     ],
 )  # fmt: skip
-def test_the_search_of_sources_finds_such(source):
+def test_source_search_finds_code_execution(source):
     assert list(forbidden(source))
 
 
-def test_the_search_of_sources_lets_others_be():
+def test_source_search_ignores_harmless_calls():
     assert not list(forbidden("import re\nre.compile('x')\nmodel.eval()\nself.load(x)\njson.load(file)\nnp.asarray(x)"))
 
 
-# Python tells its audit hooks of every unpickled global and of every text or code that is compiled or run. What is run
-# while a module is imported comes from that module's own file and is let be; so are charlm's own annotations, which
-# ``typing.get_type_hints`` evaluates.
+# Python's audit hooks see every unpickled global and all code that is compiled or executed. Code that an import runs
+# comes from the module's own file and is ignored; so are charlm's own annotations, which ``typing.get_type_hints``
+# evaluates.
 WATCHED = """
 import sys, typing
 from pathlib import Path
@@ -98,7 +98,7 @@ import charlm, charlm.language_model, charlm.runs
 from charlm.training.options import TrainingOptions
 
 package = str(Path(charlm.__file__).parent)
-heard, active = [], [False]
+seen, active = [], [False]
 
 def watch(event, arguments):
     if not active[0] or event not in {"exec", "compile", "pickle.find_class", "marshal.loads", "os.system"}:
@@ -109,7 +109,7 @@ def watch(event, arguments):
         if "importlib._bootstrap" in name or name == typing.__file__:
             return
         if name.startswith(package):
-            heard.append((event, f"{name}:{frame.f_lineno}"))
+            seen.append((event, f"{name}:{frame.f_lineno}"))
             return
         frame = frame.f_back
 
@@ -124,16 +124,16 @@ for run in sys.argv[1:]:
     with charlm.runs.resumed_run(Path(run), TrainingOptions(steps=10_000)) as prepared:
         for event in prepared.trainer.events():
             prepared.trainer.stop()
-print("charlm:", heard)
-heard.clear()
+print("charlm:", seen)
+seen.clear()
 evil = compile("import pickle\\npickle.loads(data)\\neval('1')\\nexec('2')", package + "/evil.py", "exec")
 import os, pickle
 exec(evil, {"data": pickle.dumps(os.getcwd)})
 active[0] = False
-print("evil:", sorted({event for event, _ in heard}))
+print("evil:", sorted({event for event, _ in seen}))
 """
 
 
-def test_nothing_is_unpickled_or_evaluated_when_models_are_used(trained_run, document_run, tmp_path):
+def test_using_models_unpickles_and_evaluates_nothing(trained_run, document_run, tmp_path):
     copies = [shutil.copytree(run, tmp_path / run.name) for run in (trained_run, document_run)]
     assert python(WATCHED, *copies) == "charlm: []\nevil: ['compile', 'exec', 'pickle.find_class']\n"
