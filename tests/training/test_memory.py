@@ -56,8 +56,8 @@ def test_peak_memory_is_between_one_and_three_times_the_estimate(text_file, tmp_
 def test_out_of_memory_is_one_line_with_numbers_and_leaves_no_run(text_file, tmp_path):
     message = train_in_process(text_file, tmp_path / "run", 250_000_000)
     assert message.startswith("71 out of memory")
-    assert "parameters with --batch 16 and --bptt 1024 take at least 0.3 GB" in message
-    assert "choose a smaller --batch" in message
+    assert "parameters with batch 16 and bptt 1024 take at least 0.3 GB" in message
+    assert "choose a smaller batch" in message
     assert not (tmp_path / "run").exists()
 
 
