@@ -1,8 +1,8 @@
-"""Disks that are full or broken: every call of a save fails in turn, and a real file system runs full.
+"""Full and broken disks: each call of a save fails in turn, and a real file system becomes full.
 
-Whatever fails, the checkpoint before must stay whole, the training must go on and end with the weights of an
-undisturbed one, and nothing half-made may be left once it has saved again. Three failed saves in a row end it with the
-exit code 74, and it can be resumed once the disk is mended.
+After any failure the previous checkpoint must stay whole, the training must continue and end with the weights of an
+uninterrupted one, and no temporary file may remain after the next save. Three failed saves in a row end the training
+with exit code 74, and it can be resumed once the disk works again.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from charlm.training.events import Saved, SaveFailed
 from charlm.training.saving import MAX_FAILED_SAVES
 from charlm.training.trainer import Trainer
 from stress.helpers import CHARLM, SCRATCH, leftovers, random_words, without_warnings
-from stress.recorder import Begun, Call, noted_promises, watched
+from stress.recorder import Call, SaveStarted, intercept_calls, record_saves
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 STEPS, SAVE_EVERY, EVAL_EVERY = 14, 4, 6
@@ -38,7 +38,7 @@ TMPFS_BYTES = 16_000_000
 
 
 def run_trials(every: int = 1, mount: bool = True) -> dict[str, int | str]:
-    """Let every call fail (or one of ``every``), once, in each save, and to the end of a save; then fill a disk."""
+    """Let every (or every ``every``-th) call fail: once, until the end of a save, in all saves; then fill a disk."""
     broken = ("previous_lost", "left_half_made", "ends_that_differ")
     figures = dict.fromkeys(("injected", "failed_saves", "goings_on", "ends_with_74", *broken), 0)
     with without_warnings(), tempfile.TemporaryDirectory(dir=SCRATCH) as home:
@@ -46,10 +46,10 @@ def run_trials(every: int = 1, mount: bool = True) -> dict[str, int | str]:
         calls = trials.count_calls()
         for number in range(0, calls, every):
             for code in CODES if every == 1 else (CODES[number % 3],):
-                trials.training_goes_on(_Fault(number, code, once=True))
-            trials.training_goes_on(_Fault(number, CODES[number % 3], once=False))
+                trials.training_continues(_Fault(number, code, once=True))
+            trials.training_continues(_Fault(number, CODES[number % 3], once=False))
         for number in range(0, trials.calls_of_a_save(), every):
-            trials.three_in_a_row_end_it(_EverySave(number, CODES[number % 3]))
+            trials.three_failures_end_the_training(_EverySaveFault(number, CODES[number % 3]))
         figures["calls_of_all_saves"] = calls
     assert not any(figures[name] for name in broken), figures
     return {**figures, **(_full_disk() if mount else {"full_disk": "left out"})}
@@ -80,7 +80,7 @@ def _trainer(run: Path, corpus: Corpus) -> Trainer:
 
 
 class _Fault:
-    """Lets call number ``number`` of all saves fail: only this, or all that follow until the save is over."""
+    """Lets call number ``number`` of all saves fail: only this one, or all further calls of the same save too."""
 
     def __init__(self, number: int, code: int, once: bool) -> None:
         self.injected = 0
@@ -99,13 +99,13 @@ class _Fault:
 
     def _fail(self, call: Call, perform: Callable[..., Any]) -> None:
         self.injected += 1
-        if call.name == "write":  # some of it went through
+        if call.name == "write":  # half of it is written
             perform(call.data[: len(call.data) // 2])
         raise OSError(self._code, os.strerror(self._code))
 
 
-class _EverySave(_Fault):
-    """Lets the same call of every save but the first fail."""
+class _EverySaveFault(_Fault):
+    """Lets the same call fail in every save except the first."""
 
     def __init__(self, number: int, code: int) -> None:
         super().__init__(number, code, once=True)
@@ -123,42 +123,42 @@ class _EverySave(_Fault):
 
 
 class _Trials:
-    """Trainings on a disk with faults; what they find goes to ``figures``."""
+    """Trainings on a disk with faults, which count their results in ``figures``."""
 
     def __init__(self, home: Path, figures: dict[str, int]) -> None:
         self._home, self._figures = home, figures
         self._corpus = _corpus(home)
         self._run = home / "run"
         self._versions: dict[int, list[dict[str, bytes]]] = {}
-        self._whole = ""
+        self._uninterrupted = ""
 
     def count_calls(self) -> int:
-        """Train undisturbed, and tell how many calls its saves make."""
+        """Train without faults and return how many calls its saves make."""
         fault = _Fault(-1, 0, once=True)
         with self._new_run() as trainer:
             self._train(trainer, fault)
-            self._whole = _digest(self._run)
+            self._uninterrupted = _digest(self._run)
         return len(fault.calls)
 
     def calls_of_a_save(self) -> int:
-        """Calls that every ``save_step`` makes, even the shortest."""
+        """The number of calls that even the shortest ``save_step`` makes."""
         fault = _Fault(-1, 0, once=True)
-        with self._new_run(), watched(self._run, fault):
+        with self._new_run(), intercept_calls(self._run, fault):
             save_step(self._run, 1, dict.fromkeys(ALL_FILES, b""))
         return len(fault.calls)
 
-    def training_goes_on(self, fault: _Fault) -> None:
-        """One save is disturbed; all else must be as if it had not been."""
+    def training_continues(self, fault: _Fault) -> None:
+        """Check that a training with one failed save ends like one without."""
         with self._new_run() as trainer:
             if not self._train(trainer, fault):
                 self._figures["goings_on"] += 1
-            else:  # it was the last one, which must not fail
+            else:  # the last save failed, which ends the training
                 self._resume()
             self._check_end()
         self._figures["injected"] += fault.injected
 
-    def three_in_a_row_end_it(self, fault: _EverySave) -> None:
-        """Every save fails, the third ends the training; on a mended disk it goes on."""
+    def three_failures_end_the_training(self, fault: _EverySaveFault) -> None:
+        """Check that three failed saves end the training, and that it can be resumed without faults."""
         with self._new_run() as trainer:
             assert self._train(trainer, fault) == MAX_FAILED_SAVES, fault.calls
             self._resume()
@@ -173,9 +173,9 @@ class _Trials:
         shutil.rmtree(self._run)
 
     def _train(self, trainer: Trainer, fault: _Fault) -> int:
-        """The number of failed saves in a row that ended the training; 0 if it came to its end."""
+        """Train; returns the number of failed saves in a row that ended the training, 0 if it finished."""
         failed, saved, disturbed = 0, None, False
-        with self._noted(fault), watched(self._run, fault):
+        with self._noted(fault), intercept_calls(self._run, fault):
             events = trainer.events()
             while True:
                 try:
@@ -196,46 +196,46 @@ class _Trials:
                 elif isinstance(event, Saved):
                     failed, saved = 0, event.step
                     self._check_previous(saved)
-                    self._check_half_made(fault.injected > 0 and disturbed)
+                    self._check_leftovers(fault.injected > 0 and disturbed)
                     disturbed = fault.injected > 0
 
     @contextlib.contextmanager
     def _noted(self, fault: _Fault) -> Iterator[None]:
         def note(entry: Any) -> None:
-            if isinstance(entry, Begun):
+            if isinstance(entry, SaveStarted):
                 fault.save_begins()
                 self._versions.setdefault(entry.step, []).append(entry.files)
 
-        with noted_promises(note):
+        with record_saves(note):
             yield
 
     def _check_previous(self, saved: int | None) -> None:
-        """The step that was saved last, or a newer one, opens with what was to be saved in it."""
+        """Check that the last saved step, or a newer one, opens with the bytes that were saved."""
         if saved is None:
             return
         opened = open_checkpoint(self._run, "latest", ALL_FILES)
         as_saved = any(dict(opened.files) == version for version in self._versions[opened.step])
         self._figures["previous_lost"] += opened.step < saved or not as_saved
 
-    def _check_half_made(self, expected_none: bool) -> None:
+    def _check_leftovers(self, expected_none: bool) -> None:
         self._figures["left_half_made"] += expected_none and bool(leftovers(self._run))
 
     def _resume(self) -> None:
-        """What ``charlm train --resume`` does, on a mended disk."""
+        """Resume to the end without faults, as ``charlm train --resume`` does."""
         clean(self._run)
         checkpoint = open_checkpoint(self._run, "latest", ALL_FILES)
         fresh = _trainer(self._run, self._corpus)
         resumed = Trainer.resume(self._run, self._corpus, checkpoint, fresh.config)
         for _ in resumed.events():
             pass
-        self._check_half_made(True)
+        self._check_leftovers(True)
 
     def _check_end(self) -> None:
-        self._figures["ends_that_differ"] += _digest(self._run) != self._whole
+        self._figures["ends_that_differ"] += _digest(self._run) != self._uninterrupted
 
 
 def _digest(run: Path) -> str:
-    """Of the last step's weights and training state, as far as it does not tell the time."""
+    """A hash of the last step's weights and training state, without times."""
     opened = open_checkpoint(run, "latest", ALL_FILES)
     assert opened.step == step_numbers(run)[-1]
     return hashlib.sha256(opened.files[MODEL] + opened.files[STATE_TENSORS]).hexdigest()
@@ -245,7 +245,7 @@ def _digest(run: Path) -> str:
 
 
 def _full_disk() -> dict[str, int | str]:
-    """Let a small file system run full under ``charlm train``; nothing but a reason where none can be mounted."""
+    """Fill a small file system during ``charlm train``; returns only a reason if none can be mounted."""
     with tempfile.TemporaryDirectory() as home:
         place = Path(home).resolve() / "small"
         place.mkdir()
@@ -255,12 +255,12 @@ def _full_disk() -> dict[str, int | str]:
         except (OSError, subprocess.CalledProcessError) as error:
             return {"full_disk": f"left out, nothing can be mounted: {getattr(error, 'stderr', '') or error}".strip()}
         try:
-            return _Full(place).try_all()
+            return _FullDisk(place).try_all()
         finally:
             subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-class _Full:
+class _FullDisk:
     """Trainings on the small file system ``place``."""
 
     def __init__(self, place: Path) -> None:
@@ -269,11 +269,11 @@ class _Full:
         self._text.write_text(random_words(random.Random(1), 9000))
 
     def try_all(self) -> dict[str, int | str]:
-        """An undisturbed training, one for which room is made in time, one for which it is not, one without any."""
+        """Train with enough space; with space freed in time; with space freed too late; and without any space."""
         assert self._train(self._new()).returncode == 0
-        whole = _digest(self._run)
-        self._in_time(whole)
-        self._too_late(whole)
+        uninterrupted = _digest(self._run)
+        self._in_time(uninterrupted)
+        self._too_late(uninterrupted)
         self._from_the_start()
         return {"full_disk": "mounted", "full_disk_went_on": 1, "full_disk_ended_with_74": 2, "full_disk_refused": 1}
 
@@ -291,47 +291,47 @@ class _Full:
 
     def _train(self, arguments: list[str]) -> subprocess.Popen[str]:
         with self._start(arguments) as process:
-            self._said = process.stderr.read().splitlines()
+            self._messages = process.stderr.read().splitlines()
         return process
 
-    def _in_time(self, whole: str) -> None:
+    def _in_time(self, uninterrupted: str) -> None:
         with self._start(self._new()) as process:
             with self._filled_after_a_save(process):
-                said = process.stderr.readline()
-            said += process.stderr.read()
-        assert process.returncode == 0, said
-        assert "No space left on device" in said, said
-        self._check(said.splitlines(), "")
-        assert _digest(self._run) == whole
+                messages = process.stderr.readline()
+            messages += process.stderr.read()
+        assert process.returncode == 0, messages
+        assert "No space left on device" in messages, messages
+        self._check(messages.splitlines(), "")
+        assert _digest(self._run) == uninterrupted
         assert not leftovers(self._run)
 
-    def _too_late(self, whole: str) -> None:
+    def _too_late(self, uninterrupted: str) -> None:
         with self._start(self._new()) as process, self._filled_after_a_save(process):
-            said = process.stderr.read().splitlines()
+            messages = process.stderr.read().splitlines()
             process.wait()
             saved = open_checkpoint(self._run, "latest", ALL_FILES).step
-            assert process.returncode == 74, said
-            self._check(said, "make room")
-            assert self._train(["--resume"]).returncode == 74, self._said
-            self._check(self._said, "make room")
+            assert process.returncode == 74, messages
+            self._check(messages, "make room")
+            assert self._train(["--resume"]).returncode == 74, self._messages
+            self._check(self._messages, "make room")
             assert open_checkpoint(self._run, "latest", ALL_FILES).step >= saved
-        assert self._train(["--resume"]).returncode == 0, self._said
-        assert _digest(self._run) == whole
+        assert self._train(["--resume"]).returncode == 0, self._messages
+        assert _digest(self._run) == uninterrupted
         assert not leftovers(self._run)
 
     def _from_the_start(self) -> None:
         arguments = self._new()
         with self._filled():
-            assert self._train(arguments).returncode in (73, 74), self._said
-            self._check(self._said, "")
-            assert len(self._said) == 1
+            assert self._train(arguments).returncode in (73, 74), self._messages
+            self._check(self._messages, "")
+            assert len(self._messages) == 1
             assert not self._run.exists()
 
-    def _check(self, said: list[str], advice: str) -> None:
-        """Whatever is said is one line each; what ended it is the last."""
-        assert all(line.startswith("charlm: ") for line in said), said
-        assert len([line for line in said if not line.startswith("charlm: warning: ")]) <= 1, said
-        assert advice in said[-1], said
+    def _check(self, messages: list[str], advice: str) -> None:
+        """Check that every message is one line, and that the last one is the error."""
+        assert all(line.startswith("charlm: ") for line in messages), messages
+        assert len([line for line in messages if not line.startswith("charlm: warning: ")]) <= 1, messages
+        assert advice in messages[-1], messages
 
     @contextlib.contextmanager
     def _filled_after_a_save(self, process: subprocess.Popen[str]) -> Iterator[None]:
@@ -343,7 +343,7 @@ class _Full:
 
     @contextlib.contextmanager
     def _filled(self) -> Iterator[None]:
-        """While entered, no byte is free: what the training gives back is taken at once."""
+        """While entered, no byte is free: space that the training frees is filled at once."""
         over = threading.Event()
         filler = threading.Thread(target=self._fill, args=(over,))
         filler.start()

@@ -1,7 +1,7 @@
-"""Losses and gradients that are no finite numbers, one step at a time and many in a row.
+"""Non-finite losses and gradients, in single steps and in many steps in a row.
 
-A single bad step must change no weight; many in a row must lead back once to the last good checkpoint, at a lower rate;
-then a clear stop. No checkpoint on disk may ever hold a number that is not finite.
+A single bad step must change no weight. Many in a row must roll back once to the last good checkpoint, with a lower
+learning rate, and the second time end the training with an error. No checkpoint may ever hold a non-finite number.
 """
 
 import math
@@ -26,7 +26,7 @@ STEPS, POISONED = 200, 50
 
 
 def run_trials(trials: int = 10) -> dict[str, int]:
-    """``trials`` runs of ``STEPS`` steps for each kind of trouble."""
+    """``trials`` runs of ``STEPS`` steps for each kind of failure."""
     figures = {"poisoned_steps": 0, "weights_changed_by_them": 0, "rollbacks": 0, "clear_stops": 0, "checkpoints": 0}
     with tempfile.TemporaryDirectory() as folder:
         corpus = _corpus(Path(folder))
@@ -64,21 +64,21 @@ def _trainer(run: Path, corpus) -> Trainer:
 
 
 class _Poison:
-    """Makes the loss, or a gradient, of chosen steps no finite number."""
+    """Makes the loss, or a gradient, of chosen steps non-finite."""
 
     def __init__(self, trainer: Trainer, kind: str, is_bad) -> None:
         self._trainer, self._kind, self._is_bad = trainer, kind, is_bad
-        self._genuine = update.cross_entropy
+        self._original = update.cross_entropy
 
     def __enter__(self):
         if self._kind == "loss":
-            update.cross_entropy = lambda logits, targets: self._genuine(logits, targets) * self._factor()
+            update.cross_entropy = lambda logits, targets: self._original(logits, targets) * self._factor()
         else:
             self._hook = self._trainer.model.layers()[0].weight_hh.register_hook(lambda g: g * self._factor())
         return self
 
     def __exit__(self, *error):
-        update.cross_entropy = self._genuine
+        update.cross_entropy = self._original
         if self._kind == "gradient":
             self._hook.remove()
 
@@ -138,7 +138,7 @@ def _check(trainer: Trainer, event, figures: dict[str, int]) -> None:
 
 
 def _finite(path: Path, trainer: Trainer) -> None:
-    """Raises unless every weight of a checkpoint, and what its optimizer remembers, is a finite number."""
+    """Raises unless all weights and optimizer states of a checkpoint are finite."""
     opened = open_checkpoint(path, names=ALL_FILES)
     weights_from_bytes(opened.files[MODEL], str(path), trainer.model.config.parameter_shapes())
     for name, array in tensors_from_bytes(opened.files[STATE_TENSORS], str(path)).items():

@@ -11,13 +11,13 @@ from pathlib import Path
 ALLOWED_GROWTH = 0.02
 """Of resident memory, between the second quarter of the time and the last."""
 CHARACTERS = "etaoinshrdlu" + "".join(map(chr, range(0x4E00, 0x4E00 + 4000)))
-"""Thousands, so that the chunks of a text differ in how many characters they have."""
-KEPT = 3
-"""Steps in a run at any moment: the best, the latest, and the one that has just replaced it."""
+"""Thousands, so that chunks of a text differ in their number of distinct characters."""
+MAX_STEPS = 3
+"""Steps in a run at any moment: the best, the latest, and the one that is just replacing it."""
 
 
 def run_trials(seconds: float = 3600, save_every: str = "20s", sample_every: float = 5.0) -> dict[str, float]:
-    """Train one run for ``seconds`` and look at the process from outside."""
+    """Train one run for ``seconds`` and sample the process from outside."""
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
         draw = random.Random(1)
@@ -29,7 +29,7 @@ def run_trials(seconds: float = 3600, save_every: str = "20s", sample_every: flo
     before, after = max(memory[quarter : 2 * quarter]), max(memory[-quarter:])
     assert after <= before * (1 + ALLOWED_GROWTH), (before, after)
     assert max(descriptors[quarter:]) == min(descriptors[quarter:]), sorted(set(descriptors))
-    assert max(steps) <= KEPT, max(steps)
+    assert max(steps) <= MAX_STEPS, max(steps)
     return {
         "seconds_trained": round(seconds),
         "samples": len(samples),
@@ -51,7 +51,7 @@ def _watch(text: Path, run: Path, seconds: float, save_every: str, sample_every:
         while process.poll() is None:
             time.sleep(sample_every)
             if run.exists() and list(run.glob("step-*")) and process.poll() is None:
-                sample = _look_at(process.pid, run)
+                sample = _sample(process.pid, run)
                 samples += [sample] if sample is not None else []
                 if sample is not None and len(samples) % 12 == 1:
                     print(f"{len(samples):4} samples: {sample[0] / 1e6:.1f} MB", file=sys.stderr, flush=True)
@@ -60,8 +60,8 @@ def _watch(text: Path, run: Path, seconds: float, save_every: str, sample_every:
     return samples
 
 
-def _look_at(pid: int, run: Path) -> tuple[int, int, int] | None:
-    """Resident bytes, open files that stay open, and kept steps; None once the run has been let go of at the end."""
+def _sample(pid: int, run: Path) -> tuple[int, int, int] | None:
+    """Resident bytes, files that stay open, and kept steps; None after the run has been released at the end."""
     resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     open_files, holds_run = 0, False
     for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -69,7 +69,7 @@ def _look_at(pid: int, run: Path) -> tuple[int, int, int] | None:
             target = str(link.readlink())
         except FileNotFoundError:
             continue
-        # What is being written or removed at this moment is closed again at once.
+        # Files that are being written or removed are closed again at once.
         holds_run |= target == str(run / ".lock")
         passing = (".unfinished-", ".deleted-", ".aside-", "metrics.jsonl", "README.md")
         open_files += not any(mark in target for mark in passing) and target != str(run)

@@ -1,4 +1,4 @@
-"""Watches a program: every call that changes files, with its data, and every promise that a save is safe."""
+"""Intercepts every call that changes files, with its data, and records when saves start and return."""
 
 import builtins
 import contextlib
@@ -26,7 +26,7 @@ class Call:
     data: bytes = b""
 
 
-Around = Callable[[Call, Callable[..., Any]], Any]
+Interceptor = Callable[[Call, Callable[..., Any]], Any]
 _WATCHED = {
     "mkdir": "mkdir", "rename": "rename", "replace": "rename", "unlink": "unlink", "rmdir": "rmdir", "open": "open",
     "fsync": "fsync",
@@ -34,19 +34,19 @@ _WATCHED = {
 
 
 @contextlib.contextmanager
-def watched(root: Path, around: Around) -> Iterator[None]:
-    """Lead every call that changes files under ``root`` through ``around(call, perform)``; paths are relative to it.
+def intercept_calls(root: Path, around: Interceptor) -> Iterator[None]:
+    """Pass every call that changes files under ``root`` to ``around(call, perform)``; paths are relative to ``root``.
 
-    ``perform()`` makes the call; of a write, ``perform(data)`` writes other data.
+    ``perform()`` makes the call; for a write, ``perform(data)`` writes other data.
     """
-    # Until Python 3.10 pathlib keeps the functions of os in a place of its own.
+    # Up to Python 3.10 pathlib holds its own references to the functions of os.
     owners = [os, *([type(pathlib._normal_accessor)] if hasattr(pathlib, "_normal_accessor") else [])]
     with contextlib.ExitStack() as undo:
         for owner in owners:
             for name, called in _WATCHED.items():
                 if name != "open" or owner is os:
-                    _replace(undo, owner, name, _around_function(getattr(os, name), called, root, around))
-        _replace(undo, builtins, "open", _around_open(builtins.open, root, around))
+                    _replace(undo, owner, name, _intercept_function(getattr(os, name), called, root, around))
+        _replace(undo, builtins, "open", _intercept_open(builtins.open, root, around))
         yield
 
 
@@ -55,31 +55,31 @@ def _replace(undo: contextlib.ExitStack, owner: Any, name: str, function: Any) -
     setattr(owner, name, staticmethod(function))
 
 
-def _around_function(genuine: Callable[..., Any], name: str, root: Path, around: Around) -> Callable[..., Any]:
+def _intercept_function(original: Callable[..., Any], name: str, root: Path, around: Interceptor) -> Callable[..., Any]:
     def call(first, *arguments, **options):
         path = _relative(root, first, options.get("dir_fd"))
-        # A file that is opened to be read changes nothing; a folder is opened to be synced or emptied.
+        # Opening a file for reading changes nothing; a folder is opened to be synced or emptied.
         if path is None or (name == "open" and not (root / path).is_dir()):
-            return genuine(first, *arguments, **options)
+            return original(first, *arguments, **options)
         target = _relative(root, arguments[0]) if name == "rename" else None
-        return around(Call(name, path, target), lambda: genuine(first, *arguments, **options))
+        return around(Call(name, path, target), lambda: original(first, *arguments, **options))
 
     return call
 
 
-def _around_open(genuine: Callable[..., Any], root: Path, around: Around) -> Callable[..., Any]:
+def _intercept_open(original: Callable[..., Any], root: Path, around: Interceptor) -> Callable[..., Any]:
     def call(file, mode="r", *arguments, **options):
         path = _relative(root, file) if mode in ("wb", "xb") else None
         if path is None:
-            return genuine(file, mode, *arguments, **options)
-        opened = around(Call("create", path), lambda: genuine(file, mode, *arguments, **options))
-        return _WatchedFile(opened, path, around)
+            return original(file, mode, *arguments, **options)
+        opened = around(Call("create", path), lambda: original(file, mode, *arguments, **options))
+        return _InterceptedFile(opened, path, around)
 
     return call
 
 
 def _relative(root: Path, path: Any, folder: int | None = None) -> Path | None:
-    """Where a path, or an open file, lies below ``root``; None elsewhere."""
+    """The path of a path or an open file relative to ``root``; None if it is not below ``root``."""
     if isinstance(path, int):
         path = _path_of(path)
     if folder is not None:
@@ -92,10 +92,10 @@ def _path_of(handle: int) -> Path:
     return Path(f"/proc/self/fd/{handle}").readlink()
 
 
-class _WatchedFile:
-    """A file being written, whose every write really happens at once."""
+class _InterceptedFile:
+    """A file opened for writing that flushes after each write."""
 
-    def __init__(self, file: Any, path: Path, around: Around) -> None:
+    def __init__(self, file: Any, path: Path, around: Interceptor) -> None:
         self._file, self._path, self._around = file, path, around
         self.flush, self.fileno, self.close = file.flush, file.fileno, file.close
 
@@ -107,54 +107,54 @@ class _WatchedFile:
         self._file.flush()
         return written
 
-    def __enter__(self) -> "_WatchedFile":
+    def __enter__(self) -> "_InterceptedFile":
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
 
 
-# --------------------------------------------------------------------------------------------------------- promises
+# ------------------------------------------------------------------------------------------------------------ saves
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A save of ``files`` has begun."""
+class SaveStarted:
+    """A save of ``files`` has started."""
 
     step: int
     files: dict[str, bytes]
 
 
 @dataclass(frozen=True)
-class Acknowledged:
-    """The save that was begun last is said to be safe."""
+class SaveReturned:
+    """The save that was started last has returned, so its step must survive."""
 
 
 @dataclass(frozen=True)
-class Released:
-    """From now on only ``kept`` steps are needed."""
+class StepsReleased:
+    """From now on only the steps in ``kept`` must survive."""
 
     kept: frozenset[int]
 
 
 def replace_saves(save: Callable[..., Any], keep: Callable[..., Any]) -> None:
-    """Put others in the place of ``save_step`` and ``keep_only`` wherever a training calls them."""
+    """Replace ``save_step`` and ``keep_only`` wherever a training calls them."""
     saving.save_step = save
     saving.keep_only = keep
 
 
 @contextlib.contextmanager
-def noted_promises(note: Callable[[Begun | Acknowledged | Released], None]) -> Iterator[None]:
-    """Tell ``note`` of every ``save_step`` that begins and returns, and of every ``keep_only``."""
+def record_saves(note: Callable[[SaveStarted | SaveReturned | StepsReleased], None]) -> Iterator[None]:
+    """Call ``note`` when a ``save_step`` starts or returns, and for every ``keep_only``."""
 
     def saving(run, step, files):
-        note(Begun(step, dict(files)))
+        note(SaveStarted(step, dict(files)))
         path = save_step(run, step, files)
-        note(Acknowledged())
+        note(SaveReturned())
         return path
 
     def keeping(run, steps):
-        note(Released(frozenset(steps)))
+        note(StepsReleased(frozenset(steps)))
         keep_only(run, steps)
 
     replace_saves(saving, keeping)

@@ -1,4 +1,4 @@
-"""A text of ten gigabytes is prepared and trained on in the memory that one of a hundred megabytes takes."""
+"""Preparing and training on a text of ten gigabytes takes no more memory than on one of a hundred megabytes."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ ALLOWED_MB = 50
 
 
 def run_trials(small_mb: int = 100, large_mb: int = 10_000, steps: int = 2000) -> dict[str, float]:
-    """Peak resident memory for both, by the benchmark that the README quotes, each in a process of its own."""
+    """Peak resident memory for both sizes, measured by benchmarks/corpus_memory.py in separate processes."""
     sizes = ["--sizes", str(small_mb), str(large_mb), "--steps", str(steps)]
     done = subprocess.run([sys.executable, str(BENCHMARK), *sizes, "--json"], stdout=subprocess.PIPE, check=True)
     small, large = json.loads(done.stdout)["rows"]

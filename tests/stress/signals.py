@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM at any moment of a command, from its first millisecond: it ends soon, quietly, and loses nothing.
+"""Ctrl-C and SIGTERM at any moment of a command: it ends soon, without a traceback, and loses nothing.
 
-A training saves what it learnt and says how to go on; one that had learnt nothing leaves nothing. A second signal
-leaves at once. Before Python has come to charlm's ``main`` a signal is Python's affair; that is counted apart.
+A training saves its weights and prints how to resume; if it had not trained a step, it leaves no run. A second signal
+ends the command at once. Signals before charlm's ``main`` are handled by Python; they are counted separately.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from stress.helpers import restore_signal_handlers
 
 CHARLM = [sys.executable, "-m", "charlm"]
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-SOON, SOON_WITHOUT_TRAINING, AT_ONCE = 5.0, 2.0, 1.0
-"""Seconds from a signal to the end: of a training, of other commands, and after a second signal."""
-ECHO = 0.15
-"""Seconds within which a second signal may be the echo of the first (``charlm.system.signals``)."""
-MAIN_BEGINS = 1.5
-"""After so many seconds Python must have come to charlm's main, on a busy machine, too."""
+MAX_SECONDS_TRAINING, MAX_SECONDS_OTHER, MAX_SECONDS_AFTER_SECOND = 5.0, 2.0, 1.0
+"""Seconds from a signal to the end of a training, of other commands, and after a second signal."""
+SECONDS_OF_AN_ECHO = 0.15
+"""Seconds within which a second signal counts as a repetition of the first (``charlm.system.signals``)."""
+MAX_SECONDS_BEFORE_MAIN = 1.5
+"""Python must have reached charlm's main after this many seconds, even on a busy machine."""
 FORMS = (None, "lines")
 QUICK = [
     "--layers", "1", "--hidden", "32", "--batch", "8", "--bptt", "32", "--eval-every", "40", "--save-every", "25",
@@ -66,8 +66,8 @@ def run_trials(
             times["twice"].append(_stopped_twice(folder, text, _trial(draw, number, moment), draw))
         code = _second_trainer(folder, text)
         if others:
-            figures["doubled_signals"] = _doubled(folder, text, moments // 10)
-            times["others"] = _others(folder, text, random.Random(seed), max(1, moments // 5), figures)
+            figures["doubled_signals"] = _signals_sent_twice(folder, text, moments // 10)
+            times["others"] = _other_commands(folder, text, random.Random(seed), max(1, moments // 5), figures)
     longest = {f"max_seconds_{name}": round(max(found), 2) for name, found in times.items() if found}
     return {
         "moments": moments,
@@ -93,7 +93,7 @@ def _trial(draw: random.Random, number: int, moment: float) -> Trial:
 
 
 def _text(folder: Path, megabytes: int) -> Path:
-    """Lines of random words, enough of them that preparing takes about a second."""
+    """Lines of random words; preparing 24 MB takes about a second."""
     draw = random.Random(1)
     words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(1, 8))) for _ in range(400)]
     block = "".join(" ".join(draw.choices(words, k=draw.randint(1, 12))) + "\n" for _ in range(20_000))
@@ -109,10 +109,10 @@ def _training(text: Path, run: Path, form: str | None) -> list[str]:
 
 @contextlib.contextmanager
 def _started(command: Sequence[str], folder: Path, **streams: Any) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process whose stderr goes to a file; it is not alive any more afterwards."""
-    said = folder / "stderr"
+    """A process whose stderr is written to a file; it is killed at the end."""
+    stderr_path = folder / "stderr"
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "TMPDIR": str(_temporary(folder))}
-    with open(said, "wb") as stderr:
+    with open(stderr_path, "wb") as stderr:
         process = subprocess.Popen(
             command,
             stderr=stderr,
@@ -121,7 +121,7 @@ def _started(command: Sequence[str], folder: Path, **streams: Any) -> Iterator[t
             **{"stdin": subprocess.DEVNULL, **streams},
         )
         try:
-            yield process, said
+            yield process, stderr_path
         finally:
             process.kill()
             process.wait()
@@ -132,26 +132,26 @@ def _temporary(folder: Path) -> Path:
     return folder / "tmp"
 
 
-def _wait(process: subprocess.Popen[bytes], limit: float, said_in: Path, about: Any) -> float:
-    """Seconds until the process has ended, at most ``limit``; if it has not, where in Python it was."""
-    began = time.monotonic()
+def _wait(process: subprocess.Popen[bytes], limit: float, stderr_path: Path, about: Any) -> float:
+    """Seconds until the process has ended; raises with its Python stack if it takes longer than ``limit``."""
+    start = time.monotonic()
     try:
         process.wait(limit)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # faulthandler then tells
+        process.send_signal(signal.SIGABRT)  # faulthandler prints the stack
         process.wait()
-        raise AssertionError(f"{about}: still there after {limit} s: {said_in.read_text()}") from None
-    return time.monotonic() - began
+        raise AssertionError(f"{about}: still there after {limit} s: {stderr_path.read_text()}") from None
+    return time.monotonic() - start
 
 
 def _seconds_to_first_step(folder: Path, text: Path) -> float:
     run = folder / "run"
-    began = time.monotonic()
-    with _started(_training(text, run, None), folder) as (process, said):
+    start = time.monotonic()
+    with _started(_training(text, run, None), folder) as (process, stderr_path):
         while not step_numbers(run):
-            assert process.poll() is None, said.read_text()
+            assert process.poll() is None, stderr_path.read_text()
             time.sleep(0.01)
-        ready = time.monotonic() - began
+        ready = time.monotonic() - start
     shutil.rmtree(run)
     return ready
 
@@ -161,48 +161,48 @@ def _seconds_to_first_step(folder: Path, text: Path) -> float:
 
 def _stopped_once(folder: Path, text: Path, trial: Trial, figures: Counter[str]) -> float:
     run = folder / "runs" / "run"
-    with _started(_training(text, run, trial.form), folder) as (process, said_in):
+    with _started(_training(text, run, trial.form), folder) as (process, stderr_path):
         time.sleep(trial.moment)
         process.send_signal(trial.number)
-        seconds = _wait(process, SOON, said_in, trial)
+        seconds = _wait(process, MAX_SECONDS_TRAINING, stderr_path, trial)
         code = process.returncode
-    said = said_in.read_text()
-    if _was_python(code, said):
-        _check_before_main(trial, said, figures)
+    message = stderr_path.read_text()
+    if _was_before_main(code, message):
+        _check_before_main(trial, message, figures)
         assert not run.exists(), trial
         return seconds
-    assert code == CODES[trial.number], (trial, code, said)
-    _check_quiet(said, trial)
-    _check_saved(run, said, trial, figures)
+    assert code == CODES[trial.number], (trial, code, message)
+    _check_quiet(message, trial)
+    _check_saved(run, message, trial, figures)
     return seconds
 
 
-def _was_python(code: int, said: str) -> bool:
-    """Whether the signal came to Python before it came to charlm: death by it, or a start that failed."""
-    return code < 0 or (code == 1 and "Failed to import the site module" in said)
+def _was_before_main(code: int, message: str) -> bool:
+    """Whether the signal came before charlm's main: it killed Python, or made its start fail."""
+    return code < 0 or (code == 1 and "Failed to import the site module" in message)
 
 
-def _check_before_main(trial: Trial, said: str, figures: Counter[str]) -> None:
-    assert trial.moment < MAIN_BEGINS, (trial, said)
+def _check_before_main(trial: Trial, message: str, figures: Counter[str]) -> None:
+    assert trial.moment < MAX_SECONDS_BEFORE_MAIN, (trial, message)
     figures["before_main"] += 1
-    figures["before_main_with_traceback"] += "Traceback" in said
+    figures["before_main_with_traceback"] += "Traceback" in message
 
 
-def _check_quiet(said: str, about: Any) -> None:
-    assert "Traceback" not in said, (about, said)
-    assert "Exception ignored" not in said, (about, said)
-    assert said.count("\n") <= 2, (about, said)
+def _check_quiet(message: str, about: Any) -> None:
+    assert "Traceback" not in message, (about, message)
+    assert "Exception ignored" not in message, (about, message)
+    assert message.count("\n") <= 2, (about, message)
 
 
-def _check_saved(run: Path, said: str, trial: Trial, figures: Counter[str]) -> None:
-    """Either a run that can be gone on with from the step that was told, or nothing at all."""
-    told = re.search(r"stopped and saved at step (\d+); continue with: charlm train --resume --out (.+)", said)
-    if told is None:
-        assert not run.parent.exists(), (trial, said, sorted(run.parent.rglob("*")))
+def _check_saved(run: Path, message: str, trial: Trial, figures: Counter[str]) -> None:
+    """Check that there is a run that resumes from the printed step, or no run at all."""
+    match = re.search(r"stopped and saved at step (\d+); continue with: charlm train --resume --out (.+)", message)
+    if match is None:
+        assert not run.parent.exists(), (trial, message, sorted(run.parent.rglob("*")))
         figures["nothing_trained"] += 1
         return
-    step = int(told[1])
-    assert step_numbers(run)[-1] == step, (trial, said, step_numbers(run))
+    step = int(match[1])
+    assert step_numbers(run)[-1] == step, (trial, message, step_numbers(run))
     assert open_checkpoint(run, "latest", ALL_FILES).step == step
     assert not list(run.glob(".unfinished*")) and not list(run.glob(".deleted*")), (trial, sorted(run.iterdir()))
     figures["saved"] += 1
@@ -224,26 +224,26 @@ def _check_resumes(run: Path, step: int, in_process: bool = True) -> None:
 
 
 def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) -> float:
-    """The second one comes soon, but not as soon as an echo; what was saved before the first still opens."""
+    """Send two signals, the second later than a repetition; steps saved before the first must still open."""
     run = folder / "runs" / "run"
-    with _started(_training(text, run, trial.form), folder) as (process, said_in):
+    with _started(_training(text, run, trial.form), folder) as (process, stderr_path):
         time.sleep(trial.moment)
         steps = step_numbers(run)
         process.send_signal(trial.number)
-        time.sleep(draw.uniform(ECHO, 0.6))
+        time.sleep(draw.uniform(SECONDS_OF_AN_ECHO, 0.6))
         process.send_signal(draw.choice(list(CODES)))
-        seconds = _wait(process, AT_ONCE, said_in, trial)
+        seconds = _wait(process, MAX_SECONDS_AFTER_SECOND, stderr_path, trial)
         code = process.returncode
-    said = said_in.read_text()
-    # When the first has done its work and Python clears up, the second may be death: the same code to a shell.
-    assert code in CODES.values() or -code in CODES or _was_python(code, said), (trial, code, said)
-    if trial.moment >= MAIN_BEGINS:
-        _check_quiet(said, trial)
+    message = stderr_path.read_text()
+    # The second may kill Python while it shuts down after the first: a shell sees the same code.
+    assert code in CODES.values() or -code in CODES or _was_before_main(code, message), (trial, code, message)
+    if trial.moment >= MAX_SECONDS_BEFORE_MAIN:
+        _check_quiet(message, trial)
     if steps:
         step = open_checkpoint(run, "latest", ALL_FILES).step
         assert step >= steps[-1], (trial, step, steps)
         _check_resumes(run, step)
-    elif not step_numbers(run):  # what a beginning leaves is no hindrance
+    elif not step_numbers(run):  # a partial start must not prevent a new training
         _train_again(folder, run)
     shutil.rmtree(run.parent, ignore_errors=True)
     return seconds
@@ -256,22 +256,24 @@ def _train_again(folder: Path, run: Path) -> None:
     charlm.load(run, device="cpu").generate("the", 3)
 
 
-def _doubled(folder: Path, text: Path, trials: int) -> int:
-    """``timeout`` sends every signal twice, and so does a terminal that closes: that is one wish, and what was learnt
-    is saved."""
+def _signals_sent_twice(folder: Path, text: Path, trials: int) -> int:
+    """Check that a signal sent twice at once counts as one, and the training is saved.
+
+    ``timeout`` sends every signal twice, and so does a terminal that closes.
+    """
     for number in range(trials):
         run = folder / "runs" / "run"
-        with _started(_training(text, run, None), folder) as (process, said_in):
+        with _started(_training(text, run, None), folder) as (process, stderr_path):
             while not step_numbers(run):
                 time.sleep(0.05)
             time.sleep(0.1 * number)
             for _ in range(2):
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.0005 * number)
-            _wait(process, SOON, said_in, "a doubled signal")
-        said = said_in.read_text()
-        assert process.returncode == CODES[signal.SIGTERM], (process.returncode, said)
-        assert "stopped and saved" in said, said
+            _wait(process, MAX_SECONDS_TRAINING, stderr_path, "a doubled signal")
+        message = stderr_path.read_text()
+        assert process.returncode == CODES[signal.SIGTERM], (process.returncode, message)
+        assert "stopped and saved" in message, message
         shutil.rmtree(run.parent)
     return trials
 
@@ -280,7 +282,7 @@ def _doubled(folder: Path, text: Path, trials: int) -> int:
 
 
 def _second_trainer(folder: Path, text: Path) -> int:
-    """Whoever wants a run that is being trained is told so in one line, and the first goes on."""
+    """Check that a second trainer on a run is refused in one line, and the first continues."""
     run = folder / "runs" / "run"
     codes = set()
     with _started(_training(text, run, None), folder) as (process, _):
@@ -308,8 +310,8 @@ def _refused(*arguments: Any) -> int:
 # ---------------------------------------------------------------------------------------------------- other commands
 
 
-def _others(folder: Path, text: Path, draw: random.Random, moments: int, figures: Counter[str]) -> list[float]:
-    """Writing, evaluating and scoring, stopped at ``moments`` each."""
+def _other_commands(folder: Path, text: Path, draw: random.Random, moments: int, figures: Counter[str]) -> list[float]:
+    """Stop generating, evaluating and scoring, each at ``moments`` random moments."""
     small, run = folder / "small.txt", folder / "model"
     small.write_text("the cat sat on a mat\n" * 1000)
     charlm.train(small, out=run, steps=20, layers=1, hidden=256, device="cpu", threads=1)
@@ -339,19 +341,19 @@ def _stopped_other(
         open(text, "rb") as stdin,
         _started([*CHARLM, *command], folder, **streams, **({"stdin": stdin} if "pipe" in name else {})) as (
             process,
-            said_in,
+            stderr_path,
         ),
     ):
         time.sleep(trial.moment)
         process.send_signal(trial.number)
-        seconds = _wait(process, SOON_WITHOUT_TRAINING, said_in, (name, trial))
+        seconds = _wait(process, MAX_SECONDS_OTHER, stderr_path, (name, trial))
         code = process.returncode
-    said = said_in.read_text()
-    if _was_python(code, said):
-        _check_before_main(trial, said, figures)
+    message = stderr_path.read_text()
+    if _was_before_main(code, message):
+        _check_before_main(trial, message, figures)
     else:
-        assert code == CODES[trial.number], (name, trial, code, said)
-        _check_quiet(said, (name, trial))
+        assert code == CODES[trial.number], (name, trial, code, message)
+        _check_quiet(message, (name, trial))
     left = [path for path in (*_temporary(folder).iterdir(), *folder.glob("*page.html*")) if "torch" not in path.name]
     assert not left, (name, trial, left)
     return seconds

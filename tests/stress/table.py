@@ -24,14 +24,14 @@ ROWS = (
     (
         "disk",
         "no space, I/O error and quota at every call of a save ({injected} times), and a real full disk",
-        "{previous_lost} earlier checkpoints lost, {left_half_made} left half-made, {ends_that_differ} runs that went "
-        "on end otherwise; after three failures in a row exit 74",
+        "{previous_lost} earlier checkpoints lost, {left_half_made} left incomplete, {ends_that_differ} resumed or "
+        "continued runs end with other weights; after three failures in a row exit 74",
     ),
     (
         "signals",
         "Ctrl-C and SIGTERM at {moments} random moments of trainings and {moments_of_others} of other commands, and "
         "twice in {stopped_twice}",
-        "130 or 143 within {max_seconds} s, everything learnt saved; a second trainer on a run gets "
+        "130 or 143 within {max_seconds} s, trainings saved; a second trainer on a run gets "
         "{second_trainer_exit_code}",
     ),
     (
@@ -48,7 +48,7 @@ ROWS = (
     ),
     (
         "divergence",
-        "losses and gradients that are no numbers in {poisoned_steps} steps, one and many in a row",
+        "non-finite losses and gradients in {poisoned_steps} steps, one and many in a row",
         "{weights_changed_by_them} changed a weight; {rollbacks} rollbacks, {clear_stops} clear stops (70), "
         "{checkpoints_not_finite} of {checkpoints} checkpoints not finite",
     ),

@@ -1,13 +1,13 @@
-"""Checkpoints and runs that are damaged, and ones that an attacker has made and sealed.
+"""Damaged checkpoints, and malicious ones with correct digests.
 
-Each mutation changes the files of a small run in the middle of its training. Then it is opened as ``charlm generate``,
-``charlm info`` and ``charlm train --resume`` open it. Half of the mutations are raw: the manifest is as it was, so
-every changed file must be refused by whoever reads it, and nobody else may mind. The others are resealed: the manifest,
-its own digest and the tokenizer's are computed anew, so only the deeper checks can hold.
+Each mutation changes the files of a small run in the middle of its training. The run is then opened as ``charlm
+generate``, ``charlm info`` and ``charlm train --resume`` open it. Half of the mutations are raw: the manifest is
+unchanged, so every command that reads a changed file must refuse it, and the others must not. The other half are
+resealed: the digests of the manifest and the tokenizer are computed again, so only the later checks can find them.
 
-Whatever the files are, an opening succeeds or ends with a ``CharlmError`` of one line and the right exit code, within
-``openings.SECONDS`` and ``judge.MEGABYTES``, and no code in them runs. Beside that, every single flipped bit must be
-noticed.
+With any files, opening succeeds or raises a ``CharlmError`` of one line with the right exit code, within
+``openers.SECONDS`` and ``checks.MEGABYTES``, and executes no code from them. Separately, every single flipped bit must
+be detected.
 
 ``replay(number)`` repeats one mutation in this process, for a debugger.
 """
@@ -32,7 +32,7 @@ from stress.hostile_checkpoints.workers import reports
 
 
 def run_trials(mutations: int = 10_000, flips: int | None = None) -> dict[str, Any]:
-    """Open ``mutations`` mutants in every way, and flip ``flips`` bits (None: every one) of the files that matter."""
+    """Open ``mutations`` mutants in every way, and flip ``flips`` bits (None: all) of the files that are read."""
     with _scratch() as folder:
         templates = make_templates(folder)
         counts: collections.Counter[str] = collections.Counter()
@@ -42,7 +42,7 @@ def run_trials(mutations: int = 10_000, flips: int | None = None) -> dict[str, A
             counts["peak_megabytes"] = max(counts["peak_megabytes"], report["peak"])
             problems += [f"mutation {number}: {problem}" for problem in report["problems"]]
         flipped, missed = flip_bits(templates[0], folder, flips)
-        assert not missed, f"{len(missed)} flipped bits went unnoticed, such as {missed[:5]}"
+        assert not missed, f"{len(missed)} flipped bits were not detected, such as {missed[:5]}"
     assert not problems, f"{len(problems)} broken promises:\n" + "\n".join(_by_kind(problems))
     return {
         "mutations": mutations,
@@ -55,7 +55,7 @@ def run_trials(mutations: int = 10_000, flips: int | None = None) -> dict[str, A
 
 
 def replay(number: int) -> None:
-    """Repeat one mutation in this process and print what comes of it; an unexpected error is shown whole."""
+    """Repeat one mutation in this process and print the outcome; an unexpected error is raised."""
     with _scratch() as folder:
         templates = make_templates(folder)
         mutant = make_mutant(number, templates, folder)
@@ -70,7 +70,7 @@ def replay(number: int) -> None:
 
 
 def _by_kind(problems: list[str]) -> list[str]:
-    """One example of each kind of problem, and how often it came."""
+    """One example of each kind of problem, and its count."""
     kinds: dict[str, list[str]] = {}
     for problem in problems:
         kinds.setdefault(problem.partition(": ")[2].partition(" | ")[0], []).append(problem)
@@ -79,7 +79,7 @@ def _by_kind(problems: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder in memory where there is one: a resumed run syncs every file it saves."""
+    """A temporary folder, in memory if possible, because a resumed run syncs every file it saves."""
     with tempfile.TemporaryDirectory(dir=SCRATCH) as name:
         folder = Path(name).resolve()
         (folder / "victim").mkdir()

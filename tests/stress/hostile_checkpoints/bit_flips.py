@@ -1,4 +1,4 @@
-"""Every single flipped bit must be noticed."""
+"""Checks that every single flipped bit is detected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RANDOM_BITS = 2000
 
 
 def flip_bits(template: Template, folder: Path, limit: int | None) -> tuple[int, list[str]]:
-    """Flip bits one by one; returns how many, and those that nobody noticed."""
+    """Flip bits one by one; returns how many, and those that were not detected."""
     run = lay_out(Mutant(template.files, template.step, False, folder / "m"), folder / "flipped")
     flipped, missed = 0, []
     for name, everywhere, opener in (
@@ -31,15 +31,15 @@ def flip_bits(template: Template, folder: Path, limit: int | None) -> tuple[int,
     ):
         path = run / template.step / name
         bits: Any = range(8 * path.stat().st_size)
-        most = limit if everywhere else min(RANDOM_BITS, limit or RANDOM_BITS)
-        if most is not None:
-            bits = random.Random(name).sample(bits, min(most, len(bits)))
-        missed += [f"{name} bit {bit}" for bit in bits if not _noticed(run, path, bit, opener)]
+        count = limit if everywhere else min(RANDOM_BITS, limit or RANDOM_BITS)
+        if count is not None:
+            bits = random.Random(name).sample(bits, min(count, len(bits)))
+        missed += [f"{name} bit {bit}" for bit in bits if not _detected(run, path, bit, opener)]
         flipped += len(bits)
     return flipped, missed
 
 
-def _noticed(run: Path, path: Path, bit: int, opener: str) -> bool:
+def _detected(run: Path, path: Path, bit: int, opener: str) -> bool:
     with open(path, "r+b", buffering=0) as file:
         file.seek(bit // 8)
         before = file.read(1)

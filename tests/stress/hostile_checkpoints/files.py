@@ -1,4 +1,4 @@
-"""Mutations of files as such: their bytes, links, pipes, other programs' files under our names."""
+"""Mutations of whole files: their bytes, links, pipes, and other formats under our names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from charlm.checkpoint.step import CONFIG
-from stress.hostile_checkpoints.mutant import LOCK, METRICS, Link, Mutant, Odd
+from stress.hostile_checkpoints.mutant import LOCK, METRICS, Link, Mutant, SpecialFile
 
 
 def _step_file(mutant: Mutant, draw: random.Random) -> str:
@@ -22,7 +22,7 @@ def _step_file(mutant: Mutant, draw: random.Random) -> str:
 
 
 def _any_file(mutant: Mutant, draw: random.Random) -> str:
-    """A file of the checkpoint, more rarely another one of the run."""
+    """A file of the checkpoint, less often another file of the run."""
     if draw.random() < 0.8:
         return _step_file(mutant, draw)
     return draw.choice(sorted(mutant.files))
@@ -78,14 +78,16 @@ def link(mutant: Mutant, draw: random.Random) -> None:
     mutant.put(path, Link(draw.choice(["/etc/passwd", own, "/dev/zero", "/dev/zero", *others])))
 
 
-def put_odd(mutant: Mutant, draw: random.Random) -> None:
-    mutant.put(_any_file(mutant, draw), Odd(draw.choice(["pipe", "pipe", "folder"])))
+def put_special_file(mutant: Mutant, draw: random.Random) -> None:
+    mutant.put(_any_file(mutant, draw), SpecialFile(draw.choice(["pipe", "pipe", "folder"])))
 
 
 def add_leftovers(mutant: Mutant, draw: random.Random) -> None:
-    """What stands in a run beside its step: links out of it, pipes, other steps."""
+    """Add what may be beside a step: links out of the run, pipes, other steps."""
     victim = str(mutant.marker.parent / "victim")
-    content = draw.choice([Link(victim), Link(victim + "/thesis.txt"), Link("."), Odd("pipe"), Odd("folder"), b"x"])
+    content = draw.choice(
+        [Link(victim), Link(victim + "/thesis.txt"), Link("."), SpecialFile("pipe"), SpecialFile("folder"), b"x"]
+    )
     names = [LOCK, f".unfinished-{mutant.step}", f".aside-{mutant.step}", ".deleted-step-3", "step-99", "step-5",
              ".unfinished-metrics.jsonl", METRICS, "step-999999999999999", "step-1/manifest.json"]  # fmt: skip
     name = draw.choice(names)
@@ -97,7 +99,7 @@ def add_leftovers(mutant: Mutant, draw: random.Random) -> None:
 
 
 class _Evil:
-    """Pickled, it is a call that makes the marker when it is unpickled."""
+    """An object whose unpickling creates the marker file."""
 
     def __init__(self, marker: Path, by: str) -> None:
         self.marker, self.by = marker, by
@@ -108,8 +110,8 @@ class _Evil:
         return (os.system, (f"touch {self.marker}",)) if self.by == "system" else (Path.touch, (self.marker,))
 
 
-def put_foreign(mutant: Mutant, draw: random.Random) -> None:
-    """Pickles, torch.save's archives and numpy's, under our names."""
+def put_foreign_format(mutant: Mutant, draw: random.Random) -> None:
+    """Put pickles, and archives of torch.save and numpy, under our names."""
     path = _step_file(mutant, draw)
     evil = _Evil(mutant.marker, draw.choice(["eval", "system", "touch"]))
     kind = draw.choice(["pickle", "pickle", "torch", "torch evil", "torch old", "numpy", "behind"])

@@ -1,4 +1,4 @@
-"""Mutations of JSON: values, keys, nesting, sizes, what the manifest says, the lines of metrics."""
+"""Mutations of JSON: values, keys, nesting, sizes, the manifest, the lines of metrics."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _HOSTILE: tuple[Any, ...] = (
 
 
 def _places(values: Any) -> list[tuple[Any, Any]]:
-    """Every place in a JSON value: what holds it, and under which key or number."""
+    """Every (container, key or index) in a JSON value."""
     keys = list(values) if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else []
     return [(values, key) for key in keys] + [place for key in keys for place in _places(values[key])]
 
 
-def _is_no_number_of_ours(value: Any) -> bool:
-    """Whether strict JSON has no such number: NaN, infinities, integers that become no float."""
+def _is_rejected_by_strict_json(value: Any) -> bool:
+    """Whether strict JSON rejects the number: NaN, infinities, integers too large for a float."""
     if type(value) is float:
         return not math.isfinite(value)
     return type(value) is int and abs(value) > 10**400
@@ -43,7 +43,7 @@ def change_value(mutant: Mutant, draw: random.Random) -> None:
     if key == "device" and isinstance(value, str):
         mutant.codes.add(2)  # a device that this machine lacks
     resealed_away = name == MANIFEST and holder is values
-    mutant.put_json(path, values, refused=_is_no_number_of_ours(value) and not resealed_away)
+    mutant.put_json(path, values, refused=_is_rejected_by_strict_json(value) and not resealed_away)
     mutant.what.append(f"{key} = {value!r:.40}")
 
 
@@ -62,7 +62,7 @@ def change_keys(mutant: Mutant, draw: random.Random) -> None:
 
 
 def replace_whole(mutant: Mutant, draw: random.Random) -> None:
-    """JSON that is no object, or that no parser should follow to its end."""
+    """JSON that is not an object, or nested too deeply to parse."""
     path = draw.choice([mutant.path(CONFIG), mutant.path(STATE), mutant.path(MANIFEST), CORPUS])
     deep = 100_000
     whole = draw.choice(
@@ -85,7 +85,7 @@ def nest(mutant: Mutant, draw: random.Random) -> None:
 
 
 def repeat_key(mutant: Mutant, draw: random.Random) -> None:
-    """A key that stands twice."""
+    """Repeat a key."""
     path = draw.choice([mutant.path(CONFIG), mutant.path(STATE), CORPUS, mutant.path(MANIFEST)])
     lines = mutant.files[path].decode().splitlines()
     places = [number for number, line in enumerate(lines) if '": ' in line and line[-1] not in "{["]
@@ -95,7 +95,7 @@ def repeat_key(mutant: Mutant, draw: random.Random) -> None:
 
 
 def enlarge(mutant: Mutant, draw: random.Random) -> None:
-    """Sizes that no machine has the memory for, and some that it just has."""
+    """Sizes that need more memory than any machine has, and some that almost do."""
     path = mutant.path(CONFIG)
     values = mutant.json(path)
     sizes = [64, 300, 4096, 8192, 65_535, 65_536, 65_537, 10**6, 1_200_000, 2**31 - 1, 10**9, 2**40, 2**62]
@@ -114,7 +114,7 @@ def enlarge(mutant: Mutant, draw: random.Random) -> None:
 
 
 def change_manifest(mutant: Mutant, draw: random.Random) -> None:
-    """What a manifest may claim: names out of the folder, sizes that are none."""
+    """Invalid entries of the manifest: names outside of the folder, invalid sizes."""
     path = mutant.path(MANIFEST)
     values = mutant.json(path)
     entries = values["files"]
@@ -132,7 +132,7 @@ def change_manifest(mutant: Mutant, draw: random.Random) -> None:
     mutant.put_json(path, values)
 
 
-def spoil_metrics(mutant: Mutant, draw: random.Random) -> None:
+def corrupt_metrics(mutant: Mutant, draw: random.Random) -> None:
     lines = [
         b'{"step": 1e999, "kind": "train"}', b'{"step": NaN, "kind": "train"}', b"[" * 100_000, b"null", b"[]", b"5",
         b'{"step": "5", "kind": []}', b'{"step": 5}', b"\xff\xfe\0", b'{"step": ' + b"9" * 5000 + b', "kind": "valid"}',

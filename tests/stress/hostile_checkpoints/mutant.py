@@ -1,4 +1,4 @@
-"""A run that is being changed: its files, what was done to them, who must refuse them."""
+"""A mutated run: its files, the changes, and the openers that must refuse it."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Odd:
-    """No file at all under a file's name: a "pipe" or a "folder"."""
+class SpecialFile:
+    """A "pipe" or a "folder" in place of a file."""
 
     kind: str
 
 
 Content = Any
-"""bytes, a ``Link`` or an ``Odd``."""
+"""bytes, a ``Link`` or an ``SpecialFile``."""
 
 
 @dataclass
 class Mutant:
-    """A run being changed. ``files`` are named by their paths in the run; ``step`` is the folder of its checkpoint."""
+    """A mutated run. ``files`` maps paths in the run to contents; ``step`` is the folder of its checkpoint."""
 
     original: Mapping[str, bytes]
     step: str
     sealed: bool
     marker: Path
-    """A file that comes into being when code in a checkpoint runs."""
+    """A file that exists once code in a checkpoint has been executed."""
     files: dict[str, Content] = field(default_factory=dict)
     what: list[str] = field(default_factory=list)
     refused_by: set[str] = field(default_factory=set)
-    """Openers that must refuse, even though the manifest is right."""
+    """Openers that must refuse even if the manifest is correct."""
     codes: set[int] = field(default_factory=lambda: {65})
-    """Exit codes that are right."""
+    """The expected exit codes."""
     entries: dict[str, Any] | None = None
-    """What the manifest is to say; None for the truth."""
+    """The entries of the manifest; None for the correct ones."""
 
     def __post_init__(self) -> None:
         self.files = dict(self.original)
@@ -72,14 +72,14 @@ class Mutant:
         return f"{self.step}/{name}"
 
     def readers(self, path: str) -> set[str]:
-        """Which openers read a file."""
+        """The openers that read a file."""
         if path in {self.path(name) for name in (*GENERATION_FILES, MANIFEST)}:
             return set(OPENERS)
         checked_by_resume = {self.path(STATE), self.path(STATE_TENSORS), CORPUS, "corpus/tokenizer.model"}
         return {"resume"} if path in checked_by_resume else set()
 
     def put(self, path: str, content: Content, refused: bool = False) -> None:
-        """Replace a file; with ``refused`` all who read it must refuse it."""
+        """Replace a file; with ``refused`` every opener that reads it must refuse it."""
         self.files[path] = content
         self.what.append(f"{path} = {content!r:.60}")
         if refused:
@@ -90,17 +90,17 @@ class Mutant:
             self.codes |= {73}
 
     def json(self, path: str) -> Any:
-        """A file's JSON, to be changed and put back."""
+        """A file's JSON, to be changed and passed to ``put_json``."""
         return json.loads(self.files[path])
 
     def put_json(self, path: str, values: Any, refused: bool = False) -> None:
-        """Write JSON, with NaN and Infinity where ``values`` have them; what the manifest says is sealed later."""
+        """Write JSON, which may hold NaN and Infinity; the manifest gets its digest later."""
         if path == self.path(MANIFEST):
             self.entries = values.get("files", {}) if isinstance(values, dict) else {}
         self.put(path, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode(), refused)
 
     def seen(self, path: str) -> bytes:
-        """The bytes that whoever opens a file gets; none where they have no end or there are none."""
+        """The bytes that a reader of a file gets; empty if there are none or infinitely many."""
         content = self.files.get(path, b"")
         if isinstance(content, Link):
             sibling = f"{path.rpartition('/')[0]}/{content.target}"
@@ -112,13 +112,13 @@ class Mutant:
         return content if isinstance(content, bytes) else b""
 
     def changed(self) -> set[str]:
-        """Paths that are no longer what they were."""
+        """Paths whose contents have changed."""
         paths = {*self.original, *self.files}
         return {p for p in paths if p not in self.files or p not in self.original or self.seen(p) != self.original[p]}
 
 
 def seal(mutant: Mutant, draw: random.Random) -> None:
-    """Make the digests true again, as an attacker would."""
+    """Make the digests correct again, as an attacker would."""
     tokenizer, config, manifest = (mutant.path(name) for name in (TOKENIZER, CONFIG, MANIFEST))
     changed = mutant.changed()
     if tokenizer in changed and config not in changed:
@@ -143,7 +143,7 @@ def _seal_tokenizer(mutant: Mutant, path: str, model: bytes) -> None:
 
 
 def entry(data: bytes) -> dict[str, Any]:
-    """What a manifest says of a file."""
+    """The manifest's entry for a file."""
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -152,7 +152,7 @@ def _digest(entries: Any) -> str:
 
 
 def lay_out(mutant: Mutant, run: Path) -> Path:
-    """Write the run where nothing of the last one is left."""
+    """Write the run into ``run``, which is removed first."""
     if run.exists():
         shutil.rmtree(run)
     for name, content in mutant.files.items():

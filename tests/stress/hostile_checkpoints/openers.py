@@ -1,4 +1,4 @@
-"""The ways of opening a run, and what comes of one: its outcome, and the memory that it took."""
+"""The ways of opening a run, the outcomes, and the memory that an opening takes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _info(run: Path, step: str) -> None:
 
 
 def _resume(run: Path, step: str) -> None:
-    """Go on for one step and save, as a person who presses Ctrl-C soon."""
+    """Train one step and save, as after Ctrl-C."""
     with runs.resumed_run(run, TrainingOptions()) as prepared:
         if prepared.finished:
             return
@@ -51,31 +51,31 @@ OPENERS: dict[str, Callable[[Path, str], None]] = {"generate": _generate, "info"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an opening: "opened", "refused" by a ``CharlmError``, "hangs" or "escaped"."""
+    """The outcome of an opening: "opened", "refused" by a ``CharlmError``, "hangs", or "escaped" (another error)."""
 
     kind: str
     code: int = 0
     text: str = ""
 
 
-class _Hung(BaseException):
+class _TimeoutReached(BaseException):
     pass
 
 
-def raise_hung(number: int, frame: Any) -> None:
-    """What a process that attempts openings does on SIGALRM."""
-    raise _Hung
+def raise_timeout(number: int, frame: Any) -> None:
+    """The SIGALRM handler of a process that calls ``attempt``."""
+    raise _TimeoutReached
 
 
 def attempt(opener: Callable[[], None]) -> Outcome:
-    """Open, for ``SECONDS`` at most; SIGALRM must lead to ``raise_hung``."""
+    """Open, for ``SECONDS`` at most; ``raise_timeout`` must be the handler of SIGALRM."""
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         opener()
         return Outcome("opened")
     except CharlmError as error:
         return Outcome("refused", error.exit_code, str(error))
-    except _Hung:
+    except _TimeoutReached:
         return Outcome("hangs", text=_where())
     except Exception as error:
         return Outcome("escaped", text=f"{type(error).__name__} {_where()} | {str(error)[:100]}")
@@ -84,7 +84,7 @@ def attempt(opener: Callable[[], None]) -> Outcome:
 
 
 def _where() -> str:
-    """The innermost line of charlm's in the traceback of the current exception."""
+    """The innermost line of charlm in the traceback of the current exception."""
     frames = [f for f in traceback.extract_tb(sys.exc_info()[2]) if "/charlm/" in f.filename]
     return f"at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "outside charlm"
 
@@ -98,8 +98,8 @@ def process_bytes(name: str) -> int:
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
-def forget_peak() -> int:
-    """Give back what earlier work left and begin to measure the peak (VmHWM) anew; returns what is in use."""
+def reset_peak() -> int:
+    """Free unused memory and reset the peak (VmHWM); returns the memory in use."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""Real runs in the middle of their training, before anything is done to them."""
+"""Real runs in the middle of their training, which mutations start from."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SHAPES: tuple[dict[str, Any], ...] = (
 
 
 def make_templates(folder: Path) -> list[Template]:
-    """Real runs, trained in another process, because a fork of one that has computed in threads would hang."""
+    """Train the runs in another process, because a fork of one that has computed in threads would hang."""
     text = folder / "text.txt"
     words = ["the", "cat", "sat", "naïve", "on", "a", "mat\n", "and", "42", "dogs\n"]
     text.write_text(random_words(random.Random(5), 1200, words), encoding="utf-8")
@@ -49,7 +49,7 @@ def make_templates(folder: Path) -> list[Template]:
 def _train(text: Path, homes: list[Path]) -> None:
     torch.set_num_threads(1)
     for home, shape in zip(homes, _SHAPES, strict=True):
-        with contextlib.suppress(_Enough):
+        with contextlib.suppress(_Stop):
             charlm.train(
                 text, out=home, steps=100, bptt=16, batch=4, eval_every=20, save_every="20", lr=shape.get("lr", 1e-2),
                 threads=1, device="cpu", precision="fp32", on_event=_until_step_21,
@@ -57,13 +57,13 @@ def _train(text: Path, homes: list[Path]) -> None:
             )  # fmt: skip
 
 
-class _Enough(Exception):
+class _Stop(Exception):
     pass
 
 
 def _until_step_21(event: Any) -> None:
     if isinstance(event, Stepped) and event.step == 21:
-        raise _Enough
+        raise _Stop
 
 
 def _read_template(home: Path) -> Template:

@@ -15,13 +15,13 @@ from charlm.checkpoint.step import MODEL, STATE_TENSORS
 from stress.hostile_checkpoints.mutant import Mutant
 
 Tensors = dict[str, tuple[str, list[int], bytes]]
-"""Name -> dtype, shape and bytes, so that files can be made which the safetensors library would not write."""
+"""Name -> dtype, shape and bytes, for files that the safetensors library would not write."""
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U16": 2, "U8": 1, "BOOL": 1, "C64": 8,
           "F8_E4M3": 1, "F4": 1, "F33": 4, "": 4}  # fmt: skip
 
 
 def unpack(data: bytes) -> Tensors:
-    """The tensors of a file that is whole."""
+    """The tensors of a valid file."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     header.pop("__metadata__", None)
@@ -36,7 +36,7 @@ def unpack(data: bytes) -> Tensors:
 
 
 def pack(tensors: Tensors) -> bytes:
-    """The file for ``tensors``, however wrong they are."""
+    """The file for ``tensors``, which may be invalid."""
     header: dict[str, Any] = {}
     payload = io.BytesIO()
     for name, (dtype, shape, data) in tensors.items():
@@ -52,7 +52,7 @@ def _framed(header: bytes, payload: bytes) -> bytes:
 
 
 def _tensor_file(mutant: Mutant, draw: random.Random) -> tuple[str, Tensors, str]:
-    """One of the files of tensors, what is in it, and the name of one that is checked."""
+    """The path of a file of tensors, its tensors, and the name of one that is checked."""
     path = mutant.path(draw.choice([MODEL, STATE_TENSORS]))
     tensors = unpack(mutant.files[path])
     name = draw.choice(sorted(name for name in tensors if name != "generator"))
@@ -144,5 +144,5 @@ def change_header(mutant: Mutant, draw: random.Random) -> None:
     if how == "text":
         twice = text[:-1] + b", " + json.dumps({name: header[name]}).encode()[1:]
         text = draw.choice([b"", b"{}", b"null", b"[" * 100_000, b'{"a":' * 100_000, b"\xff" * 64, text[:-1], twice])
-    # The library takes some of these, a key that it does not know or twice the same, for what they mean.
+    # The library accepts some of these: unknown keys and duplicate keys.
     mutant.put(path, _framed(text, payload))

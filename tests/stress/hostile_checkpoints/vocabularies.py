@@ -1,4 +1,4 @@
-"""Mutations of the vocabulary, a SentencePiece model, and of what is said about it."""
+"""Mutations of the vocabulary, a SentencePiece model, and of its description."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stress.hostile_checkpoints.mutant import Mutant
 from stress.hostile_checkpoints.tensors import pack, unpack
 
 _PIECE, _NORMAL, _CONTROL, _BYTE = 1, 1, 3, 6
-"""A field and some types of SentencePiece's protocol buffer."""
+"""A field number and some piece types of SentencePiece's protocol buffer."""
 
 
 def _varint(number: int) -> bytes:
@@ -44,11 +44,11 @@ def _piece(text: bytes, kind: int = _NORMAL) -> bytes:
 
 
 def _split_vocabulary(data: bytes) -> tuple[list[bytes], bytes]:
-    """The messages of the pieces, and whatever else is in a SentencePiece model."""
+    """The messages of the pieces, and the rest of a SentencePiece model."""
     pieces, rest, place = [], b"", 0
     while place < len(data):
         tag, after = _read_varint(data, place)
-        assert tag & 7 == 2, "SentencePiece's models have nothing but messages at the top"
+        assert tag & 7 == 2, "the top-level fields of SentencePiece's models are all messages"
         length, after = _read_varint(data, after)
         whole, place = data[place : after + length], after + length
         if tag >> 3 == _PIECE:
@@ -73,7 +73,7 @@ def change_pieces(mutant: Mutant, draw: random.Random) -> None:
 
 
 def _bytes_first(pieces: list[bytes]) -> list[bytes]:
-    """The unknown piece and the 256 byte pieces alone."""
+    """Only the unknown piece and the 256 byte pieces."""
     return [pieces[0], *(piece for piece in pieces if b"<0x" in piece)]
 
 
@@ -94,7 +94,7 @@ _VOCABULARIES: list[tuple[str, Callable[[list[bytes], random.Random], list[bytes
 
 
 def _fit_model(mutant: Mutant, size: int) -> None:
-    """Give the model as many rows as the vocabulary has pieces, so that they agree."""
+    """Give the embedding as many rows as the vocabulary has pieces."""
     config = mutant.json(mutant.path(CONFIG))
     ids = size + ("documents" in config["tokenizer"])
     path = mutant.path(MODEL)
@@ -109,8 +109,8 @@ def _fit_model(mutant: Mutant, size: int) -> None:
     mutant.files[mutant.path(CONFIG)] = json.dumps(config).encode()
 
 
-def change_spelling(mutant: Mutant, draw: random.Random) -> None:
-    """Characters that are said to be spelt in bytes: at most two may be."""
+def change_byte_fallback(mutant: Mutant, draw: random.Random) -> None:
+    """Invalid lists of characters with byte fallback, of which there may be at most two."""
     path = mutant.path(CONFIG)
     values = copy.deepcopy(mutant.json(path))
     values["tokenizer"]["spelt_in_bytes"] = draw.choice(

@@ -1,4 +1,4 @@
-"""Texts that change, grow or go while a training reads them."""
+"""Texts that change, grow or disappear while a training reads them."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import charlm
 from charlm.errors import CharlmError
 from charlm.runs import RunOptions, TextOptions, new_run
 from charlm.training.options import TrainingOptions
-from stress.hostile_text.checks import check_told
+from stress.hostile_text.checks import check_message
 from stress.hostile_text.models import SMALL
 
 
@@ -20,18 +20,18 @@ def _into_folder(path: Path) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], Any]] = {
-    "gone": lambda path: path.unlink(),
-    "grown": lambda path: path.write_bytes(path.read_bytes() + "\nand more, ünlike before\n".encode() * 500),
-    "half a character more": lambda path: path.write_bytes(path.read_bytes() + b"\xc3"),
-    "cut": lambda path: os.truncate(path, 3000),
+    "removed": lambda path: path.unlink(),
+    "extended": lambda path: path.write_bytes(path.read_bytes() + "\nand more, ünlike before\n".encode() * 500),
+    "an incomplete character appended": lambda path: path.write_bytes(path.read_bytes() + b"\xc3"),
+    "truncated": lambda path: os.truncate(path, 3000),
     "emptied": lambda path: os.truncate(path, 0),
-    "another": lambda path: path.write_text("αβγδ εζηθ\n" * 3000, encoding="utf-8"),
-    "a folder": _into_folder,
+    "replaced": lambda path: path.write_text("αβγδ εζηθ\n" * 3000, encoding="utf-8"),
+    "replaced by a folder": _into_folder,
 }
 
 
 def try_changing_files(folder: Path, passes: Sequence[int]) -> int:
-    """Texts that change, grow or go while each of the three passes reads them."""
+    """Change, extend or remove a text during each of the three passes that read it; returns the number of trials."""
     count = 0
     for change in CHANGES:
         for at in passes:
@@ -58,7 +58,7 @@ def _train_on_changing(folder: Path, change: str, at: int, form: str | None) -> 
             for _ in prepared.trainer.events():
                 pass
     except CharlmError as error:
-        check_told(error)
+        check_message(error)
         assert not run.parent.exists(), f"{change}: a run that failed was left behind"
     except Exception as error:
         raise AssertionError(f"{change} in pass {at}, documents {form}: {error!r}") from error

@@ -1,4 +1,4 @@
-"""What must be true of every refusal, evaluation and corpus."""
+"""Checks of every refusal, evaluation and corpus."""
 
 import json
 import math
@@ -14,31 +14,31 @@ from stress.hostile_text.inputs import documents_of
 from stress.hostile_text.models import Model
 
 TOLERANCE = 1e-4
-"""Relative: the same sum, taken in another order in single precision."""
+"""Relative: the same sum in another order in single precision."""
 
 
-def check_told(error: CharlmError) -> None:
-    """Raises unless the error is one line that says what is wrong and what to do."""
-    said = str(error)
-    assert error.exit_code in (2, 65, 66), (error.exit_code, said)
-    assert "\n" not in said, f"more than one line: {said!r}"
-    _, semicolon, advice = said.partition(";")
-    assert semicolon and advice.strip(), f"no advice: {said!r}"
+def check_message(error: CharlmError) -> None:
+    """Raise unless the error is one line that says what is wrong and what to do."""
+    message = str(error)
+    assert error.exit_code in (2, 65, 66), (error.exit_code, message)
+    assert "\n" not in message, f"more than one line: {message!r}"
+    _, semicolon, advice = message.partition(";")
+    assert semicolon and advice.strip(), f"no advice: {message!r}"
 
 
-_FAIR_REFUSALS = (
+_EXPECTED_REFUSALS = (
     "is empty", "no character", "zero in every second", "begins with the mark of", "one distinct character",
     "use a text of at least", "--documents",
 )  # fmt: skip
 
 
 def check_refusal(error: CharlmError) -> None:
-    """A text that can be decoded is refused for a few reasons only."""
-    assert any(reason in str(error) for reason in _FAIR_REFUSALS), f"refused without need: {error}"
+    """Check that a text that can be decoded is refused for a valid reason only."""
+    assert any(reason in str(error) for reason in _EXPECTED_REFUSALS), f"refused without a valid reason: {error}"
 
 
-class About(float):
-    """A number that equals its neighbours."""
+class Approximately(float):
+    """A number that equals all numbers close to it."""
 
     __hash__ = float.__hash__
 
@@ -47,37 +47,37 @@ class About(float):
 
 
 def as_bytes(text: str) -> bytes:
-    """The bytes of a text, in which bytes that are no UTF-8 are surrogate escapes."""
+    """The bytes of a text whose surrogate escapes are bytes that are not UTF-8."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def length_of(text: str, kind: str) -> int:
-    """In what a tokenizer kind takes for characters."""
+    """The length of a text in the characters of a kind of tokenizer."""
     return len(text) if kind == "char" else len(as_bytes(text))
 
 
-def beginning_of(prompt: bytes, model: Model) -> bytes:
-    """What a text that goes on from ``prompt`` begins with; a document has no line end behind it."""
+def expected_start(prompt: bytes, model: Model) -> bytes:
+    """The start of a text that continues ``prompt``; the prompt of a document has no final line end."""
     return prompt if model.documents is None else prompt.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def check_evaluation(evaluated: dict[str, Any], scored: bytes, model: Model, form: str, text: str) -> None:
-    """What was evaluated is the sum of what was scored."""
+    """Check that the evaluation is the sum of the scores."""
     rows = [json.loads(line) for line in scored.splitlines()]
     if form != (model.documents or "files"):
         return
     if model.documents is None:
         assert evaluated["characters"] == length_of(text, model.kind)
-    else:  # a document without a character has a score, but is none that is evaluated
+    else:  # an empty document has a score, but is not evaluated
         rows = [row for row in rows if row["characters"] > 1]
         assert evaluated["documents"] == len(rows)
     assert evaluated["characters"] == sum(row["characters"] for row in rows)
     nats = evaluated["nats_per_char"] * evaluated["characters"]
-    assert nats == About(-math.fsum(row["log_probability"] for row in rows)), "the scores do not make the evaluation"
+    assert nats == Approximately(-math.fsum(row["log_probability"] for row in rows)), "the scores do not add up"
 
 
 def check_corpus(run: Path, text: str, kind: str, form: str | None) -> None:
-    """What was held out is, character by character, in the text."""
+    """Check that the validation and test parts hold exactly the characters of the text."""
     corpus = open_corpus(run / "corpus")
     held = {name: corpus.ids(name).read(0, corpus.sizes[name].ids) for name in ("valid", "test")}
     if form is None:

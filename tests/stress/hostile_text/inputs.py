@@ -1,4 +1,4 @@
-"""The texts: what they are made of, in which bytes, and what a slow and simple reader makes of them."""
+"""The texts: their parts, their encodings, and a simple reference reader."""
 
 import codecs
 import gzip
@@ -13,7 +13,7 @@ ODD = [
     "\U0010ffff", "<unk>", "<s>", "<0x41>", "\u2047", "---", '"', '","', "\\x1b", "</span><b>", "&amp;", "%s{}", "-",
 ]  # fmt: skip
 LINE_ENDS = ["\n", "\r\n", "\r", "\n\n", "\r\n\r\n", "\n\r", " \n\t\n", "\r\r\n", "\n \r\n"]
-HALVES = ["\ud800", "\udbff", "\udfff", "\ud83d", "\ude00", "\udc80", "\udcff", "\udcc3\udca9"]
+SURROGATES = ["\ud800", "\udbff", "\udfff", "\ud83d", "\ude00", "\udc80", "\udcff", "\udcc3\udca9"]
 ENCODINGS = (
     "utf-8", "utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252",
     "utf-7", "shift-jis", "gb18030",
@@ -22,10 +22,10 @@ LONG_LINE = 200_000
 
 
 def hostile_text(draw: random.Random, halves: bool = True) -> str:
-    """Some parts of any kind; with ``halves`` now and then half a character, which no encoding can write."""
+    """Some random parts; with ``halves`` sometimes a surrogate, which no encoding can write."""
     parts = [draw.choice(_PARTS)(draw) for _ in range(draw.choice([0, 1, 2, 3, 5, 8, 20]))]
     if halves and draw.random() < 0.2:
-        parts.insert(draw.randint(0, len(parts)), draw.choice(HALVES))
+        parts.insert(draw.randint(0, len(parts)), draw.choice(SURROGATES))
     if draw.random() < 0.003:
         parts.insert(draw.randint(0, len(parts)), draw.choice(["a", "é ", "\0", "\u2581\r"]) * LONG_LINE)
     return "".join(parts)
@@ -46,7 +46,7 @@ _PARTS: list[Callable[[random.Random], str]] = [
 
 
 class Hostile(NamedTuple):
-    """What a file holds, under which name and encoding, and what it says: None where that cannot be read."""
+    """A file's bytes, suffix and encoding, its decompressed bytes, and its text; None if they cannot be read."""
 
     data: bytes
     suffix: str
@@ -54,15 +54,15 @@ class Hostile(NamedTuple):
     bytes: bytes | None
     text: str | None
 
-    def said(self, kind: str) -> str | None:
-        """The text for a tokenizer kind; bytes that are no UTF-8 are surrogate escapes."""
+    def expected_text(self, kind: str) -> str | None:
+        """The text for a kind of tokenizer; bytes that are not UTF-8 become surrogate escapes."""
         if kind == "char":
             return self.text
         return None if self.bytes is None else self.bytes.decode("utf-8", "surrogateescape")
 
 
 def hostile_file(draw: random.Random, repeats: int = 1) -> Hostile:
-    """A text in some encoding, perhaps damaged, perhaps compressed, perhaps read as if it had another encoding."""
+    """A text in a random encoding, sometimes damaged, compressed, or read with another encoding."""
     written_as = draw.choice(ENCODINGS)
     data = hostile_text(draw, halves=False).encode(written_as, "replace") * repeats
     data = _damaged(data, draw) if draw.random() < 0.3 else data
@@ -86,10 +86,12 @@ def _damaged(data: bytes, draw: random.Random) -> bytes:
 
 
 def decoded(data: bytes, encoding: str) -> str | None:
-    """What Python itself makes of ``data``, but for one byte-order mark."""
+    """``data`` decoded by Python, without a byte-order mark; None if it cannot be decoded."""
     try:
-        text = codecs.getincrementaldecoder(encoding)().decode(data, True)  # other than bytes.decode, it wants a mark
-        text.encode("utf-8")  # UTF-7 can spell half a character
+        text = codecs.getincrementaldecoder(encoding)().decode(
+            data, True
+        )  # unlike bytes.decode, it requires a byte-order mark
+        text.encode("utf-8")  # UTF-7 can encode a surrogate
     except UnicodeError:
         return None
     drops_mark = encoding in ("utf-8-sig", "utf-16", "utf-32")
@@ -97,7 +99,7 @@ def decoded(data: bytes, encoding: str) -> str | None:
 
 
 def documents_of(text: str, form: str) -> list[str]:
-    """The documents of a text with empty ones, line by line and slowly."""
+    """The documents of a text, including empty ones, by a simple reference implementation."""
     if form == "files":
         return [text]
     lines = text.split("\n")

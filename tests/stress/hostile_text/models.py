@@ -1,4 +1,4 @@
-"""Small models of every kind, which read the texts."""
+"""Small models of every kind that read the texts."""
 
 import random
 import shutil
@@ -19,7 +19,7 @@ SMALL = {
 
 
 class Model(NamedTuple):
-    """A trained model, once as the library has it and once by the folder that commands are given."""
+    """A trained model and its folder, which commands get."""
 
     path: Path
     loaded: language_model.LanguageModel
@@ -28,12 +28,12 @@ class Model(NamedTuple):
 
 
 def train_model(folder: Path, kind: str, form: str | None) -> Model:
-    """A model of a tokenizer kind and a form of documents."""
+    """Train a model with a kind of tokenizer and a form of documents."""
     text, run = folder / "plain.txt", folder / f"{kind}-{form}"
     words = ["the", "cat", "sat,", "naïve", "42", "\u2581\0", "a\tb", "\r\n\r\n", "dogs\n"]
     text.write_text(random_words(random.Random(1), 2000, words), newline="", encoding="utf-8")
     charlm.train(text, out=run, tokenizer=kind, documents=None if form == "files" else form, **SMALL)
-    if form == "files":  # a single file makes no splits
+    if form == "files":  # one document cannot be split
         shutil.rmtree(run)
         for number in range(20):
             (folder / "plain").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Commands as processes of their own: odd arguments, locales and streams, and the memory that a long prompt takes."""
+"""Commands in separate processes: unusual arguments, locales and streams, and the memory of a long prompt."""
 
 import json
 import os
@@ -17,18 +17,18 @@ ALLOWED_MB = 60
 
 
 def try_processes(folder: Path, models: list[Model], prompt_mb: int) -> dict[str, Any]:
-    """Arguments, locales and streams that only a process of its own can have."""
+    """Try arguments, locales and streams that only a separate process can have."""
     trials = _Processes(folder, {(model.kind, model.documents): model.path for model in models})
     trials.arguments()
     trials.locales()
     trials.closed_streams()
     trials.full_disk()
-    trials.reader_gone()
+    trials.closed_pipe()
     return {"processes": trials.count, "prompt_mb": prompt_mb, **_long_prompt(trials.models["char", None], prompt_mb)}
 
 
 class _Processes:
-    """Commands as processes. Each must end with an expected code and say one line at most."""
+    """Commands as processes. Each must end with an expected code and print at most one line of errors."""
 
     def __init__(self, folder: Path, models: dict[tuple[str, str | None], Path]) -> None:
         self.count = 0
@@ -40,20 +40,20 @@ class _Processes:
         self._written = ["generate", "-c", models["char", None], "-n", "5", "--seed", "1", "-p"]
 
     def expect(self, codes: Sequence[int], *arguments: Any, shell: str = "", **options: Any) -> bytes:
-        """Run a command, perhaps with the redirections ``shell``; what it wrote on stdout."""
+        """Run a command, with the redirections ``shell``, and return its output."""
         self.count += 1
         words = [*map(os.fsencode, [*CHARLM, *(str(a) if isinstance(a, Path) else a for a in arguments)])]
         command = ["bash", "-c", f'"$@" {shell}', "bash", *words] if shell else words
         options = {"stdin": subprocess.DEVNULL, **options} if "input" not in options else options
         options = {"env": {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}, **options}
         result = subprocess.run(command, cwd=self._folder, capture_output=True, check=False, timeout=120, **options)
-        said = result.stderr.decode("utf-8", "surrogateescape")
-        assert result.returncode in codes, (words, shell, result.returncode, said)
-        assert "Traceback" not in said and "Exception ignored" not in said, (words, shell, said)
+        message = result.stderr.decode("utf-8", "surrogateescape")
+        assert result.returncode in codes, (words, shell, result.returncode, message)
+        assert "Traceback" not in message and "Exception ignored" not in message, (words, shell, message)
         if result.returncode:
-            assert len(re.findall("^charlm: ", said, re.MULTILINE)) <= 1, (words, shell, said)
-            assert said.count("\n") <= 1 or "--highlight" in arguments, (words, shell, said)
-            assert not re.search(r"[\0-\x08\x0b-\x1f\x7f]", said), f"the error steers the terminal: {said!r}"
+            assert len(re.findall("^charlm: ", message, re.MULTILINE)) <= 1, (words, shell, message)
+            assert message.count("\n") <= 1 or "--highlight" in arguments, (words, shell, message)
+            assert not re.search(r"[\0-\x08\x0b-\x1f\x7f]", message), f"the error controls the terminal: {message!r}"
         return result.stdout
 
     def arguments(self) -> None:
@@ -76,10 +76,10 @@ class _Processes:
                 self.expect([66], command, *model, "--", name)
             self.expect([66, 74], *self._written, "x", "-c", name)
         for name in (b"odd\xff", b"two\nlines", b"\x1b[31m", b"-rf", "\u202eevil".encode(), b"%s{}", b"a" * 200, b" "):
-            self._odd_name(name)
+            self._unusual_name(name)
 
-    def _odd_name(self, name: bytes) -> None:
-        """A file of this name is read and learnt, and the run of that name opens."""
+    def _unusual_name(self, name: bytes) -> None:
+        """Check that a file of this name can be read and trained on, and that the run of that name opens."""
         shutil.copy(self._text, self._folder / os.fsdecode(name))
         quick = ["--steps", "2", "--layers", "1", "--hidden", "8", "--device", "cpu", "--json", "--quiet"]
         self.expect([0], "eval", "-c", self.models["char", None], "--", name)
@@ -97,10 +97,10 @@ class _Processes:
             {"LANG": "C"}, {"LC_ALL": "C"}, {"LANG": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"},
             {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
         ):  # fmt: skip
-            # Where Python takes the locale's ASCII at its word, what is no ASCII in an argument is refused.
-            deaf = variables.get("LC_ALL") == "C" and variables.get("PYTHONUTF8") == "0"
-            said = self.expect([65] if deaf else [0], *self._written, "naïve ☃", env=variables)
-            assert deaf or said == plain, variables
+            # If Python decodes arguments as ASCII, other characters in an argument are refused.
+            ascii_only = variables.get("LC_ALL") == "C" and variables.get("PYTHONUTF8") == "0"
+            message = self.expect([65] if ascii_only else [0], *self._written, "naïve ☃", env=variables)
+            assert ascii_only or message == plain, variables
             piped = self.expect([0], *self._written[:-1], input="naïve ☃".encode(), env=variables)
             assert piped == plain, variables
             for command in (["--help"], ["eval", self._text, "-c", self.models["char", None]], ["train", "nö"]):
@@ -132,13 +132,13 @@ class _Processes:
         ):  # fmt: skip
             self.expect([0, 74], *command, shell=">/dev/full")
 
-    def reader_gone(self) -> None:
+    def closed_pipe(self) -> None:
         where = ["-c", self.models["char", None]]
         for command in (
             ["--help"], ["generate", *where, "-p", "x", "-n", "9999"], ["info", *where], ["eval", self._text, *where],
             ["score", self._text, *where, "--documents", "lines"],
         ):  # fmt: skip
-            # Typer's own output, the help, ends with 1.
+            # The help, which typer prints, ends with 1.
             self.expect([0, 1] if command == ["--help"] else [0], *command, shell="| exec 0<&-; exit ${PIPESTATUS[0]}")
 
 

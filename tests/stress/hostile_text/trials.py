@@ -1,4 +1,4 @@
-"""Every way to read a text, in this process: the commands, the library, a training."""
+"""Every way to read a text in this process: the commands, the library, a training."""
 
 import contextlib
 import csv
@@ -21,25 +21,25 @@ from charlm import language_model
 from charlm.cli.app import app
 from charlm.errors import CharlmError
 from stress.hostile_text.checks import (
-    About,
+    Approximately,
     as_bytes,
-    beginning_of,
     check_corpus,
     check_evaluation,
+    check_message,
     check_refusal,
-    check_told,
+    expected_start,
     length_of,
 )
 from stress.hostile_text.inputs import LONG_LINE, decoded, documents_of, hostile_file, hostile_text
 from stress.hostile_text.models import FORMS, SMALL, TOKENIZERS, Model, train_model
 
-TRAININGS_SHARE = 30
-"""One input in so many is trained on."""
+INPUTS_PER_TRAINING = 30
+"""Every 30th input is trained on."""
 csv.field_size_limit(100 * LONG_LINE)
 
 
-class Bench:
-    """Models of every kind, and the command line in this process."""
+class Trials:
+    """Models of every kind, and the command line, in this process."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
@@ -51,10 +51,10 @@ class Bench:
         self._command = typer.main.get_command(app)
 
     def try_input(self, number: int) -> None:
-        """Input ``number`` through the command line and the library, and now and then through a training."""
+        """Give input ``number`` to the command line and the library, or to a training."""
         draw = random.Random(f"{self._seed} {number}")
         try:
-            if number % TRAININGS_SHARE == 0:
+            if number % INPUTS_PER_TRAINING == 0:
                 self._train(draw)
             else:
                 self._read_file(draw)
@@ -80,7 +80,7 @@ class Bench:
                 assert piped == scored or form == "files", "through a pipe the scores are different"
             else:
                 assert isinstance(piped, CharlmError) or not hostile.data, "refused in a file and not in a pipe"
-        text = hostile.said(model.kind)
+        text = hostile.expected_text(model.kind)
         if text is None:
             assert isinstance(evaluated, CharlmError), "a text that cannot be read was evaluated"
             assert isinstance(scored, CharlmError) or form != "files", "a text that cannot be read was scored"
@@ -104,7 +104,7 @@ class Bench:
         assert all(row["log_probability"] <= 0 for row in rows)
 
     def _check_shown(self, draw: random.Random, where: list[Any], form: str, text: str, model: Model) -> None:
-        """The same for people and for spreadsheets."""
+        """Check the scores as text, as CSV, highlighted, and as HTML."""
         options = ["score", *where, "--documents", form]
         documents = documents_of(text, form)
         shown = draw.choice(["rows", "--csv", "--highlight", "--html"])
@@ -123,41 +123,41 @@ class Bench:
     # -------------------------------------------------------------------------------------------- prompts
 
     def _read_prompt(self, draw: random.Random) -> None:
-        """Through a pipe and as an argument; what is written begins with it."""
+        """Give a prompt through a pipe and as an argument; the output begins with it."""
         hostile, model = hostile_file(draw), draw.choice(self.models)
         options = ["generate", "-c", model.path, "--length", draw.randint(0, 4), "--seed", 1]
         written = self.command(*options, stdin=hostile.data)
         text = decoded(hostile.data, "utf-8") if model.kind == "char" else hostile.data
         if text is None:
-            assert isinstance(written, CharlmError), "half a character was taken"
+            assert isinstance(written, CharlmError), "a surrogate was accepted"
         elif not isinstance(written, CharlmError):
             data = text.encode() if isinstance(text, str) else text
-            assert written.startswith(beginning_of(data, model)), "the prompt is not repeated"
+            assert written.startswith(expected_start(data, model)), "the prompt is not repeated"
         argument = hostile_text(draw)
         written = self.command(*options, f"--prompt={argument}", *draw.choice([[], ["--samples", 2, "--json"]]))
         if not isinstance(written, CharlmError) and not written.startswith(b"{") and argument != "-":
-            assert written.startswith(beginning_of(argument.encode("utf-8", "surrogateescape"), model))
+            assert written.startswith(expected_start(argument.encode("utf-8", "surrogateescape"), model))
 
     def _read_string(self, draw: random.Random) -> None:
-        """What the library does with any str."""
+        """Give any str to the library."""
         text, model = hostile_text(draw), draw.choice(self.models)
         loaded = model.loaded
-        encoded = self._told(lambda: loaded.tokenizer.encode(text))
+        encoded = self._call(lambda: loaded.tokenizer.encode(text))
         if isinstance(encoded, CharlmError):
             for refused in (loaded.generate, loaded.evaluate, loaded.score):
-                assert isinstance(self._told(lambda refused=refused: refused(text)), CharlmError)
+                assert isinstance(self._call(lambda refused=refused: refused(text)), CharlmError)
             return
         again = loaded.tokenizer.decode(encoded)
         assert (again == text) or (model.kind == "byte" and as_bytes(again) == as_bytes(text)), "decode(encode(x)) != x"
-        evaluated = self._told(lambda: loaded.evaluate(text))
+        evaluated = self._call(lambda: loaded.evaluate(text))
         together = list(loaded.score_documents([text, "the cat", text]))
-        assert together[0].nats == About(together[2].nats)
+        assert together[0].nats == Approximately(together[2].nats)
         if model.documents is None and not isinstance(evaluated, CharlmError):
-            assert evaluated.nats == About(-float(loaded.score(text).sum()))
-            assert evaluated.nats == About(together[0].nats)
+            assert evaluated.nats == Approximately(-float(loaded.score(text).sum()))
+            assert evaluated.nats == Approximately(together[0].nats)
         if len(text) < 2000:
             surprisals = list(loaded.surprisals(text))
-            assert together[0].nats == About(math.fsum(surprisal.nats for surprisal in surprisals))
+            assert together[0].nats == Approximately(math.fsum(surprisal.nats for surprisal in surprisals))
             assert as_bytes("".join(surprisal.character for surprisal in surprisals)) == as_bytes(text)
 
     # -------------------------------------------------------------------------------------------- training
@@ -168,14 +168,14 @@ class Bench:
         path.write_bytes(hostile.data)
         kind, form = draw.choice(TOKENIZERS), draw.choice([None, *FORMS])
         options = {"tokenizer": kind, "documents": form, "encoding": hostile.encoding, "split": "60/20/20"}
-        trained = self._told(lambda: charlm.train(path, out=run, **options, **SMALL))
+        trained = self._call(lambda: charlm.train(path, out=run, **options, **SMALL))
         if isinstance(trained, CharlmError):
             assert not run.exists(), "a run that failed was left behind"
-            if hostile.said(kind) is not None:
+            if hostile.expected_text(kind) is not None:
                 check_refusal(trained)
             return
-        text = hostile.said(kind)
-        assert text is not None, "a text that cannot be read was learnt"
+        text = hostile.expected_text(kind)
+        assert text is not None, "a text that cannot be read was trained on"
         self.figures["trained"] += 1
         check_corpus(run, text, kind, form)
         loaded = charlm.load(run, device="cpu", threads=1)
@@ -183,27 +183,27 @@ class Bench:
         assert loaded.evaluate(text[:5000]).nats > 0
         shutil.rmtree(run)
 
-    # -------------------------------------------------------------------------------------------- telling
+    # -------------------------------------------------------------------------------------------- calling
 
-    def _told(self, work: Callable[[], Any]) -> Any:
-        """What ``work`` returns, or the ``CharlmError`` it raised, if that says what it must say."""
+    def _call(self, work: Callable[[], Any]) -> Any:
+        """What ``work`` returns, or the ``CharlmError`` that it raised, whose message is checked."""
         try:
             done = work()
         except CharlmError as error:
-            check_told(error)
+            check_message(error)
             self.figures["refused"] += 1
             return error
         self.figures["succeeded"] += 1
         return done
 
     def command(self, *arguments: Any, stdin: bytes = b"") -> Any:
-        """What a command writes on stdout, or its error."""
+        """The output of a command, or its error."""
         self.figures["commands"] += 1
         words = [str(argument) for argument in arguments]
         streams = {"stdin": _stream(stdin), "stdout": _stream(), "stderr": io.StringIO()}
         models = {str(model.path): model.loaded for model in self.models}
         with _replaced(language_model, load=lambda path, *rest: models[str(path)]), _replaced(sys, **streams):
-            result = self._told(lambda: self._command.main(words, "charlm", standalone_mode=False))
+            result = self._call(lambda: self._command.main(words, "charlm", standalone_mode=False))
             sys.stdout.flush()
         return result if isinstance(result, CharlmError) else streams["stdout"].buffer.getvalue()
 

@@ -1,8 +1,8 @@
-"""Trainings killed by SIGKILL at any moment, and at every call to the file system that a save makes.
+"""Kill trainings with SIGKILL at random moments, and at every file-system call that a save makes.
 
-Each is resumed until it ends, and must end bit by bit like one that nobody disturbed; what it had said to be saved must
-be there after every kill. The trainings are real ones, by the command line, in forks of a process that has loaded torch
-once and never computed with it.
+Each training is resumed until it ends, and must end with the same bits as an uninterrupted one. Every step that was
+reported as saved must exist after each kill. The trainings run the command line in forks of a process that has imported
+torch but never computed with it.
 """
 
 import importlib
@@ -12,16 +12,16 @@ from pathlib import Path
 import torch
 
 from stress.helpers import SCRATCH, without_warnings
-from stress.kill.faults import PARTS
-from stress.kill.setups import all_kinds
+from stress.kill.faults import STATE_PARTS
+from stress.kill.setups import all_setups
 from stress.kill.trials import Trials
 
 LOADED_EARLY = ("charlm.cli.train_view", "sentencepiece", "safetensors.numpy", "torch._dynamo")
-"""What a training would load, and every fork of it again: a second's work."""
+"""Modules that every fork would import again, which takes a second."""
 
 
 def run_trials(kills: int = 200, every: int = 1, kinds: int = 6) -> dict[str, int]:
-    """``kills`` at random times over the first ``kinds`` kinds of training; then at one of ``every`` calls of saves."""
+    """Kill ``kills`` times at random over the first ``kinds`` setups; then at every ``every``-th call of the saves."""
     torch.set_num_threads(1)
     for module in LOADED_EARLY:
         importlib.import_module(module)
@@ -29,9 +29,9 @@ def run_trials(kills: int = 200, every: int = 1, kinds: int = 6) -> dict[str, in
     figures["acknowledged_lost"] = 0
     with without_warnings(), tempfile.TemporaryDirectory(dir=SCRATCH) as home:
         trials = Trials(Path(home).resolve(), figures)
-        trials.kill_at_random(all_kinds(trials.home)[:kinds], kills)
+        trials.kill_at_random(all_setups(trials.home)[:kinds], kills)
         figures["calls_of_all_saves"], figures["kills_at_calls"] = trials.kill_at_every_call(every)
         figures["dropped_parts_noticed"] = trials.drop_every_part()
     assert figures["ends_that_differ"] == figures["acknowledged_lost"] == 0, figures
-    assert figures["dropped_parts_noticed"] == len(PARTS), figures
+    assert figures["dropped_parts_noticed"] == len(STATE_PARTS), figures
     return figures

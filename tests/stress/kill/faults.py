@@ -1,4 +1,4 @@
-"""What is done to a training within its own process: a kill at a call or an event, a part of its state left out."""
+"""Faults injected into a training's own process: a kill at a call or an event, or a lost part of its state."""
 
 import dataclasses
 import os
@@ -15,22 +15,22 @@ from charlm.training.averaging import Average
 from charlm.training.events import Saved
 from charlm.training.schedule import Plateau
 from charlm.training.trainer import Trainer
-from stress.kill.process import Report, overhear_events
-from stress.recorder import Call, replace_saves, watched
+from stress.kill.process import Report, observe_events
+from stress.recorder import Call, intercept_calls, replace_saves
 
 
 class Killer:
-    """Kills its own process before or after call ``number`` of all that ``save_step`` and ``keep_only`` make."""
+    """Kills its own process before or after call ``number`` of the calls that ``save_step`` and ``keep_only`` make."""
 
     def __init__(self, number: int, before: bool) -> None:
         self.number, self.before = number, before
         self._calls, self._within = 0, False
 
     def watch(self, run: Path, report: Report) -> None:
-        """Watch the saves of this process from now on."""
+        """Intercept the calls of this process's saves from now on."""
         self._report = report
         replace_saves(self._entered(save_step), self._entered(keep_only))
-        self._watching = watched(run, self)  # kept, for it would end with its last reference
+        self._watching = intercept_calls(run, self)  # kept, because the interception ends with its last reference
         self._watching.__enter__()
 
     def _entered(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,20 +53,20 @@ class Killer:
             os.kill(os.getpid(), signal.SIGKILL)
         try:
             return perform()
-        finally:  # also where there was nothing to remove
+        finally:  # also if there was nothing to remove
             if mine:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_once_all_parts_matter() -> None:
-    """Be killed after a save in the middle of an epoch, when the rate has been lowered and some way is left to go."""
+def kill_when_every_part_matters() -> None:
+    """Kill the training after a save in the middle of an epoch, once the learning rate has been lowered."""
 
     def die(trainer: Trainer, event: Any) -> None:
         carried = trainer.batches.rows(trainer.progress.cursor) > 0
         if isinstance(event, Saved) and carried and trainer.state.schedule.plateau.factor < 1.0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    overhear_events(die)
+    observe_events(die)
 
 
 def _zero(trainer: Trainer, which: int) -> None:
@@ -76,32 +76,32 @@ def _zero(trainer: Trainer, which: int) -> None:
     )
 
 
-def _forget_the_average(trainer: Trainer) -> None:
+def _reset_average(trainer: Trainer) -> None:
     trainer.state.average = Average(trainer.model, trainer.config)
 
 
-def _to_the_beginning(trainer: Trainer) -> None:
+def _reset_cursor(trainer: Trainer) -> None:
     trainer.state.progress = dataclasses.replace(trainer.progress, part=0, chunk=0)
 
 
-PARTS: dict[str, Callable[[Trainer], Any]] = {
+STATE_PARTS: dict[str, Callable[[Trainer], Any]] = {
     "h": lambda trainer: _zero(trainer, 0),
     "c": lambda trainer: _zero(trainer, 1),
     "generator": lambda trainer: trainer.state.generator.manual_seed(trainer.config.seed),
     "optimizer": lambda trainer: trainer.state.optimizer.state.clear(),
     "scheduler": lambda trainer: setattr(trainer.state.schedule, "plateau", Plateau()),
-    "cursor": _to_the_beginning,
-    "average": _forget_the_average,
+    "cursor": _reset_cursor,
+    "average": _reset_average,
 }
 
 
 def drop(part: str | None) -> None:
-    """Let whatever this process resumes begin anew with one part of its state."""
-    genuine = Trainer._restore
+    """Let every training that this process resumes lose one part of its state."""
+    original = Trainer._restore
 
     def restore(trainer: Trainer, *arguments: Any) -> None:
-        genuine(trainer, *arguments)
+        original(trainer, *arguments)
         if part is not None:
-            PARTS[part](trainer)
+            STATE_PARTS[part](trainer)
 
     Trainer._restore = restore

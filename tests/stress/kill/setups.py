@@ -1,4 +1,4 @@
-"""The trainings that are killed."""
+"""The setups of the trainings that are killed."""
 
 import random
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from stress.helpers import WORDS, random_words
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A training: a text, options, and what runs it."""
+class Setup:
+    """A training: its text, options and engine."""
 
     text: Path
     options: tuple[str, ...]
@@ -28,8 +28,8 @@ _OFTEN = ("--steps", "48", "--eval-every", "7", "--save-every", "3")
 _WORDS = (*WORDS, "and", "saw", "naïve", "dogs", "run")
 
 
-def all_kinds(home: Path) -> list[Kind]:
-    """Running text and lines, on both engines; in bfloat16, too, where the native engine is there."""
+def all_setups(home: Path) -> list[Setup]:
+    """Running text and lines, on both engines, and in bfloat16 if there is a native engine."""
     running, lines = home / "salad.txt", home / "lines.txt"
     draw = random.Random(1)
     running.write_text(random_words(draw, 1400, _WORDS), encoding="utf-8")
@@ -39,24 +39,24 @@ def all_kinds(home: Path) -> list[Kind]:
     there = native.find_library() is not None
     runs_by = [("native", "fp32"), ("torch", "fp32"), ("native", "bf16")] if there else [("torch", "fp32")]
     return [
-        Kind(text, (*_MODEL, *options, *_OFTEN, "--precision", precision), engine)
+        Setup(text, (*_MODEL, *options, *_OFTEN, "--precision", precision), engine)
         for engine, precision in runs_by
         for text, options in texts
     ]
 
 
-def short_kind(home: Path) -> Kind:
-    """A few steps with saves of all sorts: the first, a better one, one of the same step again, the last."""
+def short_setup(home: Path) -> Setup:
+    """A few steps with every kind of save: the first, a better one, the same step again, the last."""
     steps = ("--steps", "12", "--eval-every", "6", "--save-every", "4", "--precision", "fp32")
-    return Kind(home / "salad.txt", (*_MODEL, *_STREAMS, *steps), "auto")
+    return Setup(home / "salad.txt", (*_MODEL, *_STREAMS, *steps), "auto")
 
 
-def noise_kind(home: Path) -> Kind:
-    """A text from which nothing can be learnt, so that the rate is lowered soon (weight decay would learn that)."""
+def noise_setup(home: Path) -> Setup:
+    """A random text, on which the plateau schedule lowers the learning rate soon (without weight decay)."""
     path = home / "noise.txt"
     path.write_text("".join(random.Random(1).choices("abcdefghij", k=5000)))
     steps = (
         "--optimizer", "adam", "--lr", "0.1", "--steps", "60", "--eval-every", "2", "--save-every", "3",
         "--precision", "fp32",
     )  # fmt: skip
-    return Kind(path, (*_MODEL, *_STREAMS, *steps), "auto")
+    return Setup(path, (*_MODEL, *_STREAMS, *steps), "auto")

@@ -1,4 +1,4 @@
-"""Kills at random times, kills at every call of a save, and parts of the state left out; each must be seen."""
+"""Kills at random times and at every call of a save; and trainings resumed without a part of their state."""
 
 import contextlib
 import hashlib
@@ -12,24 +12,24 @@ from typing import Any
 from charlm.checkpoint.step import ALL_FILES, MODEL, STATE, STATE_TENSORS, open_checkpoint, step_numbers
 from charlm.errors import CharlmError
 from stress.helpers import leftovers
-from stress.kill.faults import PARTS, Killer, die_once_all_parts_matter, drop
+from stress.kill.faults import STATE_PARTS, Killer, drop, kill_when_every_part_matters
 from stress.kill.process import Ended, train
-from stress.kill.setups import Kind, noise_kind, short_kind
+from stress.kill.setups import Setup, noise_setup, short_setup
 
 MAX_KILLS_PER_RUN = 5
 CLOCKS = ("seconds", "evaluation_seconds")
 
 
 class Trials:
-    """Trainings in the folder ``home``; what they find goes to ``figures``."""
+    """Trainings in the folder ``home``, which count their results in ``figures``."""
 
     def __init__(self, home: Path, figures: dict[str, int]) -> None:
         self.home = home
         self._figures = figures
         self._number = 0
 
-    def _undisturbed(self, kind: Kind) -> tuple[dict[str, Any], Ended]:
-        run = self.home / "whole"
+    def _train_uninterrupted(self, kind: Setup) -> tuple[dict[str, Any], Ended]:
+        run = self.home / "uninterrupted"
         ended = train(kind, run)
         assert ended.code == 0, ended
         end = end_of(run)
@@ -44,12 +44,12 @@ class Trials:
         shutil.rmtree(run)
         run.with_suffix(".log").unlink()
 
-    def _check_end(self, run: Path, whole: dict[str, Any]) -> None:
+    def _check_end(self, run: Path, uninterrupted: dict[str, Any]) -> None:
         self._figures["runs"] += 1
-        self._figures["ends_that_differ"] += end_of(run) != whole
+        self._figures["ends_that_differ"] += end_of(run) != uninterrupted
 
     def _check_kept(self, run: Path, acknowledged: int) -> None:
-        """After a kill: the newest step is whole, and no older than what was said to be saved."""
+        """Check after a kill that the newest step is whole and not older than the last reported one."""
         steps = step_numbers(run)
         try:
             newest = open_checkpoint(run, "latest", ALL_FILES).step if steps else 0
@@ -62,26 +62,28 @@ class Trials:
 
     # ------------------------------------------------------------------------------------------------ at random
 
-    def kill_at_random(self, kinds: list[Kind], kills: int) -> None:
-        """Kill trainings of all kinds in turn, each a few times."""
-        draw, wholes = random.Random(1), []
+    def kill_at_random(self, kinds: list[Setup], kills: int) -> None:
+        """Kill trainings of every setup in turn, each a few times."""
+        draw, references = random.Random(1), []
         for kind in kinds:
-            end, ended = self._undisturbed(kind)
-            self._check_crossings(ended, "lines" in kind.options)
-            wholes.append((end, ended.seconds))
+            end, ended = self._train_uninterrupted(kind)
+            self._check_epochs_and_documents(ended, "lines" in kind.options)
+            references.append((end, ended.seconds))
         while self._figures["kills"] < kills:
-            for kind, (end, seconds) in zip(kinds, wholes, strict=True):
+            for kind, (end, seconds) in zip(kinds, references, strict=True):
                 self._kill_some(kind, end, seconds, draw, kills)
 
-    def _check_crossings(self, ended: Ended, lines: bool) -> None:
-        """A training is worth killing if it goes over the ends of epochs, and saves within documents and between."""
+    def _check_epochs_and_documents(self, ended: Ended, lines: bool) -> None:
+        """Check that a training crosses the end of an epoch, and saves within documents and between them."""
         saves = [report for report in ended.reports if "saved" in report]
         assert saves[-1]["epochs"] >= 1, saves
         rows = {report["rows"] for report in saves}
         assert max(rows) > 0, rows
         assert not lines or len(rows) > 2, rows
 
-    def _kill_some(self, kind: Kind, whole: dict[str, Any], seconds: float, draw: random.Random, kills: int) -> None:
+    def _kill_some(
+        self, kind: Setup, uninterrupted: dict[str, Any], seconds: float, draw: random.Random, kills: int
+    ) -> None:
         left, acknowledged = draw.randint(1, MAX_KILLS_PER_RUN), 0
         with self._new_run() as run:
             while True:
@@ -93,55 +95,55 @@ class Trials:
                     break
                 self._figures["kills"] += 1
                 self._check_kept(run, acknowledged)
-            self._check_end(run, whole)
+            self._check_end(run, uninterrupted)
 
     # ------------------------------------------------------------------------------------------------ at every call
 
     def kill_at_every_call(self, every: int) -> tuple[int, int]:
-        """Kill right before and right after each call of all saves of a short training; the calls, and the kills."""
-        kind, counter = short_kind(self.home), Killer(-1, False)
-        whole, _ = self._undisturbed(kind)
+        """Kill a short training before and after each call of its saves; returns the numbers of calls and kills."""
+        kind, counter = short_setup(self.home), Killer(-1, False)
+        uninterrupted, _ = self._train_uninterrupted(kind)
         with self._new_run() as run:
             ended = train(kind, run, disturb=lambda report: counter.watch(run, report))
-            self._check_end(run, whole)
+            self._check_end(run, uninterrupted)
         calls = max(report.get("calls", 0) for report in ended.reports)
         places = [(number, before) for number in range(calls) for before in (True, False)][::every]
         for number, before in places:
-            self._kill_at(kind, whole, Killer(number, before))
+            self._kill_at(kind, uninterrupted, Killer(number, before))
         return calls, len(places)
 
-    def _kill_at(self, kind: Kind, whole: dict[str, Any], killer: "Killer") -> None:
+    def _kill_at(self, kind: Setup, uninterrupted: dict[str, Any], killer: "Killer") -> None:
         with self._new_run() as run:
             ended = train(kind, run, disturb=lambda report: killer.watch(run, report))
             assert ended.killed, ended
             self._check_kept(run, ended.saved)
             ended = train(kind, run)
             assert ended.code == 0, (killer.number, killer.before, ended)
-            self._check_end(run, whole)
+            self._check_end(run, uninterrupted)
 
-    # ------------------------------------------------------------------------------------------------ left out
+    # ------------------------------------------------------------------------------------------------ lost state
 
     def drop_every_part(self) -> int:
-        """Of how many parts of the state it is noticed at the end that they were left out when it was resumed."""
-        kind = noise_kind(self.home)
-        whole, _ = self._undisturbed(kind)
+        """Resume without each part of the state; returns how many of the parts change the final weights."""
+        kind = noise_setup(self.home)
+        uninterrupted, _ = self._train_uninterrupted(kind)
         with self._new_run() as killed:
-            ended = train(kind, killed, disturb=lambda report: die_once_all_parts_matter())
+            ended = train(kind, killed, disturb=lambda report: kill_when_every_part_matters())
             assert ended.killed, ended
-            assert not self._differs_without(None, kind, killed, whole), "the control must end like the whole"
-            return sum(self._differs_without(part, kind, killed, whole) for part in PARTS)
+            assert not self._differs_without(None, kind, killed, uninterrupted), "the whole state must end the same"
+            return sum(self._differs_without(part, kind, killed, uninterrupted) for part in STATE_PARTS)
 
-    def _differs_without(self, part: str | None, kind: Kind, killed: Path, whole: dict[str, Any]) -> bool:
+    def _differs_without(self, part: str | None, kind: Setup, killed: Path, uninterrupted: dict[str, Any]) -> bool:
         with self._new_run() as run:
             shutil.copytree(killed, run)
             ended = train(kind, run, disturb=lambda report: drop(part))
             assert ended.code == 0, ended
             end = end_of(run)
-            return end["model"] != whole["model"] and end["tensors"] != whole["tensors"]
+            return end["model"] != uninterrupted["model"] and end["tensors"] != uninterrupted["tensors"]
 
 
 def end_of(run: Path) -> dict[str, Any]:
-    """All that a run holds at its end, but for what tells the time."""
+    """Everything that a finished run holds, except for times."""
     opened = open_checkpoint(run, "latest", ALL_FILES)
     state = json.loads(opened.files[STATE])
     config = {name: value for name, value in opened.config.items() if name not in CLOCKS}

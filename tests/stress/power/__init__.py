@@ -1,9 +1,9 @@
-"""Power cuts: what of a run survives when everything that was not synced may be gone.
+"""Simulated power cuts: what survives of a run if everything that was not synced may be lost.
 
-The calls to the file system that trainings make are recorded, with their data. A power cut at any point of the record
-leaves what was synced before; of the rest it leaves what it likes: a file's unsynced data may be lost, cut or zero, and
-of a folder's unsynced creations, renames and removals only the first few, or (harder) any of them, may have happened.
-In each such state the run must open at the last step that was reported as saved, with the bytes that were saved.
+The file-system calls of trainings are recorded with their data. A power cut at any point of the record keeps what was
+synced before. A file's unsynced data may be lost, truncated or zero. Of a folder's unsynced creations, renames and
+removals only the first few, or (harder) any subset, may have happened. In each of these states the run must open at the
+last step that was reported as saved, with the bytes that were saved.
 """
 
 import random
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stress.helpers import SCRATCH, without_warnings
-from stress.power.checks import Found, Promises, look
+from stress.power.checks import Counts, ExpectedSteps, check_run
 from stress.power.saves import Record, recorded, saves, train
 from stress.power.simulator import Disk
 from stress.recorder import Call
@@ -22,7 +22,7 @@ SEQUENCES = 10
 
 
 def run_trials(states: int = 2000) -> dict[str, int]:
-    """``states`` power cuts over ``SEQUENCES`` sequences of saves, and a fifth as many over a whole training."""
+    """Simulate ``states`` power cuts in ``SEQUENCES`` sequences of saves, and a fifth as many in a whole training."""
     with without_warnings(), tempfile.TemporaryDirectory(dir=SCRATCH) as home:
         folder = Path(home).resolve()
         records = [
@@ -40,7 +40,7 @@ def run_trials(states: int = 2000) -> dict[str, int]:
     for found in (truth, whole):
         assert (found.lost, found.corrupt, found.left_over) == (0, 0, 0), found
     assert min(no_folders.lost, no_files.lost) > 0, (no_folders, no_files)
-    assert no_files.corrupt == no_folders.corrupt == 0, "digests must tell"
+    assert no_files.corrupt == no_folders.corrupt == 0, "digests must detect damage"
     return {
         "states": truth.states,
         "states_with_damaged_steps": truth.damaged,
@@ -61,19 +61,19 @@ def _cuts(
     run: str = "",
     corpus: bool = False,
     forgets: Callable[[Call], bool] = lambda call: False,
-) -> Found:
-    """Cut the power ``states`` times, half of them in order; calls that the disk ``forgets`` have no effect."""
-    found = Found()
+) -> Counts:
+    """Simulate ``states`` power cuts, half of them in order; calls for which ``forgets`` is true have no effect."""
+    found = Counts()
     for number in range(states):
         draw = random.Random(number)
         record = records[number % len(records)]
-        disk, promises = Disk(), Promises()
+        disk, expected = Disk(), ExpectedSteps()
         for entry in record[: draw.randint(0, len(record))]:
             if not isinstance(entry, Call):
-                promises.note(entry)
+                expected.note(entry)
             elif not forgets(entry):
                 disk.make(entry)
         disk.cut(folder / "state", draw, in_order=number // len(records) % 2 == 0)
-        look(folder / "state" / run, promises, corpus, found)
+        check_run(folder / "state" / run, expected, corpus, found)
         shutil.rmtree(folder / "state")
     return found

@@ -1,4 +1,4 @@
-"""Looks at what a power cut has left of a run: is all there that was promised?"""
+"""Checks that a run contains every step that was reported as saved, after a power cut."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,58 +9,58 @@ from charlm.config import parse_json
 from charlm.corpus.prepared import open_corpus
 from charlm.errors import CharlmError
 from stress.helpers import leftovers
-from stress.recorder import Acknowledged, Begun, Released
+from stress.recorder import SaveReturned, SaveStarted, StepsReleased
 
 
-class Promises:
-    """What has been saved, by step in all its versions, and which version of which step must be there."""
+class ExpectedSteps:
+    """All versions that were saved of each step, and which version of which steps must exist."""
 
     def __init__(self) -> None:
         self._versions: dict[int, list[dict[str, bytes]]] = {}
-        self._promised: dict[int, int] = {}
-        self._begun = 0
+        self._required: dict[int, int] = {}
+        self._current = 0
 
-    def note(self, entry: Begun | Acknowledged | Released) -> None:
-        """Take in the next entry of a record."""
-        if isinstance(entry, Begun):
+    def note(self, entry: SaveStarted | SaveReturned | StepsReleased) -> None:
+        """Update with the next entry of a record."""
+        if isinstance(entry, SaveStarted):
             self._versions.setdefault(entry.step, []).append(entry.files)
-            self._begun = entry.step
-        elif isinstance(entry, Acknowledged):
-            self._promised[self._begun] = len(self._versions[self._begun]) - 1
+            self._current = entry.step
+        elif isinstance(entry, SaveReturned):
+            self._required[self._current] = len(self._versions[self._current]) - 1
         else:
-            self._promised = {step: version for step, version in self._promised.items() if step in entry.kept}
+            self._required = {step: version for step, version in self._required.items() if step in entry.kept}
 
     @property
     def any(self) -> bool:
-        """Whether any step must be there."""
-        return bool(self._promised)
+        """Whether any step must exist."""
+        return bool(self._required)
 
-    def are_kept(self, opened: Checkpoint, prefer: str) -> bool:
-        """Whether ``opened`` is as new, or as good, as it must be."""
-        new_enough = any(self._agreeing(opened)[self._promised.get(opened.step, 0) :])
+    def is_new_enough(self, opened: Checkpoint, prefer: str) -> bool:
+        """Whether ``opened`` is as new ("latest"), or has as low a loss ("best"), as it must."""
+        new_enough = any(self._agreeing(opened)[self._required.get(opened.step, 0) :])
         if prefer == "latest":
-            return new_enough and opened.step >= max(self._promised, default=0)
-        losses = [self._validation(step) for step in self._promised]
+            return new_enough and opened.step >= max(self._required, default=0)
+        losses = [self._validation(step) for step in self._required]
         mine = 9.9 if opened.validation is None else opened.validation
         return new_enough and mine <= min(losses, default=9.9)
 
-    def were_made(self, opened: Checkpoint) -> bool:
-        """Whether ``opened`` holds, byte by byte, what was once to be saved under its step."""
+    def was_saved(self, opened: Checkpoint) -> bool:
+        """Whether ``opened`` holds exactly the bytes of a version that was saved of its step."""
         return any(self._agreeing(opened))
 
     def _agreeing(self, opened: Checkpoint) -> list[bool]:
-        """Of each version of its step, whether ``opened`` agrees with it."""
+        """For each version of its step, whether ``opened`` equals it."""
         versions = self._versions.get(opened.step, [])
         return [dict(opened.files) == {name: version[name] for name in opened.files} for version in versions]
 
     def _validation(self, step: int) -> float:
-        config = parse_json(self._versions[step][self._promised[step]][CONFIG], "")
+        config = parse_json(self._versions[step][self._required[step]][CONFIG], "")
         return 9.9 if config["validation"] is None else config["validation"]
 
 
 @dataclass
-class Found:
-    """How many states were looked at, and in how many of them something was amiss."""
+class Counts:
+    """How many states were checked, and in how many of them something was wrong."""
 
     states: int = 0
     damaged: int = 0
@@ -69,29 +69,29 @@ class Found:
     left_over: int = 0
 
 
-def look(run: Path, promises: Promises, corpus: bool, found: Found) -> None:
-    """Open the run as it was left, and again after what ``charlm train --resume`` does first."""
+def check_run(run: Path, expected: ExpectedSteps, corpus: bool, found: Counts) -> None:
+    """Open the run as the power cut left it, and again after the clean-up of ``charlm train --resume``."""
     found.states += 1
     found.damaged += any(not _is_whole(run / f"step-{step}") for step in step_numbers(run))
-    lost = not _opens(run, promises, found) or (corpus and promises.any and not _has_corpus(run))
+    lost = not _opens(run, expected, found) or (corpus and expected.any and not _has_corpus(run))
     if run.is_dir():
         clean(run)
-        lost = not _opens(run, promises, found) or lost
+        lost = not _opens(run, expected, found) or lost
         found.left_over += bool(leftovers(run))
     found.lost += lost
 
 
-def _opens(run: Path, promises: Promises, found: Found) -> bool:
+def _opens(run: Path, expected: ExpectedSteps, found: Counts) -> bool:
     for prefer, names in (("latest", ALL_FILES), ("best", GENERATION_FILES)):
         try:
             opened = open_checkpoint(run, prefer, names)
         except CharlmError:
-            if promises.any:
+            if expected.any:
                 return False
             continue
-        if not promises.were_made(opened):
+        if not expected.was_saved(opened):
             found.corrupt += 1
-        elif not promises.are_kept(opened, prefer):
+        elif not expected.is_new_enough(opened, prefer):
             return False
     return True
 

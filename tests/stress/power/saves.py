@@ -1,4 +1,4 @@
-"""What is recorded: sequences of saves, and a whole training."""
+"""Records the file-system calls of sequences of saves and of a whole training."""
 
 import random
 import shutil
@@ -12,15 +12,15 @@ from charlm.checkpoint.step import ALL_FILES, CONFIG
 from charlm.config import dump_json
 from charlm.training import saving
 from stress.helpers import random_words
-from stress.recorder import Acknowledged, Begun, Call, Released, noted_promises, watched
+from stress.recorder import Call, SaveReturned, SaveStarted, StepsReleased, intercept_calls, record_saves
 
 SAVES = 8
 
-Record = list[Call | Begun | Acknowledged | Released]
+Record = list[Call | SaveStarted | SaveReturned | StepsReleased]
 
 
 def recorded(root: Path, work: Callable[[Path], None]) -> Record:
-    """What ``work(root)`` does to the files under ``root``, and what it promises meanwhile."""
+    """The calls of ``work(root)`` that change files under ``root``, and its saves, in order."""
     root.mkdir()
     record: Record = []
 
@@ -29,14 +29,14 @@ def recorded(root: Path, work: Callable[[Path], None]) -> Record:
         record.append(call)
         return result
 
-    with watched(root, note), noted_promises(record.append):
+    with intercept_calls(root, note), record_saves(record.append):
         work(root)
     shutil.rmtree(root)
     return record
 
 
 def saves(run: Path, seed: int) -> None:
-    """Saves as a training makes them: now and then a better one, now and then the same step once more."""
+    """Saves like those of a training: sometimes a better one, sometimes the same step again."""
     draw, step, best = random.Random(seed), 0, (9.0, 0)
     for _ in range(SAVES):
         again = step > 0 and draw.random() < 0.3
@@ -57,7 +57,7 @@ def _files(step: int, validation: float | None, draw: random.Random) -> dict[str
 
 
 def train(root: Path) -> None:
-    """A whole training, from the text on, saving often."""
+    """A whole training, including the preparation of its text, with frequent saves."""
     with tempfile.TemporaryDirectory() as elsewhere:
         path = Path(elsewhere) / "text.txt"
         path.write_text(random_words(random.Random(1), 1500))

@@ -1,4 +1,4 @@
-"""A file system in memory that knows what of it would survive a power cut."""
+"""A file system in memory that tracks which data would survive a power cut."""
 
 import random
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Change:
-    """To a folder's entries: ``node`` goes from the name ``before`` to the name ``after``; None is nowhere."""
+    """A change of a folder's entries: ``node`` moves from the name ``before`` to ``after``; None is no entry."""
 
     node: "_File | _Folder"
     before: str | None
@@ -60,13 +60,13 @@ class _Folder:
 
 
 class Disk:
-    """A file system in memory that knows what of it would survive a power cut."""
+    """A file system in memory that tracks which data would survive a power cut."""
 
     def __init__(self) -> None:
         self._root = _Folder()
 
     def make(self, call: Call) -> None:
-        """Repeat a call that was recorded."""
+        """Apply a recorded call."""
         folder, name = self._find(call.path.parent), call.path.name
         if call.name == "fsync":
             self._sync(self._find(call.path))
@@ -76,7 +76,7 @@ class Disk:
             folder.change(_File() if call.name == "create" else _Folder(), None, name)
         elif call.name == "rename":
             assert call.target is not None
-            assert call.target.parent == call.path.parent, "a rename between folders is two changes; none was ever seen"
+            assert call.target.parent == call.path.parent, "a rename between folders would be two changes"
             folder.change(folder.current[name], name, call.target.name)
         elif call.name in ("unlink", "rmdir"):
             folder.change(folder.current[name], name, None)
@@ -94,7 +94,7 @@ class Disk:
             node.lasting, node.unsynced = dict(node.current), []
 
     def cut(self, into: Path, draw: random.Random, in_order: bool) -> None:
-        """Write a state that a power cut may leave into the folder ``into``."""
+        """Write one state that a power cut may leave into the folder ``into``."""
         self._write(self._root, into, draw, in_order)
 
     def _write(self, folder: _Folder, into: Path, draw: random.Random, in_order: bool) -> None:
