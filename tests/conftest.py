@@ -1,4 +1,4 @@
-"""Small texts and small models that every test may use; nothing here is downloaded."""
+"""Small texts and small models for all tests; nothing is downloaded."""
 
 import os
 import random
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from campaigns.surroundings import let_children_heed_signals
+from stress.helpers import restore_signal_handlers
 
 from charlm import native
 from charlm.config import ModelConfig, TrainingConfig
@@ -22,12 +22,12 @@ from charlm.errors import UsageError
 from charlm.training.trainer import Trainer
 
 torch.set_num_threads(1)
-let_children_heed_signals()
+restore_signal_handlers()
 
 
 @contextmanager
 def environment(**variables):
-    """Set environment variables for a while; None takes one away."""
+    """Set environment variables temporarily; None removes a variable."""
     before = {name: os.environ.get(name) for name in variables}
     _set_variables(variables)
     try:
@@ -44,7 +44,7 @@ def _set_variables(variables):
             os.environ[name] = value
 
 
-_CHARLM_AND_ITS_PEAK = """
+_RUN_AND_PRINT_PEAK = """
 import sys
 from charlm.cli.app import main
 try:
@@ -57,14 +57,14 @@ print(next(l.split()[1] for l in status.splitlines() if l.startswith("VmHWM")), 
 
 
 def peak_kilobytes(*arguments, stdin=None):
-    """The most resident memory that a command of charlm's takes."""
-    command = [sys.executable, "-c", _CHARLM_AND_ITS_PEAK, *arguments]
+    """The peak resident memory of a charlm command, in kB."""
+    command = [sys.executable, "-c", _RUN_AND_PRINT_PEAK, *arguments]
     result = subprocess.run(command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
     return int(result.stderr.split()[-1])
 
 
 def library(instruction_set=""):
-    """The native engine's library for an instruction set; None where it cannot run here."""
+    """The native library with an instruction set; None if it cannot run on this machine."""
     with environment(CHARLM_ISA=instruction_set, CHARLM_ENGINE=None):
         try:
             return native.find_library()
@@ -81,7 +81,7 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "naïve", "dogs", 
 
 @pytest.fixture(scope="session")
 def text() -> str:
-    """20,000 characters of word salad with some structure, a few accents and both kinds of line end."""
+    """20,000 characters of random words, with a few accents and both kinds of line end."""
     draw = random.Random(7)
     return " ".join(draw.choice(WORDS) for _ in range(4600))[:20000] + "\r\n"
 
@@ -108,7 +108,7 @@ BRIEF = {"lr": 5e-3, "warmup": 3, "batch": 4, "bptt": 20, "eval_every": 7, "save
 
 @pytest.fixture
 def make_trainer(corpus, tmp_path):
-    """Make trainers on a run folder with its own copy of the small corpus."""
+    """A function that makes a trainer in a run folder with a copy of the small corpus."""
 
     def make(name="run", model=None, of=corpus, **training) -> Trainer:
         run = tmp_path / name
@@ -123,7 +123,7 @@ def make_trainer(corpus, tmp_path):
 
 @pytest.fixture(scope="session")
 def trained_run(text_file, tmp_path_factory) -> Path:
-    """A run of a small model that learnt the word salad for some hundred steps."""
+    """A run of a small model that was trained for 300 steps on random words."""
     import charlm
 
     out = tmp_path_factory.mktemp("runs") / "salad"
@@ -136,7 +136,7 @@ def trained_run(text_file, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def lines_file(tmp_path_factory) -> Path:
-    """400 lines of a few words, some of one word, a few very long."""
+    """400 lines of random words: most short, some of one word, a few very long."""
     draw = random.Random(11)
     lengths = [draw.choice([1, 2, 3, 4, 5, 30]) if number % 40 else 60 for number in range(400)]
     lines = [" ".join(draw.choice(WORDS[:11]) for _ in range(length)) for length in lengths]
@@ -153,7 +153,7 @@ def document_corpus(lines_file, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def document_run(lines_file, tmp_path_factory) -> Path:
-    """A run of a small model that learnt lines for some hundred steps."""
+    """A run of a small model that was trained for 250 steps on lines as documents."""
     import charlm
 
     out = tmp_path_factory.mktemp("runs") / "lines"

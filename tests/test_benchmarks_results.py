@@ -1,4 +1,4 @@
-"""Results of long benchmarks: lines that are whole or absent, and nothing measured twice."""
+"""Results of long benchmarks: every line is complete, and nothing is measured twice."""
 
 import importlib
 import json
@@ -29,7 +29,7 @@ def measurement(results, settings, made, complete=lambda entry: True):
     return results.Measurement(Path("a.txt"), settings, measure, complete)
 
 
-def test_what_is_there_is_not_measured_again(results, tmp_path):
+def test_existing_results_are_not_measured_again(results, tmp_path):
     file, made = results.Results(tmp_path / "new" / "file.jsonl"), []
     assert file.entries() == []
     other = {**SETTINGS, "seed": 2}
@@ -44,14 +44,14 @@ def test_what_is_there_is_not_measured_again(results, tmp_path):
     assert set(entry) >= {"text", "recipe", "wall_seconds", "date", "machine", "versions", "commit"}
 
 
-def test_a_line_that_lacks_something_is_measured_again_and_the_later_one_counts(results, tmp_path):
+def test_incomplete_result_is_measured_again_and_replaced(results, tmp_path):
     file, made = results.Results(tmp_path / "file.jsonl"), []
     file.add({"settings": SETTINGS, "figures": {"exact": 2.0}})
     assert results.measure_once(file, measurement(results, SETTINGS, made, lambda entry: "dynamic" in entry["figures"]))
     assert [entry["figures"] for entry in file.entries()] == [{"exact": 1.5}]
 
 
-def test_the_key_knows_every_setting_and_no_order(results):
+def test_key_depends_on_every_setting_but_not_on_their_order(results):
     assert results.key(dict(reversed(SETTINGS.items()))) == results.key(SETTINGS)
     assert results.key(json.loads(results.key(SETTINGS))) == results.key(SETTINGS)
     for name in SETTINGS:
@@ -59,7 +59,7 @@ def test_the_key_knows_every_setting_and_no_order(results):
     assert results.key({"clip": math.inf}) == results.key({"clip": "inf"})
 
 
-def test_a_torn_last_line_is_no_entry_and_is_repaired(results, tmp_path):
+def test_truncated_last_line_is_ignored_and_repaired(results, tmp_path):
     whole = {"settings": SETTINGS, "figures": {"text": "ä中"}}
     added = {"settings": {**SETTINGS, "seed": 3}, "figures": {}}
     file = results.Results(tmp_path / "file.jsonl")
@@ -76,14 +76,14 @@ def test_a_torn_last_line_is_no_entry_and_is_repaired(results, tmp_path):
         assert file.path.read_bytes() == both + both[len(first) :] * lacks_only_its_end
 
 
-def test_a_bad_line_in_the_middle_is_named(results, tmp_path):
+def test_invalid_line_in_the_middle_is_named(results, tmp_path):
     file = results.Results(tmp_path / "file.jsonl")
     file.path.write_text('{"settings": {}}\n<<<<<<<\n{"settings": {"seed": 1}}\n')
     with pytest.raises(SystemExit, match="line 2"):
         file.entries()
 
 
-def test_ctrl_c_ends_a_campaign_and_keeps_what_is_done(results, tmp_path, capsys):
+def test_ctrl_c_ends_a_benchmark_and_keeps_its_results(results, tmp_path, capsys):
     made = []
 
     def measurements():
@@ -96,7 +96,7 @@ def test_ctrl_c_ends_a_campaign_and_keeps_what_is_done(results, tmp_path, capsys
     assert json.loads(capsys.readouterr().out) == {"rows": [{"seed": 1}]}
 
 
-def test_options_become_keywords_in_their_types(results):
+def test_options_become_keywords_of_the_right_types(results):
     assert results.parse_wishes(["size=small", "lr=1", "batch=8", "clip=inf"]) == {
         "size": "small", "lr": 1.0, "batch": 8, "clip": math.inf,
     }  # fmt: skip
@@ -105,7 +105,7 @@ def test_options_become_keywords_in_their_types(results):
             results.parse_wishes([wrong])
 
 
-def test_an_interrupted_training_ends_the_campaign_and_goes_on_later(results, text_file, tmp_path, monkeypatch):
+def test_interrupted_training_ends_the_benchmark_and_can_be_resumed(results, text_file, tmp_path, monkeypatch):
     options = {"steps": 4, "size": "tiny", "batch": 4, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32"}
     run, train = tmp_path / "run", runs.Trainer.events
 
@@ -121,7 +121,7 @@ def test_an_interrupted_training_ends_the_campaign_and_goes_on_later(results, te
     assert results.recipe_of(run)["training"]["steps"] == 4
 
 
-def test_groups_share_all_but_the_seed(results):
+def test_groups_share_all_settings_except_the_seed(results):
     entries = [{"settings": {**SETTINGS, "seed": seed, "split": split}} for seed in (1, 2) for split in ("a", "b")]
     groups = list(results.grouped(entries, "seed"))
     assert [(shared["split"], [entry["settings"]["seed"] for entry in group]) for shared, group in groups] == [
@@ -132,14 +132,14 @@ def test_groups_share_all_but_the_seed(results):
 
 
 @pytest.mark.parametrize("name", ["quality", "corpora", "peers", "ablation"])
-def test_every_campaign_prints_what_there_is(name, results, tmp_path, monkeypatch, capsys):
+def test_every_benchmark_prints_a_table_of_its_results(name, results, tmp_path, monkeypatch, capsys):
     script = importlib.import_module(name)
     monkeypatch.setattr("sys.argv", [name, "--table", "--results", str(tmp_path / "none.jsonl")])
     script.main()
     assert "holds nothing yet" in capsys.readouterr().out
 
 
-def test_a_peer_is_reached_where_the_curve_first_lies_below_it(results, tmp_path):
+def test_peer_is_reached_where_the_loss_first_falls_below_it(results, tmp_path):
     peers = importlib.import_module("peers")
     settings = {**SETTINGS, "sha256": peers.NANOGPT_TEXT, "peer_hidden": 8, "adam_rates": [0.1, 0.2], "engine": "torch"}
     ours = {"exact": 1.4, "crops_64": 1.5, "steps": 9, "curve": [[1, 2.0, 2.1], [2, 1.6, 1.8], [3, 1.5, 1.7]]}
@@ -152,7 +152,7 @@ def test_a_peer_is_reached_where_the_curve_first_lies_below_it(results, tmp_path
 
 
 @pytest.mark.parametrize("variant", ["default", "untied", "untied, as nn.Linear"])
-def test_an_ablation_measures_models_that_charlm_does_not_load(variant, results, text_file):
+def test_ablation_measures_models_that_charlm_cannot_load(variant, results, text_file):
     ablation = importlib.import_module("ablation")
     options = {"hidden": 8, "layers": 1, "batch": 2, "bptt": 8, "threads": 1}
     changes = ablation.VARIANTS[variant]
@@ -164,7 +164,7 @@ def test_an_ablation_measures_models_that_charlm_does_not_load(variant, results,
     assert 0 < outcome["figures"]["exact"] < math.inf
 
 
-def test_an_ablation_leaves_out_what_changes_nothing(results, text_file):
+def test_ablation_skips_variants_that_change_nothing(results, text_file):
     ablation = importlib.import_module("ablation")
     names = ["default", "no dropout", "dropout between layers 0.2"]
     settings = {"split": "90/10/0", "steps": 2, "options": {"hidden": 8, "layers": 1}}

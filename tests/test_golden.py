@@ -1,4 +1,4 @@
-"""Checkpoints of earlier versions, kept in ``golden/``, must be read and mean the same for ever."""
+"""Checkpoints of earlier versions, kept in ``golden/``, load and give the same results in every later version."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def expected_of(home):
 
 
 def load(path, engine):
-    """A model on "torch", or on the native engine with an instruction set."""
+    """The model on an engine: "torch", or an instruction set of the native engine."""
     with environment(CHARLM_ENGINE="torch" if engine == "torch" else "native", CHARLM_ISA=engine.replace("torch", "")):
         model = charlm.load(path, device="cpu", precision="fp32", threads=1)
         assert model.engine.name.startswith("torch" if engine == "torch" else f"native {engine}")
@@ -30,8 +30,8 @@ def load(path, engine):
     return model
 
 
-def furthest(model, expected):
-    """By how many nats, at the most, a character's log-probability is not the expected one."""
+def max_difference(model, expected):
+    """The largest difference, in nats, of a character's log-probability from the expected one."""
     differences = []
     for text, wanted in expected["log_probabilities"].items():
         if model.tokenizer.end_id is None:
@@ -43,13 +43,13 @@ def furthest(model, expected):
     return max(differences)
 
 
-def test_there_are_golden_checkpoints_of_both_kinds():
+def test_golden_checkpoints_of_text_and_documents_exist():
     names = {path.name for path in GOLDEN}
     assert {"format1-text", "format1-lines"} <= names
 
 
 @pytest.mark.parametrize("home", GOLDEN, ids=lambda home: home.name)
-def test_golden_files_are_what_they_were(home):
+def test_golden_files_are_unchanged(home):
     expected = expected_of(home)
     files = {path.name: path.read_bytes() for path in (home / expected["step"]).iterdir()}
     assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == expected["sha256"]
@@ -58,10 +58,10 @@ def test_golden_files_are_what_they_were(home):
 
 @pytest.mark.parametrize("engine", ["torch", *INSTRUCTION_SETS])
 @pytest.mark.parametrize("home", GOLDEN, ids=lambda home: home.name)
-def test_golden_checkpoints_score_and_write_the_same(home, engine):
+def test_golden_checkpoints_score_and_generate_the_same(home, engine):
     expected = expected_of(home)
     model = load(home, engine)
-    assert furthest(model, expected) <= TOLERANCE
+    assert max_difference(model, expected) <= TOLERANCE
     assert model.generate(expected["prompt"], 20, temperature=0.0) == expected["greedy"]
     assert len(expected["greedy"]) == 20 or model.tokenizer.end_id is not None
 
@@ -70,10 +70,10 @@ def test_golden_checkpoints_score_and_write_the_same(home, engine):
     "name", ["embedding.weight", "decoder.bias", "lstm.0.weight_ih", "lstm.0.weight_hh", "lstm.0.bias"]
 )
 @pytest.mark.parametrize("home", GOLDEN, ids=lambda home: home.name)
-def test_another_weight_would_be_noticed(home, name, tmp_path):
+def test_changing_any_weight_changes_the_scores(home, name, tmp_path):
     opened = open_checkpoint(home)
     weights = tensors_from_bytes(opened.files[MODEL], "here")
     changed = {**weights, name: np.roll(weights[name], 1)}
     files = {**opened.files, MODEL: tensors_to_bytes(changed)}
     path = save_step(tmp_path, opened.step, files)
-    assert furthest(load(path, "torch"), expected_of(home)) > TOLERANCE
+    assert max_difference(load(path, "torch"), expected_of(home)) > TOLERANCE

@@ -1,7 +1,7 @@
-"""Documents padded, bucketed, packed, or read one at a time: the same loss and the same gradients.
+"""Documents padded, bucketed, packed, or read one at a time give the same loss and the same gradients.
 
-The oracle reads every document by itself, in chunks with the state carried on but detached, as truncated
-backpropagation has it.
+The reference reads each document alone, in chunks, and carries the detached state from chunk to chunk, as truncated
+backpropagation does.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ SMALL = st.lists(st.integers(0, 9), min_size=1, max_size=30)
 LENGTHS = st.one_of(SMALL, SMALL.map(lambda lengths: [*lengths, 150]), st.just([0]), st.just([0, 0, 1]))
 
 
-class Held:
-    """Numbers read by position, as ``IdFile`` does."""
+class ArrayFile:
+    """Reads an array by position, like ``IdFile``."""
 
     def __init__(self, numbers):
         self.numbers = numbers
@@ -51,7 +51,7 @@ def one_at_a_time(documents):
 
 
 def naively_padded(documents):
-    """All side by side as they come, the short ones filled up to the longest."""
+    """All documents in one batch in their order, padded to the longest."""
     longest = max(map(len, documents))
     targets_TB = np.full((longest, len(documents)), IGNORE_INDEX)
     inputs_TB = np.full((longest, len(documents)), BOUNDARY)
@@ -64,7 +64,7 @@ def naively_padded(documents):
 
 def bucketed(documents):
     ends = np.cumsum([len(ids) for ids in documents])
-    batches = DocumentBatches(Held(np.concatenate(documents)), Held(ends), BOUNDARY, 4, SPAN, 1)
+    batches = DocumentBatches(ArrayFile(np.concatenate(documents)), ArrayFile(ends), BOUNDARY, 4, SPAN, 1)
     cursor = Cursor()
     while batches.epochs(cursor) < 1:
         yield batches.chunk(cursor)
@@ -72,7 +72,7 @@ def bucketed(documents):
 
 
 def loss_and_gradients(network, chunks):
-    """Summed nats of all predictions and the gradient of that sum, as one vector."""
+    """The summed nats of all predictions, the gradient of that sum as one vector, and the number of predictions."""
     total, state, count = 0.0, None, 0
     network.zero_grad()
     for chunk in chunks:
@@ -90,7 +90,7 @@ def loss_and_gradients(network, chunks):
 @pytest.mark.parametrize("engine", ["native", "torch"])
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(lengths=LENGTHS, seed=st.integers(0, 5))
-def test_padded_bucketed_packed_and_single_agree(engine, lengths, seed):
+def test_padded_bucketed_packed_and_single_documents_agree(engine, lengths, seed):
     documents = make_documents(lengths, seed)
     network = CharLM(ModelConfig(VOCABULARY, 2, 12, 8), seed)
     with environment(CHARLM_ENGINE=None if engine == "native" else engine):
@@ -109,7 +109,7 @@ def test_padded_bucketed_packed_and_single_agree(engine, lengths, seed):
         assert torch.linalg.vector_norm(other_gradient - gradient) < 1e-4 * torch.linalg.vector_norm(gradient), name
 
 
-def test_packed_outputs_end_with_their_stream():
+def test_packed_outputs_are_zero_after_the_end_of_a_stream():
     layer = char_lm.LSTMLayer(6, 8)
     layer.initialize(torch.Generator().manual_seed(1))
     lengths, x_TBI = torch.tensor([7, 4, 1]), torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(2))

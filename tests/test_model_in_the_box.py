@@ -1,4 +1,4 @@
-"""checkpoints/shakespeare, which is there right after install: it loads, writes, and knows Shakespeare."""
+"""checkpoints/shakespeare, the model that the repository contains, loads, generates, and predicts Shakespeare."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from commands import charlm
 import charlm as library
 
 MODEL = Path(__file__).parent.parent / "checkpoints" / "shakespeare"
-# Of a play that its corpus does not have.
+# From a play that is not in its corpus.
 HAMLET = """HAMLET:
 To be, or not to be, that is the question:
 Whether 'tis nobler in the mind to suffer
@@ -23,27 +23,27 @@ def model():
     return library.load(MODEL)
 
 
-def test_it_writes_from_the_command_line():
+def test_command_line_generates_text():
     result = charlm("generate", "--checkpoint", str(MODEL), "--prompt", "ROMEO:", "--length", "60", "--seed", "1")
     assert result.returncode == 0, result.stderr
-    written = result.stdout.decode()
-    assert written.startswith("ROMEO:\n")
-    assert len(written) >= len("ROMEO:") + 60
+    text = result.stdout.decode()
+    assert text.startswith("ROMEO:\n")
+    assert len(text) >= len("ROMEO:") + 60
 
 
-def test_it_predicts_shakespeare_and_less_so_what_is_not(model):
+def test_shakespeare_is_more_likely_than_reversed_shakespeare(model):
     losses = [model.evaluate(text).nats_per_char for text in (HAMLET, HAMLET[::-1])]
-    assert losses[0] < 1.9, losses  # a guess by the frequency of characters costs about 3.3
+    assert losses[0] < 1.9, losses  # a unigram model has about 3.3
     assert losses[1] > 3.5, losses
 
 
-def test_it_is_small_and_has_no_training_state():
+def test_checkpoint_is_small_and_has_no_training_state():
     files = sorted(path.name for path in MODEL.iterdir())
     assert files == ["README.md", "config.json", "manifest.json", "model.safetensors", "tokenizer.model"]
     assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 6_000_000
 
 
-def test_its_card_says_where_it_comes_from_and_how_to_repeat_it():
+def test_model_card_names_the_corpus_and_the_commands():
     card = (MODEL / "README.md").read_text("utf-8")
-    for said in ("tinyshakespeare", "charlm train", "charlm export", "--seed", "per character"):
-        assert said in card, said
+    for words in ("tinyshakespeare", "charlm train", "charlm export", "--seed", "per character"):
+        assert words in card, words

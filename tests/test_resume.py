@@ -13,16 +13,16 @@ from charlm.training.events import Evaluated, Stepped
 from charlm.training.saving import checkpoint_files
 from charlm.training.trainer import Trainer
 
-STEPS = 26  # with four streams and chunks of 20 this is a little more than the first epoch's beginning
+STEPS = 26
 
 
 def shorter_epochs(make_trainer, name, **options):
-    """A trainer whose epochs are few steps long, so that a tiny run crosses their borders."""
+    """A trainer with epochs of few steps, so that a short run has several epochs."""
     return make_trainer(name, steps=STEPS, batch=50, bptt=30, **options)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "adamw"])
-def test_interrupted_at_every_step_it_ends_the_same(make_trainer, optimizer):
+def test_training_interrupted_at_any_step_ends_with_the_same_weights(make_trainer, optimizer):
     options = {"optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 5e-3}
     if optimizer == "adamw":
         options["average"] = "none"
@@ -41,18 +41,18 @@ def test_interrupted_at_every_step_it_ends_the_same(make_trainer, optimizer):
 
 
 def by_documents(make_trainer, name, corpus):
-    """A trainer whose epochs are of several batches, some of them cut into chunks."""
+    """A trainer with several batches per epoch, some of them split into chunks."""
     return make_trainer(name, of=corpus, steps=STEPS, batch=40, bptt=25, state_reset=0.0)
 
 
-def test_documents_interrupted_at_every_step_end_the_same(make_trainer, document_corpus):
+def test_document_training_interrupted_at_any_step_ends_with_the_same_weights(make_trainer, document_corpus):
     whole = by_documents(make_trainer, "whole", document_corpus)
     events, kept = [], []
     for event in whole.events():
         events.append(event)
         if isinstance(event, Stepped):
             kept.append(whole.batches.carried_rows(whole.progress.cursor))
-    assert min(kept) == 0 < max(kept)  # some saves fall between documents, some within
+    assert min(kept) == 0 < max(kept)  # some saves are between documents, some within
     assert whole.batches.epochs(whole.progress.cursor) > 1
     for cut in range(1, STEPS):
         first = by_documents(make_trainer, f"cut{cut}", document_corpus)
@@ -63,7 +63,7 @@ def test_documents_interrupted_at_every_step_end_the_same(make_trainer, document
         assert rest[-1].best_nats_per_char == events[-1].best_nats_per_char
 
 
-def test_the_state_within_documents_cannot_be_left_out(make_trainer, document_corpus):
+def test_omitting_the_state_within_documents_changes_the_weights(make_trainer, document_corpus):
     whole = by_documents(make_trainer, "whole", document_corpus)
     kept = []
     for event in whole.events():
@@ -78,7 +78,7 @@ def test_the_state_within_documents_cannot_be_left_out(make_trainer, document_co
     assert digest(second) != digest(whole)
 
 
-def test_interrupted_again_and_again_it_ends_the_same(make_trainer):
+def test_training_interrupted_at_all_steps_ends_with_the_same_weights(make_trainer):
     whole = shorter_epochs(make_trainer, "whole")
     train(whole)
     trainer = shorter_epochs(make_trainer, "often")
@@ -97,8 +97,8 @@ def test_interrupted_again_and_again_it_ends_the_same(make_trainer):
 
 
 @pytest.mark.parametrize("lost", ["state", "generator", "optimizer", "cursor", "schedule", "average", "last"])
-def test_nothing_of_the_state_can_be_left_out(make_trainer, lost):
-    """The proof that the law above can fail: each part, left out, changes the end."""
+def test_omitting_any_part_of_the_state_changes_the_weights(make_trainer, lost):
+    """Each part matters: without it the training ends with other weights, so the tests above can fail."""
     whole = shorter_epochs(make_trainer, "whole", schedule="plateau")
     train(whole)
     first = shorter_epochs(make_trainer, "first", schedule="plateau")
@@ -124,23 +124,23 @@ def test_nothing_of_the_state_can_be_left_out(make_trainer, lost):
     assert digest(second) != digest(whole)
 
 
-def test_a_triggered_average_begun_and_not_yet_begun_goes_on_the_same(make_trainer):
-    # At so low a rate nothing improves enough to count.
+def test_triggered_average_resumes_before_and_after_its_start(make_trainer):
+    # At this learning rate no improvement is large enough to count.
     options = {"average": "triggered", "schedule": "constant", "lr": 1e-6, "eval_every": 3}
     whole = shorter_epochs(make_trainer, "whole", **options)
     train(whole)
-    begun = STEPS - whole.state.average.steps
-    assert 4 < begun < STEPS - 4
+    started = STEPS - whole.state.average.steps
+    assert 4 < started < STEPS - 4
     for cut in range(1, STEPS, 3):
         first = shorter_epochs(make_trainer, f"cut{cut}", **options)
         train(first, cut)
-        assert (first.state.average.steps > 0) == (cut > begun)
+        assert (first.state.average.steps > 0) == (cut > started)
         second = resumed(first)
         train(second)
         assert digest(second) == digest(whole), f"interrupted after step {cut}"
 
 
-def test_an_interrupted_evaluation_is_made_again(make_trainer):
+def test_interrupted_evaluation_is_repeated(make_trainer):
     whole = make_trainer("whole", steps=15)
     reference = [e for e in train(whole) if isinstance(e, Evaluated)]
     first = make_trainer("first", steps=15)
@@ -168,7 +168,7 @@ def test_an_interrupted_evaluation_is_made_again(make_trainer):
         lambda trainer: setattr(trainer.state.schedule.plateau, "factor", -1.0),
     ],
 )
-def test_a_rate_that_no_training_has_is_refused(make_trainer, spoil):
+def test_invalid_learning_rate_factors_are_refused(make_trainer, spoil):
     trainer = make_trainer(steps=2)
     spoil(trainer)
     save_step(trainer.run, 0, checkpoint_files(trainer.state, trainer.corpus, finished=False))
@@ -177,7 +177,7 @@ def test_a_rate_that_no_training_has_is_refused(make_trainer, spoil):
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape", "dtype", "all"])
-def test_a_damaged_optimizer_memory_is_refused(make_trainer, damage):
+def test_damaged_optimizer_state_is_refused(make_trainer, damage):
     trainer = make_trainer(steps=3)
     train(trainer)
     files = dict(open_checkpoint(trainer.run, "latest", ALL_FILES).files)
@@ -196,7 +196,7 @@ def test_a_damaged_optimizer_memory_is_refused(make_trainer, damage):
         resumed(trainer)
 
 
-def test_a_resumed_clock_goes_on(make_trainer):
+def test_elapsed_time_continues_after_resuming(make_trainer):
     trainer = make_trainer(seconds=100.0, schedule="constant")
     trainer.progress.seconds = 50.0
     train(trainer, 2)
@@ -205,7 +205,7 @@ def test_a_resumed_clock_goes_on(make_trainer):
     assert resumed(trainer).budget_progress() == pytest.approx(before, abs=0.02)
 
 
-def test_a_checkpoint_of_another_corpus_is_refused(make_trainer, corpus, monkeypatch):
+def test_state_of_a_model_of_other_size_is_refused(make_trainer, corpus, monkeypatch):
     trainer = make_trainer(steps=2)
     train(trainer)
     other = make_trainer("other", steps=2, model={"hidden": 32})
@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_corpus_is_refused(make_trainer, corpus, monkeyp
         other.saver.restore(other.state, checkpoint, other.batches)
 
 
-def test_resuming_elsewhere_is_said(make_trainer, caplog):
+def test_resuming_with_other_threads_warns(make_trainer, caplog):
     trainer = make_trainer(steps=2)
     train(trainer)
     torch.set_num_threads(2)

@@ -1,4 +1,4 @@
-"""Runs a trainer in a test: whole, interrupted, resumed; and tells two trainings apart."""
+"""Helpers that run a trainer to the end, interrupt it, resume it, and compare two trainings."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from charlm.training.trainer import Trainer
 
 
 def digest(trainer) -> str:
-    """Of the last weights and of the averaged ones."""
+    """A hash of the last weights and the averaged ones."""
     last = trainer.model.weights()
     with trainer.state.average.applied():
         averaged = trainer.model.weights()
@@ -17,7 +17,7 @@ def digest(trainer) -> str:
 
 
 def train(trainer, interrupt_after=None, on=lambda event: None):
-    """Run to the end, or save and stop after a number of steps."""
+    """Train to the end, or save and stop after ``interrupt_after`` steps; returns all events."""
     events = []
     for event in trainer.events():
         events.append(event)
@@ -28,9 +28,11 @@ def train(trainer, interrupt_after=None, on=lambda event: None):
 
 
 def resumed(trainer, names=ALL_FILES):
+    """A new trainer that resumes from the latest step of ``trainer``'s run."""
     checkpoint = open_checkpoint(trainer.run, "latest", names)
     return Trainer.resume(trainer.run, trainer.corpus, checkpoint, trainer.config)
 
 
 def metrics_of(trainer):
+    """The entries of metrics.jsonl."""
     return [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]

@@ -60,14 +60,14 @@ def test_decoder_and_embedding_are_one_tensor():
     assert model.embedding.weight.grad is not None
 
 
-def test_forget_bias_is_one_and_the_others_zero():
+def test_forget_gate_bias_is_one_and_other_biases_are_zero():
     for layer in CharLM(ModelConfig(50, 2, 24, 16)).layers():
         width = layer.width
         assert (layer.bias[width : 2 * width] == 1).all()
         assert layer.bias.sum() == width
 
 
-def test_weights_survive_the_way_through_arrays():
+def test_loaded_weights_give_the_same_logits():
     config = ModelConfig(50, 2, 24, 16)
     model, other = CharLM(config, 1), CharLM(config, 2)
     other.load_weights(model.weights())
@@ -76,7 +76,7 @@ def test_weights_survive_the_way_through_arrays():
 
 
 @pytest.mark.parametrize("name", DROPOUTS)
-def test_each_dropout_acts_only_with_a_generator_and_repeats_with_its_state(name):
+def test_each_dropout_needs_a_generator_and_repeats_with_its_seed(name):
     model = CharLM(ModelConfig(50, 2, 24, 24, **{name: 0.5}), seed=1)
     sequence, start = ids(12, 2), model.initial_state(2)
 
@@ -90,7 +90,7 @@ def test_each_dropout_acts_only_with_a_generator_and_repeats_with_its_state(name
     assert not torch.equal(logits(1), logits(2))
 
 
-def test_dropout_is_locked_over_time():
+def test_output_dropout_mask_is_the_same_at_every_time_step():
     model = CharLM(ModelConfig(50, 1, 24, 24, dropout_output=0.5), seed=1)
     with torch.no_grad():
         model.decoder.bias.zero_()
@@ -102,7 +102,7 @@ def test_dropout_is_locked_over_time():
     assert 0.2 < dropped[0].float().mean() < 0.8
 
 
-def test_a_forgotten_character_is_forgotten_wherever_it_stands():
+def test_embedding_dropout_drops_every_occurrence_of_a_character():
     model = CharLM(ModelConfig(50, 1, 24, 24, dropout_embedding=0.5), seed=1)
     sequence, generator = ids(60, 3), torch.Generator().manual_seed(4)
     rows, index = model._first_input(sequence, _Dropout(generator))
@@ -114,7 +114,7 @@ def test_a_forgotten_character_is_forgotten_wherever_it_stands():
 
 
 @pytest.mark.parametrize("dropouts", [{}, {"dropout_input": 0.5}])
-def test_few_numbers_of_distinct_rows_occur(dropouts):
+def test_number_of_distinct_rows_is_padded_to_few_values(dropouts):
     model, generator = CharLM(ModelConfig(5000, 1, 24, 24, **dropouts), seed=1), torch.Generator().manual_seed(4)
     if not native_runs(model.embedding.weight):
         pytest.skip("the native engine was not built")
@@ -131,7 +131,7 @@ def test_few_numbers_of_distinct_rows_occur(dropouts):
     assert len(distinct) > 4
 
 
-def test_rows_that_fill_up_teach_nothing():
+def test_padding_rows_get_no_gradient():
     model, sequence = CharLM(ModelConfig(50, 1, 24, 24), seed=1), ids(20, 3)
     sequence[sequence == 0] = 1
     output = model.read(sequence, model.initial_state(3), None, None)[0]
@@ -141,7 +141,7 @@ def test_rows_that_fill_up_teach_nothing():
     assert (gradient[1] != 0).any()
 
 
-def test_activation_penalty_by_hand():
+def test_activation_penalty_agrees_with_its_definition():
     generator = torch.Generator().manual_seed(0)
     output, dropped = (torch.randn(5, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     real = torch.ones(5, 2, dtype=torch.bool)
@@ -153,7 +153,7 @@ def test_activation_penalty_by_hand():
     assert float(found) == pytest.approx(2.0 * level + 3.0 * change, rel=1e-6)
 
 
-def test_dropout_keeps_the_mean():
+def test_dropout_preserves_the_mean():
     model = CharLM(ModelConfig(50, 1, 24, 24, dropout_output=0.3), seed=1)
     sequence, start = ids(6, 2), model.initial_state(2)
     generator = torch.Generator().manual_seed(0)

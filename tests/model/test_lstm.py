@@ -11,7 +11,7 @@ from charlm.model.lstm import cell, fused_recurrence, native_recurrence, plain_r
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 20), st.integers(1, 20), st.integers(0, 1000))
-def test_fused_equals_plain_in_value_and_gradient(length, batch, width_in, width, seed):
+def test_fused_recurrence_equals_plain_in_values_and_gradients(length, batch, width_in, width, seed):
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -31,7 +31,7 @@ def test_fused_equals_plain_in_value_and_gradient(length, batch, width_in, width
         torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
 
 
-def test_a_cell_is_the_equations():
+def test_cell_agrees_with_the_lstm_equations():
     i, f, g, o, c = (torch.tensor([[v]]) for v in (0.3, -0.2, 0.7, 1.1, 0.5))
     h_new, c_new = cell(torch.cat([i, f, g, o], dim=1), c)
     expected = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -40,7 +40,7 @@ def test_a_cell_is_the_equations():
 
 
 def gradients(recurrence, inputs, weigh, dtype, **more):
-    """Outputs, end state, and the gradients of a loss that all of them enter, of every input."""
+    """Outputs, end state, and the gradient for every input of a loss that depends on all of them."""
     leaves = [tensor.detach().to(dtype, copy=True).requires_grad_() for tensor in inputs]
     x, h, c, *weights = leaves
     output, (h_end, c_end) = recurrence(x, (h, c), *weights, **more)
@@ -50,7 +50,7 @@ def gradients(recurrence, inputs, weigh, dtype, **more):
 
 
 def draw_inputs(length, batch, width_in, width, seed, rows=None):
-    """x [T, B, I] (or [rows, I]), h, c, W_ih, W_hh, bias of a usual size, and weights [T, B, H] for the loss."""
+    """x [T, B, I] (or [rows, I]), h, c, W_ih, W_hh, bias of usual magnitudes, and weights [T, B, H] for the loss."""
     random = torch.Generator().manual_seed(seed)
     shapes = [(length, batch, width_in) if rows is None else (rows, width_in), (batch, width), (batch, width),
               (4 * width, width_in), (4 * width, width), (4 * width,)]  # fmt: skip
@@ -63,15 +63,15 @@ def draw_inputs(length, batch, width_in, width, seed, rows=None):
 
 
 def errors(found, expected):
-    """Of each tensor: the norm of the difference over the norm."""
+    """For each tensor: the norm of the difference divided by the norm."""
     return [float((a.double() - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(found, expected, strict=True)]
 
 
 def whole_error(found, expected, state):
-    """The same of all outputs as one vector and of all gradients as one vector, the larger of the two.
+    """The larger error of two vectors: all outputs concatenated, and all gradients concatenated.
 
-    A tensor of a random shape may be a single number that is a difference of larger ones, which no float32 arithmetic
-    keeps: a new cell state is f c + i g. So the ``state`` [2, B, H] that goes into the outputs counts in their size.
+    A tensor of a random shape may hold one number, the difference of larger ones, which float32 cannot represent
+    exactly: a new cell state is f c + i g. So the norm of the outputs includes the ``state`` [2, B, H] they depend on.
     """
     outputs, gradients_ = (
         [torch.cat([tensor.double().flatten() for tensor in side[part]]) for side in (found, expected)]
@@ -90,7 +90,7 @@ SHAPES = st.tuples(
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(SHAPES)
-def test_native_is_the_recurrence_to_a_millionth(instruction_set, shape):
+def test_native_recurrence_agrees_to_a_millionth(instruction_set, shape):
     inputs, weigh, _ = draw_inputs(*shape)
     exact = gradients(plain_recurrence, inputs, weigh, torch.float64)
     with environment(CHARLM_ISA=instruction_set):
@@ -102,7 +102,7 @@ def test_native_is_the_recurrence_to_a_millionth(instruction_set, shape):
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(SHAPES, st.integers(1, 9))
-def test_distinct_rows_are_the_same_inputs(instruction_set, shape, rows):
+def test_native_recurrence_by_index_agrees_with_gathered_rows(instruction_set, shape, rows):
     inputs, weigh, index = draw_inputs(*shape, rows=rows)
 
     def looked_up(x, *others):
@@ -116,7 +116,7 @@ def test_distinct_rows_are_the_same_inputs(instruction_set, shape, rows):
 
 @needs_native
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_in_bfloat16_it_is_no_worse_than_autocast(instruction_set):
+def test_native_bfloat16_is_at_least_as_exact_as_autocast(instruction_set):
     inputs, weigh, _ = draw_inputs(40, 12, 96, 96, 1)
     exact = gradients(plain_recurrence, inputs, weigh, torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
@@ -127,7 +127,7 @@ def test_in_bfloat16_it_is_no_worse_than_autocast(instruction_set):
     assert max(errors(found, exact)) < 2e-2
 
 
-def test_where_torch_has_no_bfloat16_lstm_it_computes_in_float32(monkeypatch):
+def test_without_a_bfloat16_lstm_in_torch_float32_is_used(monkeypatch):
     inputs, weigh, _ = draw_inputs(6, 3, 16, 16, 1)
     exact = gradients(plain_recurrence, inputs, weigh, torch.float64)
     monkeypatch.setattr(lstm, "torch_has_bfloat16", lambda: False)
@@ -139,7 +139,7 @@ def test_where_torch_has_no_bfloat16_lstm_it_computes_in_float32(monkeypatch):
 @needs_native
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("shape", [(20, 8, 32, 64), (7, 5, 33, 47), (1, 4, 24, 100), (30, 1, 17, 24)], ids=str)
-def test_every_gradient_is_right_to_a_millionth(instruction_set, shape):
+def test_every_gradient_is_exact_to_a_millionth(instruction_set, shape):
     inputs, weigh, _ = draw_inputs(*shape, seed=3)
     exact = gradients(plain_recurrence, inputs, weigh, torch.float64)
     with environment(CHARLM_ISA=instruction_set):
@@ -148,7 +148,7 @@ def test_every_gradient_is_right_to_a_millionth(instruction_set, shape):
 
 
 @needs_native
-def test_threads_and_batch_change_nothing():
+def test_threads_and_batch_size_do_not_change_a_bit():
     inputs, weigh, _ = draw_inputs(9, 7, 32, 48, 4)
     one = gradients(native_recurrence, inputs, weigh, torch.float32)
     torch.set_num_threads(3)
@@ -164,7 +164,7 @@ def test_threads_and_batch_change_nothing():
 
 
 @needs_native
-def test_what_is_no_number_is_not_hidden():
+def test_nan_inputs_give_nan_outputs():
     inputs, _, _ = draw_inputs(5, 3, 16, 16, 0)
     inputs[0][2, 1] = torch.nan
     x, h, c, *weights = (tensor.float() for tensor in inputs)
@@ -179,7 +179,7 @@ def test_what_is_no_number_is_not_hidden():
 
 
 @needs_native
-def test_without_gradients_nothing_is_kept_and_the_result_is_the_same():
+def test_result_without_gradients_is_the_same():
     inputs, weigh, _ = draw_inputs(6, 3, 20, 24, 2)
     with_gradients = gradients(native_recurrence, inputs, weigh, torch.float32)
     x, h, c, *weights = (tensor.float() for tensor in inputs)
@@ -190,7 +190,7 @@ def test_without_gradients_nothing_is_kept_and_the_result_is_the_same():
 
 
 @needs_native
-def test_gradients_of_only_the_end_or_only_the_outputs():
+def test_gradients_of_only_the_end_state_or_only_the_outputs():
     inputs, _, _ = draw_inputs(6, 3, 20, 24, 2)
     for use in (lambda out, end: out.sum(), lambda out, end: end[0].sum(), lambda out, end: end[1].sum()):
         results = []
@@ -202,6 +202,6 @@ def test_gradients_of_only_the_end_or_only_the_outputs():
         assert max(errors(results[1], results[0])) <= 1e-6
 
 
-def test_the_environment_chooses():
+def test_environment_variable_disables_the_native_engine():
     with environment(CHARLM_ENGINE="torch"):
         assert native.find_library() is None

@@ -11,7 +11,7 @@ SHAPE = ModelConfig(20, 1, 8, 8)
 
 
 def walk(config, steps, observe=lambda average, step: None):
-    """An average over weights that wander at random; all of them, and the average."""
+    """A random walk of weights: the model, its average, and the weights of each step."""
     model = CharLM(SHAPE, 1)
     average = Average(model, config)
     generator, seen = torch.Generator().manual_seed(2), []
@@ -34,7 +34,7 @@ def close(found, expected):
     return all(np.allclose(found[name], expected[name], rtol=1e-4, atol=1e-5) for name in expected)
 
 
-def test_ema_is_the_weighted_sum_it_is_said_to_be():
+def test_ema_agrees_with_its_definition():
     decay = 0.9
     model, average, seen = walk(TrainingConfig(average="ema", average_decay=decay), 150)
     expected = {name: array.astype(np.float64) for name, array in seen[0].items()}
@@ -45,7 +45,7 @@ def test_ema_is_the_weighted_sum_it_is_said_to_be():
     assert not close(seen[-1], expected)
 
 
-def test_triggered_is_the_plain_mean_since_nothing_improves():
+def test_triggered_average_is_the_mean_since_the_loss_stopped_improving():
     losses = [3.0, 2.0, 2.1, 2.0, 2.2, 1.0, 1.1, 1.2, 1.3, 1.4, 0.5, 0.4]  # four bad ones in a row after 1.0
 
     def observe(average, step):
@@ -59,14 +59,14 @@ def test_triggered_is_the_plain_mean_since_nothing_improves():
     assert close(averaged(model, average), {name: np.mean([w[name] for w in since], axis=0) for name in seen[0]})
 
 
-def test_without_an_average_the_weights_are_the_last():
+def test_without_an_average_the_last_weights_are_used():
     model, average, seen = walk(TrainingConfig(average="none"), 5)
     assert average.steps == 0
     assert average.last_weights() == {}
     assert close(averaged(model, average), seen[-1])
 
 
-def test_after_a_look_at_the_average_the_model_is_as_before():
+def test_applying_the_average_restores_the_weights_afterwards():
     model, average, seen = walk(TrainingConfig(average="ema"), 5)
     with average.applied():
         assert not close(model.weights(), seen[-1])
@@ -74,7 +74,7 @@ def test_after_a_look_at_the_average_the_model_is_as_before():
     assert model.decoder.weight is model.embedding.weight
 
 
-def test_what_is_put_back_goes_on_the_same():
+def test_restored_average_continues_identically():
     config = TrainingConfig(average="ema", average_decay=0.8)
     model, average, _ = walk(config, 7)
     other = CharLM(SHAPE, 5)
@@ -99,7 +99,7 @@ def test_what_is_put_back_goes_on_the_same():
         lambda tensors, state: state.update(wrong=1),
     ],
 )
-def test_what_does_not_belong_together_is_refused(spoil):
+def test_inconsistent_tensors_and_state_are_refused(spoil):
     config = TrainingConfig(average="ema")
     model, average, _ = walk(config, 3)
     tensors, state = average.last_weights(), average.state()
@@ -108,7 +108,7 @@ def test_what_does_not_belong_together_is_refused(spoil):
         Average(CharLM(SHAPE), config).restore(averaged(model, average), tensors, state, "here")
 
 
-def test_an_average_of_a_training_that_makes_none_is_refused():
+def test_saved_average_is_refused_by_a_training_without_one():
     model, average, _ = walk(TrainingConfig(average="ema"), 3)
     with pytest.raises(DataError, match="its training has none"):
         Average(CharLM(SHAPE), TrainingConfig(average="none")).restore(

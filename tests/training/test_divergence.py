@@ -15,7 +15,7 @@ from charlm.training.trainer import MAX_SKIPPED_IN_A_ROW, ROLLBACK_FACTOR
 
 
 def poison(trainer, steps, monkeypatch, also=lambda step: False):
-    """Let the loss be no number in some steps, and where ``also`` says so."""
+    """Make the loss NaN in ``steps``, and where ``also`` returns True."""
     from charlm.training import update as module
 
     genuine = module.cross_entropy
@@ -27,7 +27,7 @@ def poison(trainer, steps, monkeypatch, also=lambda step: False):
     monkeypatch.setattr(module, "cross_entropy", poisoned)
 
 
-def test_a_loss_that_is_no_number_changes_no_weight(make_trainer, monkeypatch):
+def test_nan_loss_changes_no_weight(make_trainer, monkeypatch):
     trainer = make_trainer(steps=9, eval_every=100)
     poison(trainer, {4, 5}, monkeypatch)
     before, skipped = {}, []
@@ -41,7 +41,7 @@ def test_a_loss_that_is_no_number_changes_no_weight(make_trainer, monkeypatch):
     assert np.isfinite(trainer.model.embedding.weight.detach().numpy()).all()
 
 
-def test_a_gradient_that_is_infinite_changes_no_weight(make_trainer):
+def test_infinite_gradient_changes_no_weight(make_trainer):
     trainer = make_trainer(steps=6, eval_every=100)
 
     def explode(gradient):
@@ -53,7 +53,7 @@ def test_a_gradient_that_is_infinite_changes_no_weight(make_trainer):
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
-def test_it_gives_up_when_nothing_is_finite_and_saves_good_weights(make_trainer, monkeypatch):
+def test_training_stops_if_every_loss_is_nan_and_saves_finite_weights(make_trainer, monkeypatch):
     trainer = make_trainer(steps=100, eval_every=1000)
     poison(trainer, set(range(5, 100)), monkeypatch)
     with pytest.raises(DivergedError, match="--lr") as error:
@@ -63,9 +63,9 @@ def test_it_gives_up_when_nothing_is_finite_and_saves_good_weights(make_trainer,
     weights_from_bytes(data, "model", trainer.model.config.parameter_shapes())
 
 
-def test_a_divergence_goes_back_once_and_on_at_a_lower_rate(make_trainer, monkeypatch):
+def test_divergence_rolls_back_once_and_lowers_the_learning_rate(make_trainer, monkeypatch):
     trainer = make_trainer(steps=60, eval_every=10, schedule="constant")
-    left = [MAX_SKIPPED_IN_A_ROW]  # the trouble passes
+    left = [MAX_SKIPPED_IN_A_ROW]  # later losses are finite again
     poison(
         trainer, set(), monkeypatch, lambda step: step >= 33 and left.append(left.pop() - 1) is None and left[0] >= 0
     )
@@ -81,7 +81,7 @@ def test_a_divergence_goes_back_once_and_on_at_a_lower_rate(make_trainer, monkey
     assert sorted({e["step"] for e in metrics_of(trainer) if e["kind"] == "valid"}) == [10, 20, 30, 40, 50, 60]
 
 
-def test_the_second_divergence_ends_it(make_trainer, monkeypatch):
+def test_second_divergence_ends_the_training(make_trainer, monkeypatch):
     trainer = make_trainer(steps=100, eval_every=10)
     poison(trainer, set(range(33, 100)), monkeypatch)
     backs = itertools.count()
@@ -94,7 +94,7 @@ def test_the_second_divergence_ends_it(make_trainer, monkeypatch):
         weights_from_bytes(opened.files[MODEL], "model", trainer.model.config.parameter_shapes())
 
 
-def test_a_rollback_survives_an_interruption(make_trainer, monkeypatch):
+def test_resumed_training_after_a_rollback_ends_the_same(make_trainer, monkeypatch):
     digests = []
     for name, cut in (("whole", None), ("cut", 45)):
         trainer = make_trainer(name, steps=60, eval_every=10)
@@ -120,7 +120,7 @@ def test_a_rollback_survives_an_interruption(make_trainer, monkeypatch):
 
 
 @pytest.mark.parametrize("loss", [math.inf, math.nan])
-def test_a_validation_loss_that_is_no_number_is_never_best(make_trainer, loss):
+def test_non_finite_validation_loss_is_never_the_best(make_trainer, loss):
     trainer = make_trainer(steps=14)
     losses = iter([loss, 2.0])
     trainer.validator._loss = lambda state, stop: next(losses)
@@ -128,12 +128,12 @@ def test_a_validation_loss_that_is_no_number_is_never_best(make_trainer, loss):
     assert (trainer.progress.best, trainer.progress.best_step) == (2.0, 14)
 
 
-def test_weights_that_are_no_numbers_are_never_saved(make_trainer):
+def test_non_finite_weights_are_never_saved(make_trainer):
     trainer = make_trainer(steps=40, save_every=5.0, save_every_unit="steps")
     events = trainer.events()
     while trainer.progress.step < 12:
         next(events)
-    for _ in range(2):  # the first time it goes back
+    for _ in range(2):  # the first time it rolls back
         with torch.no_grad():
             trainer.model.decoder.bias[3] = math.inf
         if trainer.progress.rate_factor == 1.0:

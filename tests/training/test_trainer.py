@@ -19,7 +19,7 @@ from charlm.training.events import Evaluated, Finished, Saved, SaveFailed, Stepp
 NO_DROPOUT = dict.fromkeys(DROPOUTS, 0.0)
 
 
-def test_the_loss_of_a_step_is_per_real_character(make_trainer, document_corpus):
+def test_loss_of_a_step_is_per_character_without_padding(make_trainer, document_corpus):
     trainer = make_trainer(of=document_corpus, steps=1, batch=20, bptt=300, state_reset=0.0, model=NO_DROPOUT)
     stepped = next(event for event in trainer.events() if isinstance(event, Stepped))
     fresh = make_trainer("again", of=document_corpus, steps=1, batch=20, bptt=300, state_reset=0.0, model=NO_DROPOUT)
@@ -32,7 +32,7 @@ def test_the_loss_of_a_step_is_per_real_character(make_trainer, document_corpus)
     assert stepped.nats_per_char == pytest.approx(mean * fresh._ids_per_character, rel=1e-5)
 
 
-def test_what_is_kept_is_what_was_measured(make_trainer):
+def test_saved_weights_are_the_validated_ones(make_trainer):
     trainer = make_trainer(steps=14)
     evaluations = [event for event in train(trainer) if isinstance(event, Evaluated)]
     weights = read_model_parts(open_checkpoint(trainer.run, "latest")).weights
@@ -42,7 +42,7 @@ def test_what_is_kept_is_what_was_measured(make_trainer):
     assert loss == pytest.approx(evaluations[-1].valid_nats_per_char, rel=1e-6)
 
 
-def test_it_learns(make_trainer):
+def test_training_lowers_the_loss(make_trainer):
     model = {"layers": 1, "hidden": 64, "embedding": 64}
     trainer = make_trainer(steps=300, lr=2e-2, batch=16, bptt=40, eval_every=50, model=model)
     events = train(trainer)
@@ -51,7 +51,7 @@ def test_it_learns(make_trainer):
     assert events[-1].best_nats_per_char < 0.6 * float(trainer.corpus.description["unigram_nats"])
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(make_trainer):
+def test_runs_are_equal_only_with_the_same_seed(make_trainer):
     digests = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         trainer = make_trainer(name, steps=8, seed=seed)
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(make_trainer)
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_best_and_latest_are_kept(make_trainer):
+def test_only_best_and_latest_steps_are_kept(make_trainer):
     trainer = make_trainer(steps=30, save_every=4.0, save_every_unit="steps")
     saved = [e.step for e in train(trainer) if isinstance(e, Saved)]
     assert {4, 8, 12, 16, 20, 24, 28} <= set(saved)
@@ -70,7 +70,7 @@ def test_best_and_latest_are_kept(make_trainer):
     assert not [p for p in trainer.run.rglob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin")]
 
 
-def test_the_weight_shared_with_the_decoder_is_saved_once(make_trainer):
+def test_tied_weight_is_saved_once(make_trainer):
     trainer = make_trainer(steps=1)
     train(trainer)
     opened = open_checkpoint(trainer.run)
@@ -78,7 +78,7 @@ def test_the_weight_shared_with_the_decoder_is_saved_once(make_trainer):
     assert {name: t.shape for name, t in tensors.items()} == trainer.model.config.parameter_shapes()
 
 
-def test_the_reported_loss_is_the_loss_of_the_saved_weights(make_trainer, corpus):
+def test_reported_loss_agrees_with_an_exact_evaluation(make_trainer, corpus):
     trainer = make_trainer(steps=14)
     evaluated = [e for e in train(trainer) if isinstance(e, Evaluated)][-1]
     ids = corpus.ids("valid")
@@ -87,7 +87,7 @@ def test_the_reported_loss_is_the_loss_of_the_saved_weights(make_trainer, corpus
     assert evaluated.valid_nats_per_char == pytest.approx(exact.nats_per_char, rel=5e-3)
 
 
-def test_clipping_bounds_the_gradient_and_is_counted(make_trainer):
+def test_clipping_bounds_the_gradient_norm_and_is_counted(make_trainer):
     trainer = make_trainer(steps=7, clip=0.05)
     evaluated = next(e for e in train(trainer) if isinstance(e, Evaluated))
     assert evaluated.clipped_share == 1.0
@@ -95,14 +95,14 @@ def test_clipping_bounds_the_gradient_and_is_counted(make_trainer):
     assert total <= 0.05 * 1.001
 
 
-def test_early_stop_without_a_budget(make_trainer, monkeypatch):
+def test_training_without_a_budget_stops_early(make_trainer, monkeypatch):
     trainer = make_trainer(eval_every=1, lr=1e-9)
     end = train(trainer)[-1]
     assert isinstance(end, Finished)
     assert end.reason == "early stop"
 
 
-def test_steps_and_epochs_switch_early_stop_off(make_trainer):
+def test_steps_and_epochs_disable_early_stopping(make_trainer):
     trainer = make_trainer(eval_every=1, lr=1e-9, steps=40)
     assert (train(trainer)[-1].reason, trainer.progress.step) == ("budget", 40)
     trainer = make_trainer("epochs", eval_every=10**6, epochs=2, batch=50, bptt=40)
@@ -110,14 +110,14 @@ def test_steps_and_epochs_switch_early_stop_off(make_trainer):
     assert trainer.progress.step == 2 * trainer.batches.chunks_per_epoch
 
 
-def test_a_time_budget_is_kept(make_trainer):
+def test_time_budget_ends_the_training_with_an_evaluation(make_trainer):
     trainer = make_trainer(seconds=2.0, eval_every=10, schedule="constant")
     end = train(trainer)[-1]
     assert end.reason == "budget"
     assert trainer.progress.evaluated_step == trainer.progress.step
 
 
-def test_without_validation_text_it_trains_all_the_same(make_trainer, corpus):
+def test_training_works_without_validation_text(make_trainer, corpus):
     trainer = make_trainer(steps=15)
     trainer.validator.text.ids = trainer.validator.text.ids[:0]
     events = train(trainer)
@@ -125,7 +125,7 @@ def test_without_validation_text_it_trains_all_the_same(make_trainer, corpus):
     assert open_checkpoint(trainer.run).step == 15
 
 
-def test_a_failed_save_is_tried_again_and_three_end_it(make_trainer, monkeypatch):
+def test_failed_save_is_retried_and_three_failures_end_the_training(make_trainer, monkeypatch):
     from charlm.training import saving as module
 
     genuine, failures = save_step, [2]
@@ -146,7 +146,7 @@ def test_a_failed_save_is_tried_again_and_three_end_it(make_trainer, monkeypatch
         train(trainer)
 
 
-def test_a_best_step_that_could_not_be_saved_is_not_called_best(make_trainer, monkeypatch):
+def test_step_that_could_not_be_saved_is_not_the_best(make_trainer, monkeypatch):
     from charlm.training import saving as module
 
     genuine = save_step
@@ -166,14 +166,14 @@ def test_a_best_step_that_could_not_be_saved_is_not_called_best(make_trainer, mo
     assert open_checkpoint(trainer.run).validation == trainer.progress.best == 2.0
 
 
-def test_metrics_that_cannot_be_written_do_not_stop_it(make_trainer, caplog):
+def test_unwritable_metrics_do_not_stop_the_training(make_trainer, caplog):
     trainer = make_trainer(steps=10)
     (trainer.run / "metrics.jsonl").mkdir()
     assert train(trainer)[-1].reason == "budget"
     assert "metrics.jsonl" in caplog.text
 
 
-def test_out_of_memory_saves_first_and_says_what_to_lower(make_trainer):
+def test_out_of_memory_saves_first_and_names_the_options_to_lower(make_trainer):
     trainer = make_trainer(steps=20, eval_every=100)
     apply = trainer._update.apply
 
