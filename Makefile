@@ -1,6 +1,6 @@
 # make demo   train on a built-in text for two minutes, measure it, write with it
-# make test   lint, types, import contract, tests
-# make campaigns  the slow trials of what is promised; hours. make campaigns NAME=kill runs one
+# make test   lint, types, import contracts, tests
+# make stress slow tests of the promises, in hours; make stress NAME=kill runs one of them
 # make readme rewrite the generated parts of README.md
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test campaigns readme clean
+.PHONY: demo test stress readme clean
 
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard charlm/native/*.cpp charlm/native/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -27,8 +27,8 @@ test: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-campaigns: $(STAMP)
-	cd tests && $(abspath $(BIN))/python -m campaigns $(NAME)
+stress: $(STAMP)
+	cd tests && $(abspath $(BIN))/python -m stress $(NAME)
 
 readme: $(STAMP)
 	$(BIN)/python tests/test_readme.py

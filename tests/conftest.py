@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from campaigns.surroundings import let_children_heed_signals
+from stress.helpers import restore_signal_handlers
 
 from charlm import native
 from charlm.config import ModelConfig, TrainingConfig
@@ -21,7 +21,7 @@ from charlm.errors import UsageError
 from charlm.training.trainer import Trainer
 
 torch.set_num_threads(1)
-let_children_heed_signals()
+restore_signal_handlers()
 
 
 @contextmanager

@@ -1,0 +1,42 @@
+"""Small models of every kind, which read the texts."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import charlm
+from charlm import language_model
+from charlm.tokenizer.protocol import SEPARATORS
+from stress.helpers import random_words
+
+TOKENIZERS = ("char", "byte")
+FORMS = tuple(SEPARATORS)
+SMALL = {
+    "layers": 1, "hidden": 8, "batch": 2, "bptt": 8, "steps": 2, "eval_every": 1, "threads": 1, "device": "cpu",
+    "precision": "fp32",
+}  # fmt: skip
+
+
+class Model(NamedTuple):
+    """A trained model, once as the library has it and once by the folder that commands are given."""
+
+    path: Path
+    loaded: language_model.LanguageModel
+    kind: str
+    documents: str | None
+
+
+def train_model(folder: Path, kind: str, form: str | None) -> Model:
+    """A model of a tokenizer kind and a form of documents."""
+    text, run = folder / "plain.txt", folder / f"{kind}-{form}"
+    words = ["the", "cat", "sat,", "naïve", "42", "\u2581\0", "a\tb", "\r\n\r\n", "dogs\n"]
+    text.write_text(random_words(random.Random(1), 2000, words), newline="", encoding="utf-8")
+    charlm.train(text, out=run, tokenizer=kind, documents=None if form == "files" else form, **SMALL)
+    if form == "files":  # a single file makes no splits
+        shutil.rmtree(run)
+        for number in range(20):
+            (folder / "plain").mkdir(exist_ok=True)
+            (folder / "plain" / f"{number}.txt").write_text("the cat sat\n" * (number + 1))
+        charlm.train(folder / "plain", out=run, tokenizer=kind, documents=form, **SMALL)
+    return Model(run, charlm.load(run, device="cpu", threads=1), kind, form)

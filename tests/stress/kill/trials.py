@@ -1,0 +1,160 @@
+"""Kills at random times, kills at every call of a save, and parts of the state left out; each must be seen."""
+
+import contextlib
+import hashlib
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE, STATE_TENSORS, open_checkpoint, step_numbers
+from charlm.errors import CharlmError
+from stress.helpers import leftovers
+from stress.kill.faults import PARTS, Killer, die_once_all_parts_matter, drop
+from stress.kill.process import Ended, train
+from stress.kill.setups import Kind, noise_kind, short_kind
+
+MAX_KILLS_PER_RUN = 5
+CLOCKS = ("seconds", "evaluation_seconds")
+
+
+class Trials:
+    """Trainings in the folder ``home``; what they find goes to ``figures``."""
+
+    def __init__(self, home: Path, figures: dict[str, int]) -> None:
+        self.home = home
+        self._figures = figures
+        self._number = 0
+
+    def _undisturbed(self, kind: Kind) -> tuple[dict[str, Any], Ended]:
+        run = self.home / "whole"
+        ended = train(kind, run)
+        assert ended.code == 0, ended
+        end = end_of(run)
+        shutil.rmtree(run)
+        return end, ended
+
+    @contextlib.contextmanager
+    def _new_run(self) -> Iterator[Path]:
+        self._number += 1
+        run = self.home / f"run-{self._number}"
+        yield run
+        shutil.rmtree(run)
+        run.with_suffix(".log").unlink()
+
+    def _check_end(self, run: Path, whole: dict[str, Any]) -> None:
+        self._figures["runs"] += 1
+        self._figures["ends_that_differ"] += end_of(run) != whole
+
+    def _check_kept(self, run: Path, acknowledged: int) -> None:
+        """After a kill: the newest step is whole, and no older than what was said to be saved."""
+        steps = step_numbers(run)
+        try:
+            newest = open_checkpoint(run, "latest", ALL_FILES).step if steps else 0
+        except CharlmError:
+            newest = -1
+        self._figures["acknowledged_lost"] += newest < acknowledged or newest != max(steps, default=0)
+        if run.exists():
+            self._figures["within_a_save"] += bool(leftovers(run))
+        self._figures["before_the_first_save"] += not steps
+
+    # ------------------------------------------------------------------------------------------------ at random
+
+    def kill_at_random(self, kinds: list[Kind], kills: int) -> None:
+        """Kill trainings of all kinds in turn, each a few times."""
+        draw, wholes = random.Random(1), []
+        for kind in kinds:
+            end, ended = self._undisturbed(kind)
+            self._check_crossings(ended, "lines" in kind.options)
+            wholes.append((end, ended.seconds))
+        while self._figures["kills"] < kills:
+            for kind, (end, seconds) in zip(kinds, wholes, strict=True):
+                self._kill_some(kind, end, seconds, draw, kills)
+
+    def _check_crossings(self, ended: Ended, lines: bool) -> None:
+        """A training is worth killing if it goes over the ends of epochs, and saves within documents and between."""
+        saves = [report for report in ended.reports if "saved" in report]
+        assert saves[-1]["epochs"] >= 1, saves
+        rows = {report["rows"] for report in saves}
+        assert max(rows) > 0, rows
+        assert not lines or len(rows) > 2, rows
+
+    def _kill_some(self, kind: Kind, whole: dict[str, Any], seconds: float, draw: random.Random, kills: int) -> None:
+        left, acknowledged = draw.randint(1, MAX_KILLS_PER_RUN), 0
+        with self._new_run() as run:
+            while True:
+                wanted = left > 0 and self._figures["kills"] < kills
+                ended = train(kind, run, draw.uniform(0, seconds) if wanted else None)
+                acknowledged, left = max(acknowledged, ended.saved), left - 1
+                if not ended.killed:
+                    assert ended.code == 0, ended
+                    break
+                self._figures["kills"] += 1
+                self._check_kept(run, acknowledged)
+            self._check_end(run, whole)
+
+    # ------------------------------------------------------------------------------------------------ at every call
+
+    def kill_at_every_call(self, every: int) -> tuple[int, int]:
+        """Kill right before and right after each call of all saves of a short training; the calls, and the kills."""
+        kind, counter = short_kind(self.home), Killer(-1, False)
+        whole, _ = self._undisturbed(kind)
+        with self._new_run() as run:
+            ended = train(kind, run, disturb=lambda report: counter.watch(run, report))
+            self._check_end(run, whole)
+        calls = max(report.get("calls", 0) for report in ended.reports)
+        places = [(number, before) for number in range(calls) for before in (True, False)][::every]
+        for number, before in places:
+            self._kill_at(kind, whole, Killer(number, before))
+        return calls, len(places)
+
+    def _kill_at(self, kind: Kind, whole: dict[str, Any], killer: "Killer") -> None:
+        with self._new_run() as run:
+            ended = train(kind, run, disturb=lambda report: killer.watch(run, report))
+            assert ended.killed, ended
+            self._check_kept(run, ended.saved)
+            ended = train(kind, run)
+            assert ended.code == 0, (killer.number, killer.before, ended)
+            self._check_end(run, whole)
+
+    # ------------------------------------------------------------------------------------------------ left out
+
+    def drop_every_part(self) -> int:
+        """Of how many parts of the state it is noticed at the end that they were left out when it was resumed."""
+        kind = noise_kind(self.home)
+        whole, _ = self._undisturbed(kind)
+        with self._new_run() as killed:
+            ended = train(kind, killed, disturb=lambda report: die_once_all_parts_matter())
+            assert ended.killed, ended
+            assert not self._differs_without(None, kind, killed, whole), "the control must end like the whole"
+            return sum(self._differs_without(part, kind, killed, whole) for part in PARTS)
+
+    def _differs_without(self, part: str | None, kind: Kind, killed: Path, whole: dict[str, Any]) -> bool:
+        with self._new_run() as run:
+            shutil.copytree(killed, run)
+            ended = train(kind, run, disturb=lambda report: drop(part))
+            assert ended.code == 0, ended
+            end = end_of(run)
+            return end["model"] != whole["model"] and end["tensors"] != whole["tensors"]
+
+
+def end_of(run: Path) -> dict[str, Any]:
+    """All that a run holds at its end, but for what tells the time."""
+    opened = open_checkpoint(run, "latest", ALL_FILES)
+    state = json.loads(opened.files[STATE])
+    config = {name: value for name, value in opened.config.items() if name not in CLOCKS}
+    for clock in CLOCKS:
+        del state["progress"][clock]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "model": hashlib.sha256(opened.files[MODEL]).hexdigest(),
+        "tensors": hashlib.sha256(opened.files[STATE_TENSORS]).hexdigest(),
+        "state": state,
+        "config": config,
+        "steps": step_numbers(run),
+        "best": open_checkpoint(run).step,
+        "metrics": [{name: value for name, value in line.items() if name not in CLOCKS} for line in lines],
+        "half_made": leftovers(run),
+    }

@@ -1,0 +1,67 @@
+"""What is recorded: sequences of saves, and a whole training."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import charlm
+from charlm.checkpoint.step import ALL_FILES, CONFIG
+from charlm.config import dump_json
+from charlm.training import saving
+from stress.helpers import random_words
+from stress.recorder import Acknowledged, Begun, Call, Released, noted_promises, watched
+
+SAVES = 8
+
+Record = list[Call | Begun | Acknowledged | Released]
+
+
+def recorded(root: Path, work: Callable[[Path], None]) -> Record:
+    """What ``work(root)`` does to the files under ``root``, and what it promises meanwhile."""
+    root.mkdir()
+    record: Record = []
+
+    def note(call: Call, perform: Callable[..., Any]) -> Any:
+        result = perform()
+        record.append(call)
+        return result
+
+    with watched(root, note), noted_promises(record.append):
+        work(root)
+    shutil.rmtree(root)
+    return record
+
+
+def saves(run: Path, seed: int) -> None:
+    """Saves as a training makes them: now and then a better one, now and then the same step once more."""
+    draw, step, best = random.Random(seed), 0, (9.0, 0)
+    for _ in range(SAVES):
+        again = step > 0 and draw.random() < 0.3
+        step += 0 if again else draw.randint(1, 50)
+        validation = round(draw.uniform(1, 3), 3) if draw.random() < 0.6 else None
+        if validation is not None and validation < best[0]:
+            best = validation, step
+        elif again and step == best[1]:
+            validation = best[0]
+        saving.save_step(run, step, _files(step, validation, draw))
+        saving.keep_only(run, {step, best[1] or step})
+
+
+def _files(step: int, validation: float | None, draw: random.Random) -> dict[str, bytes]:
+    described = {"format": 1, "step": step, "validation": validation}
+    contents = {name: draw.randbytes(draw.randint(1, 5000)) for name in ALL_FILES}
+    return {**contents, CONFIG: dump_json(described)}
+
+
+def train(root: Path) -> None:
+    """A whole training, from the text on, saving often."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        path = Path(elsewhere) / "text.txt"
+        path.write_text(random_words(random.Random(1), 1500))
+        charlm.train(
+            path, out=root / "checkpoints" / "run", layers=1, hidden=16, batch=4, bptt=16, steps=18, eval_every=6,
+            save_every="4", threads=1, device="cpu", precision="fp32",
+        )  # fmt: skip

@@ -1,0 +1,139 @@
+"""The short form of the stress test of hostile checkpoints, and a proof that charlm never executes what it reads."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import charlm
+
+PACKAGE = Path(charlm.__file__).parent
+FORBIDDEN_MODULES = {"pickle", "_pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib", "runpy", "code"}
+FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__"}
+FORBIDDEN_CALLS = {
+    ("torch", "load"), ("torch", "save"), ("np", "load"), ("np", "save"), ("numpy", "load"), ("builtins", "eval"),
+    ("builtins", "exec"), ("builtins", "compile"), ("importlib", "import_module"), ("os", "system"), ("os", "popen"),
+}  # fmt: skip
+# The package's public names are imported lazily, by names that stand in its own source.
+KNOWN = {("__init__.py", "importlib.import_module")}
+
+
+def python(source, *arguments):
+    """Run ``source`` in a process of its own; returns what it printed."""
+    paths = {"PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(Path(__file__).parent)])}
+    command = [sys.executable, "-c", source, *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **paths}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# The stress test forks, which a process that has computed in threads must not do; so it runs in another process.
+HOSTILE_CHECKPOINTS = """
+from stress.hostile_checkpoints import run_trials
+figures = run_trials(mutations=300, flips=100)
+print(figures["openings"], figures["refused"] > 300, figures["opened"] > 100, figures["bits_flipped"])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured as Linux tells it")
+def test_hostile_checkpoints_end_in_one_line():
+    assert python(HOSTILE_CHECKPOINTS).split() == ["900", "True", "True", "600"]
+
+
+def forbidden(source):
+    """What in a module's source could run what it reads, or load code by a name that it reads."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in FORBIDDEN_MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            if (node.module or "").partition(".")[0] in FORBIDDEN_MODULES:
+                yield str(node.module)
+            yield from (f"{node.module}.{a.name}" for a in node.names if (node.module, a.name) in FORBIDDEN_CALLS)
+        elif isinstance(node, ast.Name) and node.id in FORBIDDEN_NAMES:
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if (node.value.id, node.attr) in FORBIDDEN_CALLS:
+                yield f"{node.value.id}.{node.attr}"
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            yield "allow_pickle"
+
+
+def test_no_source_of_charlm_can_run_what_it_reads():
+    sources = sorted(PACKAGE.rglob("*.py"))
+    assert len(sources) > 30
+    found = {(str(path.relative_to(PACKAGE)), what) for path in sources for what in forbidden(path.read_text("utf-8"))}
+    assert found == KNOWN
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle", "from pickle import loads", "import os, joblib", "import torch\ntorch.load('x')", "eval('1')",
+        "run = exec", "__import__('x')", "np.load(path, allow_pickle=True)", "import dill as d",
+        "from torch import load", "import importlib\nimportlib.import_module(name)", "compile('', '', 'exec')",
+        "f(allow_pickle=True)",
+    ],
+)  # fmt: skip
+def test_the_search_of_sources_finds_such(source):
+    assert list(forbidden(source))
+
+
+def test_the_search_of_sources_lets_others_be():
+    assert not list(forbidden("import re\nre.compile('x')\nmodel.eval()\nself.load(x)\njson.load(file)\nnp.asarray(x)"))
+
+
+# Python tells its audit hooks of every unpickled global and of every text or code that is compiled or run. What is run
+# while a module is imported comes from that module's own file and is let be; so are charlm's own annotations, which
+# ``typing.get_type_hints`` evaluates.
+WATCHED = """
+import sys, typing
+from pathlib import Path
+import charlm, charlm.language_model, charlm.runs
+from charlm.training.recipe import Request
+
+package = str(Path(charlm.__file__).parent)
+heard, active = [], [False]
+
+def watch(event, arguments):
+    if not active[0] or event not in {"exec", "compile", "pickle.find_class", "marshal.loads", "os.system"}:
+        return
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if "importlib._bootstrap" in name or name == typing.__file__:
+            return
+        if name.startswith(package):
+            heard.append((event, f"{name}:{frame.f_lineno}"))
+            return
+        frame = frame.f_back
+
+sys.addaudithook(watch)
+active[0] = True
+for run in sys.argv[1:]:
+    model = charlm.load(run, device="cpu")
+    model.generate("the ", 20, seed=1)
+    model.score("the cat")
+    list(model.score_documents(["the cat", "x"]))
+    model.evaluate("the cat sat on a mat")
+    with charlm.runs.resumed_run(Path(run), Request(steps=10_000)) as prepared:
+        for event in prepared.trainer.events():
+            prepared.trainer.stop()
+print("charlm:", heard)
+heard.clear()
+evil = compile("import pickle\\npickle.loads(data)\\neval('1')\\nexec('2')", package + "/evil.py", "exec")
+import os, pickle
+exec(evil, {"data": pickle.dumps(os.getcwd)})
+active[0] = False
+print("evil:", sorted({event for event, _ in heard}))
+"""
+
+
+def test_nothing_is_unpickled_or_evaluated_when_models_are_used(trained_run, document_run, tmp_path):
+    copies = [shutil.copytree(run, tmp_path / run.name) for run in (trained_run, document_run)]
+    assert python(WATCHED, *copies) == "charlm: []\nevil: ['compile', 'exec', 'pickle.find_class']\n"

@@ -1,0 +1,9 @@
+"""The short form of the stress test of hostile texts."""
+
+from stress import hostile_text
+
+
+def test_hostile_texts():
+    figures = hostile_text.run_trials(inputs=300, prompt_mb=0)
+    assert figures["succeeded"] > figures["refused"] > 0
+    assert figures["trained"] > 0
