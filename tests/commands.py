@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prefork import Server
 
+CAN_FORK = sys.platform == "linux"
 CHARLM = [sys.executable, "-m", "charlm"]
 QUICK = ["--size", "tiny", "--batch", "4", "--bptt", "16", "--eval-every", "10", "--threads", "1", "--device", "cpu",
          "--precision", "fp32"]  # fmt: skip
@@ -22,16 +23,18 @@ def prefork_server() -> Server:
     return server
 
 
-def charlm(*arguments, stdin=None, cwd=None, **options):
-    """Run ``charlm ARGUMENTS``; ``charlm train`` runs in a fork of a process that has imported torch."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
-    words = [str(argument) for argument in arguments]
-    if words[:1] == ["train"]:
-        return prefork_server().run(words, cwd or Path.cwd(), environment, stdin)
+def charlm(*arguments, stdin=None, cwd=None, env=None):
+    """Run ``charlm ARGUMENTS``, in a fork where that does the same.
+
+    With ``env``, variables to add to the environment, it is a new process, because Python reads some when it starts.
+    """
+    words, folder = [str(argument) for argument in arguments], cwd or Path.cwd()
+    if CAN_FORK and env is None:
+        return prefork_server().run(words, folder, {**os.environ, "OMP_NUM_THREADS": "1"}, stdin)
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
     return subprocess.run(
-        [*CHARLM, *words], input=stdin, stdin=None if stdin is not None else subprocess.DEVNULL,
-        capture_output=True, cwd=cwd, env=environment, check=False, timeout=120, **options
-    )  # fmt: skip
+        [*CHARLM, *words], input=stdin or b"", capture_output=True, cwd=folder, env=variables, check=False, timeout=120
+    )
 
 
 def one_line(result):

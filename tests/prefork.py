@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import select
 import shlex
 import signal
 import socket
@@ -21,6 +22,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 IMPORTED_FIRST = ("charlm.cli.train_view", "charlm.runs", "safetensors.numpy", "sentencepiece", "torch._dynamo")
 MAX_SECONDS = 120
@@ -48,17 +50,15 @@ class Server:
         self._folder = tempfile.TemporaryDirectory()
         self._address = str(Path(self._folder.name) / "socket")
         command = [sys.executable, __file__, self._address]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch reads it when it is imported
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
         while not Path(self._address).exists():
             assert self._process.poll() is None, "the process that forks has ended"
             time.sleep(0.01)
 
     def run(self, arguments: list[str], cwd: Path, environment: dict[str, str], stdin: bytes | None = None):
-        """Like ``subprocess.run``: the exit code and the output of ``charlm ARGUMENTS``."""
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
-            given.write(stdin or b"")
-            for file in (given, out, error):
-                file.seek(0)
+        """Like ``subprocess.run``: the exit code and the output of ``charlm ARGUMENTS``, whose stdin is a pipe."""
+        with _open_for_reading(stdin) as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
             streams = [file.fileno() for file in (given, out, error)]
             code = request(self._address, arguments, str(cwd), environment, streams)
             for file in (out, error):
@@ -87,6 +87,17 @@ class Server:
         self._folder.cleanup()
 
 
+def _open_for_reading(data: bytes | None) -> BinaryIO:
+    """A pipe that holds ``data``, or without data the null device."""
+    if data is None:
+        return open(os.devnull, "rb")
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "wb") as file:
+        assert len(data) <= select.PIPE_BUF, "a pipe that nobody reads must hold the data"
+        file.write(data)
+    return os.fdopen(reader, "rb")
+
+
 # ---------------------------------------------------------------------------------------------------- the server
 
 
@@ -97,7 +108,7 @@ def serve(address: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address + ".new")
     listener.listen()
-    os.rename(address + ".new", address)
+    Path(address + ".new").rename(address)
     while True:
         connection, _ = listener.accept()
         if not os.fork():
@@ -134,8 +145,9 @@ def _be_charlm(arguments: list[str], cwd: str, environment: dict[str, str], stre
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        sys.stdin = open(0, encoding="utf-8", closefd=False)
-        sys.stdout, sys.stderr = (open(n, "w", encoding="utf-8", errors=e, closefd=False) for n, e in _OUTPUTS)
+        sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
         sys.argv = ["charlm", *arguments]
         app.main()
     except SystemExit as end:
@@ -147,9 +159,7 @@ def _be_charlm(arguments: list[str], cwd: str, environment: dict[str, str], stre
     os._exit(code)
 
 
-_OUTPUTS = ((1, "strict"), (2, "backslashreplace"))
-
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         serve(sys.argv[1])
-    sys.exit(request(sys.argv[1], sys.argv[2:], os.getcwd(), dict(os.environ), [0, 1, 2]))
+    sys.exit(request(sys.argv[1], sys.argv[2:], str(Path.cwd()), dict(os.environ), [0, 1, 2]))

@@ -13,7 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from commands import prefork_server
+from commands import CAN_FORK, charlm, prefork_server
 from stress import table
 
 ROOT = Path(__file__).parent.parent
@@ -79,10 +79,12 @@ def make_texts(folder, text):
 
 def make_environment(folder):
     """What ``make demo`` leaves: a virtual environment in .venv, with charlm in it."""
-    environment = folder / ".venv"
-    venv.create(environment, symlinks=True)
-    # The trainings import torch.
-    prefork_server().install(environment / "bin", patterns=("train*", "*--adapt*", "*--dynamic*"))
+    commands = folder / ".venv" / "bin"
+    venv.create(commands.parent, symlinks=True)
+    if CAN_FORK:
+        prefork_server().install(commands, patterns=("train*", "*--adapt*", "*--dynamic*"))  # those that import torch
+    else:
+        (commands / "charlm").symlink_to(Path(sys.executable).with_name("charlm"))
     for name in ("pyproject.toml", "constraints.txt", "setup.py"):
         (folder / name).touch()
     (environment / ".installed").touch()
@@ -106,9 +108,8 @@ def runs(text, tmp_path_factory):
     """A folder of runs for the pages that begin with another command than a training; the newest is ``corpus``."""
     folder = tmp_path_factory.mktemp("documentation")
     make_texts(folder, text)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CHARLM_DEVICE": "cpu"}
     for words in ("names.txt --documents lines", "corpus.txt --seed 2 --out checkpoints/second", "corpus.txt"):
-        result = prefork_server().run(["train", *words.split(), *TINY.split()], folder, environment)
+        result = charlm("train", *words.split(), *TINY.split(), "--device", "cpu", cwd=folder)
         assert result.returncode == 0, result.stderr
     return folder / "checkpoints"
 

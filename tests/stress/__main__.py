@@ -12,6 +12,7 @@ from pathlib import Path
 
 STRESS_TESTS = (
     "kill", "power", "disk", "signals", "hostile_checkpoints", "hostile_text", "divergence", "scale", "endurance",
+    "sanitizers",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results.jsonl"
 
