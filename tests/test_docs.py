@@ -87,7 +87,7 @@ def make_environment(folder):
         (commands / "charlm").symlink_to(Path(sys.executable).with_name("charlm"))
     for name in ("pyproject.toml", "constraints.txt", "setup.py"):
         (folder / name).touch()
-    (environment / ".installed").touch()
+    (commands.parent / ".installed").touch()
     (folder / "Makefile").write_text(shortened((ROOT / "Makefile").read_text("utf-8")), encoding="utf-8")
 
 
