@@ -30,7 +30,7 @@ class ArrayFile:
     def __len__(self):
         return len(self.numbers)
 
-    def hold(self):
+    def cache(self):
         pass
 
     def read(self, start, stop):
