@@ -1,14 +1,14 @@
 # make demo   train on a built-in text for two minutes, measure it, write with it
 # make test   lint, types, import contracts, tests
 # make stress slow tests of the promises, in hours; make stress NAME=kill runs one of them
-# make readme rewrite the generated parts of README.md
+# make docs   write the generated parts of the documentation
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test stress readme clean
+.PHONY: demo test stress docs clean
 
 $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard charlm/native/*.cpp charlm/native/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -30,8 +30,8 @@ test: $(STAMP)
 stress: $(STAMP)
 	cd tests && $(abspath $(BIN))/python -m stress $(NAME)
 
-readme: $(STAMP)
-	$(BIN)/python tests/test_readme.py
+docs: $(STAMP)
+	$(BIN)/python tests/test_docs.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -31,10 +31,12 @@ import torch
 from common import charlm_engine, make_parser, report, take_turns
 
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus.batches import IGNORED, Chunk, Cursor, DocumentBatches
-from charlm.corpus.documents import pad, shuffled
-from charlm.corpus.preparation import DocumentChoices, prepare
+from charlm.corpus.batches import IGNORE_INDEX, Chunk, Cursor, DocumentBatches
+from charlm.corpus.padding import pad
+from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import Corpus
+from charlm.corpus.shuffling import shuffled
+from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import open_source
 from charlm.model import char_lm as model_module
 from charlm.model.char_lm import CharLM, cross_entropy, detach
@@ -69,7 +71,7 @@ def make_corpus(path: Path, folder: Path, lengths: list[int] | None, cut: list[i
     lines = cut_at_random(text, *cut) if cut else [line for line in text.splitlines() if least <= len(line) <= most]
     chosen = folder / "lines.txt"
     chosen.write_text("\n".join(lines), "utf-8")
-    return prepare(folder / "corpus", open_source([str(chosen)]), documents=DocumentChoices("lines"))
+    return prepare(folder / "corpus", open_source([str(chosen)]), documents=DocumentOptions("lines"))
 
 
 def cut_at_random(text: str, least: int, most: int) -> list[str]:
@@ -115,7 +117,7 @@ def bucketed(corpus: Corpus) -> Iterator[Chunk]:
     batches, cursor = DocumentBatches(corpus.ids("train"), corpus.ends("train"), boundary, BATCH, BPTT, 1), Cursor()
     while True:
         yield batches.chunk(cursor)
-        cursor = batches.after(cursor)
+        cursor = batches.next_cursor(cursor)
 
 
 def as_they_come(corpus: Corpus, sort: bool) -> Iterator[Chunk]:
@@ -131,7 +133,7 @@ def as_they_come(corpus: Corpus, sort: bool) -> Iterator[Chunk]:
             rows = rows[np.argsort(-lengths[rows], kind="stable")] if sort else rows
             read = np.concatenate([flat[bounds[row] : bounds[row + 1]] for row in rows])
             chunk = pad(read, lengths[rows], np.full(count, start_id))
-            chunk.targets_TB[~chunk.real_TB] = IGNORED
+            chunk.targets_TB[~chunk.real_TB] = IGNORE_INDEX
             yield Chunk(chunk.inputs_TB, chunk.targets_TB, True, lengths[rows])
         epoch += 1
 

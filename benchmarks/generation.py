@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm import native
-from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.step import MODEL, TOKENIZER, Checkpoint, open_checkpoint
 from charlm.checkpoint.tensors import tensors_to_bytes
 from charlm.config import ModelConfig, SamplingConfig, to_dict
@@ -200,7 +200,8 @@ def load_models(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[s
 
 def make_loops(checkpoint: Checkpoint, device: str) -> dict[str, Loop]:
     """Name -> a loop in plain torch; those whose names end in "off" are to run without oneDNN."""
-    config, _, arrays = checkpoint_parts(checkpoint)
+    parts = read_model_parts(checkpoint)
+    config, arrays = parts.config, parts.weights
     weights = {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
     plain, addmm = ModuleLoop(config, weights), AddmmLoop(config, weights, torch.float32)
     addmm_bf16 = AddmmLoop(config, weights, torch.bfloat16)

@@ -44,7 +44,7 @@ from torch.nn import functional as F
 
 import charlm
 from charlm import runs
-from charlm.checkpoint.step import step_numbers
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.model import char_lm
 from charlm.runs import PreparedRun, RunOptions, TextOptions, new_run
 from charlm.training import update
@@ -287,7 +287,7 @@ def train(arguments: argparse.Namespace, notes: Notes) -> None:
         }
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         curve = [[m["seconds"], m["step"], m["valid_nats_per_char"]] for m in metrics if m["kind"] == "valid"]
-        chosen = json.loads((run / f"step-{step_numbers(run)[-1]}" / "config.json").read_text())
+        chosen = json.loads((run / f"step-{RunFolder(run).step_numbers()[-1]}" / "config.json").read_text())
     figures = {
         "trained": trained,
         "wall_seconds": spent,

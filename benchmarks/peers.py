@@ -57,7 +57,7 @@ from results import (
 )
 
 import charlm
-from charlm.checkpoint.run_folder import lock_run
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.config import parse_duration
 from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
@@ -209,7 +209,7 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
         if not corpus.sizes["valid"].ids:
             raise SystemExit("--split needs a part to steer by")
         rates, seed, hidden = settings["adam_rates"], settings["seed"], settings["peer_hidden"]
-        with lock_run(run):
+        with RunFolder(run).lock():
             ours = Charlm(run, corpus, settings, rounds=2 + len(rates))
             contenders: dict[str, Contender] = {"charlm": ours, "sgd": Peer(corpus, hidden, "sgd", SGD_RATE, seed)}
             for rate in rates:

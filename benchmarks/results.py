@@ -42,7 +42,8 @@ from common import make_parser, print_table
 
 import charlm
 from charlm import native, runs
-from charlm.checkpoint.step import open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import open_checkpoint
 from charlm.corpus.prepared import Corpus
 from charlm.runs import TrainingResult
 from charlm.system.cores import cores
@@ -278,7 +279,9 @@ def parse_wishes(pairs: Iterable[str]) -> dict[str, Any]:
 
 def train(text: Path, out: Path, **wishes: Any) -> TrainingResult:
     """``charlm.train``, or where ``out`` holds a run already, what is left of it. Ctrl-C ends the campaign."""
-    trained = runs.resume(out) if out.exists() and step_numbers(out) else charlm.train(text, out=out, **wishes)
+    trained = (
+        runs.resume(out) if out.exists() and RunFolder(out).step_numbers() else charlm.train(text, out=out, **wishes)
+    )
     if trained.reason == "interrupted":
         raise KeyboardInterrupt
     return trained

@@ -33,7 +33,7 @@ from common import make_parser, report, take_turns
 from torch import nn
 
 import charlm
-from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.model_parts import read_model_parts
 from charlm.language_model import LanguageModel
 from charlm.tokenizer.documents import DocumentTokenizer
 
@@ -112,7 +112,8 @@ class PlainTorch:
     """What a user of torch would write in an afternoon."""
 
     def __init__(self, model: LanguageModel) -> None:
-        config, tokenizer, weights = checkpoint_parts(model.checkpoint)
+        parts = read_model_parts(model.checkpoint)
+        config, tokenizer, weights = parts.config, parts.tokenizer, parts.weights
         assert isinstance(tokenizer, DocumentTokenizer)
         self._tokenizer = tokenizer
         self._embedding = nn.Embedding.from_pretrained(torch.from_numpy(weights["embedding.weight"]))

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import charlm
-from charlm.corpus import preparation
+from charlm.corpus import byte_fallback
 
 STRANGERS = "éüñ“”—жяß中の🙂€"
 
@@ -27,9 +27,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     rows = []
-    usual = preparation.FOREIGN_RATE, preparation.RARE_COUNT
+    usual = byte_fallback.UNKNOWN_INTERVAL, byte_fallback.RARE_COUNT
     for name, (rate, rare) in (("with spellings", usual), ("without", (10**18, 0))):
-        preparation.FOREIGN_RATE, preparation.RARE_COUNT = rate, rare
+        byte_fallback.UNKNOWN_INTERVAL, byte_fallback.RARE_COUNT = rate, rare
         rows.append({"training": name, **measure(options)})
     if options.json:
         print(json.dumps(rows))

@@ -1,8 +1,8 @@
-"""The three descriptions everything else is built from, and their strict JSON form.
+"""The settings of the model, of training and of sampling, and their strict JSON form.
 
-``ModelConfig`` says what the network is, ``TrainingConfig`` how it was or is trained, ``SamplingConfig`` how text is
-drawn from it. All are frozen, check themselves when made, and survive a round trip through JSON. ``parse_json``
-reads JSON that may come from a stranger: bounded in size and depth, no duplicate keys, no NaN.
+``ModelConfig``, ``TrainingConfig`` and ``SamplingConfig`` are frozen, validate their values when created, and survive a
+round trip through JSON. ``parse_json`` reads JSON from untrusted sources: bounded in size and depth, no duplicate keys,
+no NaN.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ from charlm.errors import DataError, UsageError
 MAX_JSON_BYTES = 1_000_000
 MAX_JSON_DEPTH = 32
 MAX_DIGITS = 300
-"""Of an integer: Python's own have no end, but one of more digits becomes no float."""
-# Far above any LSTM that fits a machine, and low enough that no product of two overflows or is allocated by mistake.
+"""The most digits of an integer. Python's integers are unbounded, but larger ones cannot become a float."""
+# Far above any LSTM that fits in memory, and low enough that no product of two overflows or is allocated by mistake.
 MAX_WIDTH = 65_536
 MAX_LAYERS = 64
 MAX_VOCABULARY = 1_200_000
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
+AVERAGES = ("ema", "triggered", "none")
+SCHEDULES = ("plateau", "cosine", "constant")
+_DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
 
 ConfigT = TypeVar("ConfigT")
 
@@ -44,10 +49,12 @@ def _require_probability(name: str, value: float) -> None:
 class ModelConfig:
     """The shape of a ``CharLM`` and its dropouts.
 
-    ``embedding`` is also the width of the last layer, because the decoder shares the embedding's weight (Press and
-    Wolf 2017; the narrowed last layer is AWD-LSTM's, Merity et al. 2018). The dropouts are locked over time (Gal and
-    Ghahramani 2016), ``dropout_embedding`` forgets whole characters (the same); ``weight_drop`` is DropConnect on the
-    hidden-to-hidden weights (Wan et al. 2013).
+    ``embedding`` is also the width of the last layer, because the decoder is tied to the embedding (Press and Wolf
+    2017; a last layer of another width as in AWD-LSTM, Merity et al. 2018). A dropout mask is the same for all time
+    steps, and ``dropout_embedding`` drops whole characters (both from Gal and Ghahramani 2016). ``weight_drop`` is
+    DropConnect on the hidden-to-hidden weights (Wan et al. 2013).
+
+    Raises ``UsageError`` for invalid values.
     """
 
     vocabulary_size: int
@@ -61,7 +68,10 @@ class ModelConfig:
     weight_drop: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(2 <= self.vocabulary_size <= MAX_VOCABULARY, f"vocabulary size {self.vocabulary_size} is impossible")
+        _require(
+            2 <= self.vocabulary_size <= MAX_VOCABULARY,
+            f"the vocabulary size must be 2 to {MAX_VOCABULARY}, not {self.vocabulary_size}",
+        )
         _require(1 <= self.layers <= MAX_LAYERS, f"--layers must be 1 to {MAX_LAYERS}, not {self.layers}")
         _require(1 <= self.hidden <= MAX_WIDTH, f"--hidden must be 1 to {MAX_WIDTH}, not {self.hidden}")
         _require(1 <= self.embedding <= MAX_WIDTH, f"--embedding must be 1 to {MAX_WIDTH}, not {self.embedding}")
@@ -94,22 +104,24 @@ class ModelConfig:
         return shapes
 
     def parameter_count(self) -> int:
-        """Number of trained numbers, the shared weight counted once."""
+        """The number of parameters; the tied weight is counted once."""
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())
 
     def saved_by_tying(self) -> int:
-        """How many parameters a decoder weight of its own would add."""
+        """The number of parameters that an untied decoder weight would add."""
         return self.vocabulary_size * self.embedding
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a run is trained. Every automatic choice is already made: a resumed run reads this and nothing else.
+    """How a run is trained. All automatic choices are already made, so that a resumed run needs nothing else.
 
-    Of ``epochs``, ``steps`` and ``seconds`` at most one is set; none means until the validation loss stops improving.
-    ``bptt_jitter`` moves the borders of chunks by up to that share of ``bptt``. ``ar`` and ``tar``
-    weigh activation regularisation and its temporal kind (Merity et al. 2017).
-    ``save_every`` is in seconds when ``save_every_unit`` is "seconds", else in steps.
+    At most one of ``epochs``, ``steps`` and ``seconds`` is set. Without any, training ends when the validation loss
+    stops improving. ``bptt_jitter`` moves the boundaries of chunks by up to this fraction of ``bptt``. ``ar`` and
+    ``tar`` are the weights of activation regularization and its temporal version (Merity et al. 2017).
+    ``save_every`` is in seconds if ``save_every_unit`` is "seconds", else in steps.
+
+    Raises ``UsageError`` for invalid values.
     """
 
     optimizer: str = "adam"
@@ -160,21 +172,20 @@ class TrainingConfig:
         _require(all(value > 0 for value in budgets), "--epochs, --steps and --time must be above 0")
         _require(
             self.schedule == "plateau" or bool(budgets),
-            f"--schedule {self.schedule} needs to know where it ends: add --time, --steps or --epochs",
+            f"--schedule {self.schedule} needs to know when training ends: add --time, --steps or --epochs",
         )
         _require(self.eval_every >= 1, f"--eval-every must be 1 or more steps, not {self.eval_every}")
         _require(0 < self.save_every <= 1e9, f"--save-every must be above 0 and at most 1e9, not {self.save_every:g}")
-        _require(self.save_every_unit in ("seconds", "steps"), "--save-every is a number of steps or a time like 60s")
+        _require(
+            self.save_every_unit in ("seconds", "steps"), "--save-every must be a number of steps or a time like 60s"
+        )
         _require(self.save_every_unit != "steps" or self.save_every >= 1, "--save-every must be 1 or more steps")
         _require(0 <= self.seed < 2**63, f"--seed must be 0 to 2^63-1, not {self.seed}")
         _require(self.threads is None or 1 <= self.threads <= 1024, f"--threads must be 1 to 1024, not {self.threads}")
-        _require(_DEVICE.fullmatch(self.device) is not None, f"--device {self.device!r:.40} is no device")
-
-
-_DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
-OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
-AVERAGES = ("ema", "triggered", "none")
-SCHEDULES = ("plateau", "cosine", "constant")
+        _require(
+            _DEVICE.fullmatch(self.device) is not None,
+            f"--device {self.device!r:.40} is not a device; use auto, cpu, cuda or mps",
+        )
 
 
 DEFAULT_TEMPERATURE = 0.8
@@ -183,11 +194,13 @@ DEFAULT_TEMPERATURE = 0.8
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the next id is drawn: applied in this order, each to what the one before has left.
+    """How the next id is sampled. The four settings are applied in this order, each to the result of the one before.
 
-    ``temperature`` divides the logits (0 means always the likeliest id), ``top_k`` keeps the k likeliest (0: all),
-    ``top_p`` the smallest set that holds that much probability (Holtzman et al. 2020), ``min_p`` those at least that
-    fraction as likely as the likeliest (Nguyen et al. 2024).
+    ``temperature`` divides the logits (0: always the most likely id). ``top_k`` keeps the k most likely ids (0: all).
+    ``top_p`` keeps the smallest set of ids with at least this probability (Holtzman et al. 2020). ``min_p`` keeps ids
+    at least this fraction as likely as the most likely one (Nguyen et al. 2024).
+
+    Raises ``UsageError`` for invalid values.
     """
 
     temperature: float = 1.0
@@ -203,7 +216,7 @@ class SamplingConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The fields of a configuration as plain JSON values; infinity, which JSON lacks, becomes the string "inf"."""
+    """The fields of a configuration as JSON values. Infinity, which JSON lacks, becomes the string "inf"."""
     return {
         name: "inf" if isinstance(value, float) and math.isinf(value) else value
         for name, value in dataclasses.asdict(config).items()
@@ -211,17 +224,17 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(config_class: type[ConfigT], values: Any, where: str) -> ConfigT:
-    """Build ``config_class`` from JSON values, refusing unknown, missing or wrongly typed fields with ``DataError``."""
+    """Build ``config_class`` from JSON values. Raises ``DataError`` for unknown, missing or wrongly typed fields."""
     if not isinstance(values, dict):
-        raise DataError(f"{where} does not hold an object of settings")
+        raise DataError(f"{where} does not hold a JSON object of settings; restore it from a backup")
     hints = typing.get_type_hints(config_class)
     fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]  # TypeVar
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise DataError(f"{where} has a setting that this charlm does not know: {unknown[0]!r:.80}; update charlm")
+        raise DataError(f"{where} has the setting {unknown[0]!r:.80}, unknown to this charlm; update charlm")
     missing = [name for name, field in fields.items() if name not in values and _is_required(field)]
     if missing:
-        raise DataError(f"{where} lacks the setting {missing[0]!r}")
+        raise DataError(f"{where} lacks the setting {missing[0]!r}; restore it from a backup")
     checked = {name: _check_type(value, hints[name], f"{where}: {name}") for name, value in values.items()}
     try:
         return config_class(**checked)
@@ -244,18 +257,19 @@ def _check_type(value: Any, hint: Any, where: str) -> Any:
             return float(value)
         if option in (int, float, str, bool) and type(value) is option and (option is not int or abs(value) < 2**63):
             return value
-    raise DataError(
-        f"{where} is {value!r:.40}, which is no {' or '.join(getattr(o, '__name__', '?') for o in options)}"
-    )
+    names = " or ".join(getattr(option, "__name__", "?") for option in options)
+    raise DataError(f"{where} is {value!r:.40}, not {names}; restore it from a backup")
 
 
 def parse_json(data: bytes, where: str) -> Any:
-    """Parse JSON that may be hostile: at most 1 MB, UTF-8, not deep, no duplicate keys, no number that is no float.
+    """Parse JSON from an untrusted source: at most 1 MB, UTF-8, bounded depth, no duplicate keys, only finite numbers.
 
-    Raises ``DataError`` that begins with ``where``.
+    Raises ``DataError``, whose text begins with ``where``.
     """
     if len(data) > MAX_JSON_BYTES:
-        raise DataError(f"{where} is larger than {MAX_JSON_BYTES} bytes, which no file of charlm's is")
+        raise DataError(
+            f"{where} is larger than {MAX_JSON_BYTES} bytes, so charlm did not write it; restore it from a backup"
+        )
     try:
         values = json.loads(
             data.decode("utf-8"),
@@ -273,7 +287,7 @@ def parse_json(data: bytes, where: str) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return values
 
 
@@ -295,17 +309,17 @@ def _bounded_integer(text: str) -> int:
 
 
 def _require_shallow(values: Any) -> None:
-    # Whoever walks the values again, such as repr() or a digest, may have less of the stack left than the parser had.
+    # Code that traverses the values again, such as repr(), may have less stack left than the parser had.
     level = [values]
     for _ in range(MAX_JSON_DEPTH):
         inner = [value for value in level if isinstance(value, (dict, list))]
         level = [part for value in inner for part in (value.values() if isinstance(value, dict) else value)]
     if level:
-        raise ValueError(f"it is nested more than {MAX_JSON_DEPTH} deep")
+        raise ValueError(f"nested more than {MAX_JSON_DEPTH} deep")
 
 
 def dump_json(values: Any) -> bytes:
-    """JSON as this project writes it: sorted keys, two-space indent, a final newline, never NaN."""
+    """JSON as charlm writes it: sorted keys, two-space indent, a final newline. Raises ``ValueError`` for NaN."""
     return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
 
 
@@ -324,5 +338,5 @@ def parse_duration(text: str, option: str = "--time") -> float:
     except ValueError:
         total = -1.0
     if not 0 < total < math.inf:
-        raise UsageError(f"{option} {text!r} is no length of time; write 90s, 10m or 2h")
+        raise UsageError(f"{option} {text!r} is not a duration; write 90s, 10m or 2h")
     return total

@@ -1,39 +1,38 @@
-"""What a person is told when something cannot be done: one line, what to do next, and the exit code.
+"""The errors that a user can cause, with the exit codes of the command line.
 
-Every error that a user can cause is a ``CharlmError``. Its text is a single line that names the thing that is
-wrong and what to do about it; its ``exit_code`` is what the command line returns. Anything else that escapes is a
-bug in charlm.
+Each is a ``CharlmError``. Its text is one line that names what is wrong and says what to do next. Any other exception
+that reaches the user is a bug in charlm.
 """
 
 from __future__ import annotations
 
 
 class CharlmError(Exception):
-    """The base of all errors that a user can cause and mend."""
+    """The base class of all errors that a user can cause and fix."""
 
     exit_code = 1
 
 
 class UsageError(CharlmError):
-    """Options that contradict one another or have no meaning."""
+    """Invalid or contradictory options."""
 
     exit_code = 2
 
 
 class DataError(CharlmError):
-    """A text, a corpus or a checkpoint whose content cannot be used."""
+    """A text, corpus or checkpoint with unusable content."""
 
     exit_code = 65
 
 
 class MissingInputError(CharlmError):
-    """A file or folder that is not there or may not be read."""
+    """A file or folder that is missing or not readable."""
 
     exit_code = 66
 
 
 class DivergedError(CharlmError):
-    """Training whose loss or gradients stopped being finite numbers."""
+    """Training whose loss or gradients became non-finite."""
 
     exit_code = 70
 
@@ -51,13 +50,13 @@ class CannotCreateError(CharlmError):
 
 
 class InputOutputError(CharlmError):
-    """A read or write that failed half-way: a full disk, a broken one."""
+    """A read or write that failed: the disk is full or broken."""
 
     exit_code = 74
 
 
 class InterruptedBySignal(CharlmError):
-    """Work stopped by Ctrl-C or SIGTERM, after what there was to save has been saved."""
+    """Ctrl-C or SIGTERM, after everything that can be saved was saved."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

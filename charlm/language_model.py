@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.checkpoint.model_parts import Parts, checkpoint_parts
+from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
 from charlm.config import DEFAULT_TEMPERATURE, ModelConfig, SamplingConfig, from_dict
-from charlm.corpus.documents import Fingerprints, Piece, split_documents
+from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.hashing import DocumentHasher
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError
@@ -84,25 +85,23 @@ class LanguageModel:
         cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> LanguageModel:
         """A model from an opened checkpoint; arguments and errors as in ``load``."""
-        return cls._from_parts(checkpoint, checkpoint_parts(checkpoint), _EngineOptions(device, precision, threads))
+        return cls._from_parts(checkpoint, read_model_parts(checkpoint), _EngineOptions(device, precision, threads))
 
     @classmethod
-    def _from_parts(cls, checkpoint: Checkpoint, parts: Parts, options: _EngineOptions) -> LanguageModel:
-        config, tokenizer, weights = parts
-
+    def _from_parts(cls, checkpoint: Checkpoint, parts: ModelParts, options: _EngineOptions) -> LanguageModel:
         def make_engine(purpose: Purpose) -> Engine:
             device, precision, threads = options
             if precision == "auto" and purpose == "evaluation":
                 precision = "fp32"
-            return create_engine(config, weights, device, precision, threads, _precision_costs(checkpoint))
+            return create_engine(parts.config, parts.weights, device, precision, threads, _precision_costs(checkpoint))
 
-        model = cls(make_engine, tokenizer, checkpoint)
-        model._weights, model._options = weights, options
+        model = cls(make_engine, parts.tokenizer, checkpoint)
+        model._weights, model._options = parts.weights, options
         return model
 
     def with_weights(self, weights: dict[str, NDArray[np.float32]]) -> LanguageModel:
         """The same model with other weights of the same names and shapes."""
-        return self._from_parts(self.checkpoint, (self.config, self.tokenizer, weights), self._options)
+        return self._from_parts(self.checkpoint, ModelParts(self.config, self.tokenizer, weights), self._options)
 
     @classmethod
     def ensemble(cls, members: Sequence[LanguageModel]) -> LanguageModel:
@@ -130,8 +129,8 @@ class LanguageModel:
             f"{self.config.parameter_count():,} parameters",
             f"{self.tokenizer.kind} tokenizer",
         ]
-        if self.tokenizer.documents is not None:
-            facts.append(f"documents ({self.tokenizer.documents})")
+        if self.tokenizer.document_kind is not None:
+            facts.append(f"documents ({self.tokenizer.document_kind})")
         facts += [f"{purpose}: {engine.name}" for purpose, engine in sorted(self._engines.items())]
         return f"LanguageModel({', '.join(facts)})"
 
@@ -223,9 +222,9 @@ class LanguageModel:
         is too short or cannot be encoded.
         """
         codes = (self._codes(block) for block in _text_blocks(text))
-        if self.tokenizer.documents is None:
+        if self.tokenizer.document_kind is None:
             return self.evaluate_ids(map(self.tokenizer.encode_codes, codes), window)
-        documents = split_documents([codes], self.tokenizer.documents)
+        documents = split_documents([codes], self.tokenizer.document_kind)
         return self.evaluate_ids(itertools.starmap(self.tokenizer.encode_documents, documents), window)
 
     def evaluate_ids(
@@ -323,7 +322,7 @@ class LanguageModel:
 
     def fingerprint(self, text: str) -> int:
         """64 bits that identify a document; ``Corpus.fingerprints`` has those of the training documents."""
-        return int(Fingerprints().add(self._piece(text))[0])
+        return int(DocumentHasher().update(self._piece(text))[0])
 
     def _piece(self, text: str) -> Piece:
         codes = self._codes(text)
@@ -345,7 +344,7 @@ def _check_same_tokenizer(first: LanguageModel, other: LanguageModel) -> None:
     if first.tokenizer.description() == other.tokenizer.description():
         return
     reason = tokenizer_difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
-    documents = first.tokenizer.documents or other.tokenizer.documents
+    documents = first.tokenizer.document_kind or other.tokenizer.document_kind
     # The seed shuffles documents before they are split, and the vocabulary is that of the training split.
     settings = "split, tokenizer, documents and seed" if documents else "split and tokenizer"
     raise DataError(

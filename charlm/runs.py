@@ -12,15 +12,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm import native
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.run_folder import RUNS, clean, is_unfinished, lock_run, newest_run
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RUNS, RunFolder
 from charlm.checkpoint.step import (
     ALL_FILES,
     CONFIG,
@@ -28,17 +27,17 @@ from charlm.checkpoint.step import (
     Checkpoint,
     has_training_state,
     open_checkpoint,
-    step_numbers,
 )
-from charlm.checkpoint.transfer import transferred_weights
+from charlm.checkpoint.transfer import transfer_weights
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
-from charlm.corpus.documents import check_form
-from charlm.corpus.preparation import DocumentChoices, prepare
+from charlm.corpus.documents import check_document_kind
+from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
+from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import TextSource, check_encoding, open_source
-from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
+from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.system.devices import choose_device, choose_precision
-from charlm.system.disk import sync_made
+from charlm.system.disk import sync_folders
 from charlm.system.signals import StopSignals
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
@@ -76,7 +75,7 @@ class TextOptions:
     encoding: str = "utf-8"
     split: str | None = None
     documents: str | None = None
-    """A key of ``SEPARATORS``; None for running text."""
+    """A key of ``DOCUMENT_SEPARATORS``; None for running text."""
     distinct: bool = False
     """Whether duplicate documents are dropped."""
 
@@ -230,15 +229,12 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     _validate_texts(texts, base)
     validate(options, documents=texts.documents is not None, architecture=architecture)
     source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
-    run, made = _claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
-    with lock_run(run):
-        if step_numbers(run):
-            raise CannotCreateError(f"{run} was trained by another process a moment ago; choose another --out")
+    run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
+    with run.lock():
         try:
-            shutil.rmtree(run / "corpus", ignore_errors=True)  # left by a process that was killed
-            clean(run)
-            corpus = _prepare(run, source, texts, _document_choices(texts, options), run_options.progress)
-            sync_made([corpus.folder, *made])
+            run.clear_beginning()
+            corpus = _prepare(run.path, source, texts, _document_options(texts, options), run_options.progress)
+            sync_folders([corpus.folder, *run.created])
             recipe = resolve(
                 options,
                 corpus.sizes["train"],
@@ -249,13 +245,13 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
                 instruction_set=native.instruction_set(),
                 architecture=architecture,
             )
-            trainer = Trainer(run, corpus, recipe.model, recipe.training)
+            trainer = Trainer(run.path, corpus, recipe.model, recipe.training)
             if base is not None:
-                trainer.model.load_weights(transferred_weights(base, trainer.model.weights(), corpus.tokenizer))
+                fresh = trainer.model.weights()
+                trainer.model.load_weights(transfer_weights(read_model_parts(base), fresh, corpus.tokenizer))
             yield PreparedRun(trainer, recipe)
         finally:
-            if not step_numbers(run):
-                _remove(run, made)
+            run.discard_without_steps()
 
 
 def _validate_texts(texts: TextOptions, base: Checkpoint | None) -> None:
@@ -263,12 +259,12 @@ def _validate_texts(texts: TextOptions, base: Checkpoint | None) -> None:
     if texts.tokenizer not in TOKENIZERS:
         raise UsageError(f"--tokenizer must be one of {', '.join(TOKENIZERS)}, not {texts.tokenizer!r}")
     if base is not None:
-        kind = checkpoint_parts(base)[1].kind
+        kind = read_model_parts(base).tokenizer.kind
         if kind != texts.tokenizer:
             raise UsageError(f"{base.path} was trained with --tokenizer {kind}; use the same here")
     check_encoding(texts.encoding)
     if texts.documents is not None:
-        check_form(texts.documents)
+        check_document_kind(texts.documents)
     elif texts.distinct:
         raise UsageError("--distinct drops duplicate documents; define what a document is with --documents")
     parse_split(texts.split or DEFAULT_SPLIT)
@@ -280,57 +276,16 @@ def _open(texts: TextOptions, names: Sequence[str], spool: Path | None = None) -
     return open_source(names, texts.encoding, spool, any_file=texts.tokenizer == "byte")
 
 
-def _remove(run: Path, made: list[Path]) -> None:
-    """Take away a run that came to nothing, and the folders made for it; a folder that was there before stays."""
-    for entry in run.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-    for folder in made:
-        with contextlib.suppress(OSError):  # another run may have come into it meanwhile
-            folder.rmdir()
-
-
-def _claim(out: Path | None, name: str) -> tuple[Path, list[Path]]:
-    """Make the run's folder, so that no other training takes it; also what had to be made, innermost first."""
-    if out is not None:
-        if step_numbers(out) or (out / MANIFEST).exists():
-            raise CannotCreateError(
-                f"{out} holds a run already; go on with it by --resume --out {out}, or name another"
-            )
-        if out.exists() and (not out.is_dir() or not all(map(_is_of_a_beginning, out.iterdir()))):
-            raise CannotCreateError(f"{out} exists and is no run; choose another --out, so that nothing is overwritten")
-        candidates = [out]
-    else:
-        candidates = [RUNS / name, *(RUNS / f"{name}-{number}" for number in range(2, 10_000))]
-    for candidate in candidates:
-        made = [folder for folder in (candidate, *candidate.parents) if not folder.exists()]
-        try:
-            candidate.mkdir(parents=True, exist_ok=out is not None)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise CannotCreateError(f"{candidate} cannot be made ({error.strerror}); choose another --out") from None
-        return candidate, made
-    raise CannotCreateError(f"{RUNS}/ is full of runs of that name; choose an --out")
-
-
-# What is in a run that was killed before its first checkpoint.
-_BEGINNING = {".lock", "corpus", "metrics.jsonl"}
-
-
-def _is_of_a_beginning(path: Path) -> bool:
-    return path.name in _BEGINNING or is_unfinished(path)
-
-
-def _document_choices(texts: TextOptions, options: TrainingOptions) -> DocumentChoices | None:
+def _document_options(texts: TextOptions, options: TrainingOptions) -> DocumentOptions | None:
     if texts.documents is None:
         return None
     given = options.get("seed")
     seed = TrainingConfig.seed if given is None else given
-    return DocumentChoices(texts.documents, seed, texts.distinct)
+    return DocumentOptions(texts.documents, seed, texts.distinct)
 
 
 def _prepare(
-    run: Path, source: TextSource | None, texts: TextOptions, documents: DocumentChoices | None, progress: Progress
+    run: Path, source: TextSource | None, texts: TextOptions, documents: DocumentOptions | None, progress: Progress
 ) -> Corpus:
     folder = run / "corpus"
     folder.mkdir()
@@ -365,9 +320,10 @@ def demo_text() -> str:
 def resumed_run(run: Path | None, options: TrainingOptions, device: str | None = None) -> Iterator[PreparedRun]:
     """Open a run (by default the newest) at its latest checkpoint and hold it, locked and ready to continue."""
     _refuse_fixed_options(options)
-    run, named_step = _run_of(newest_run(RUNS, to_resume=True) if run is None else run)
-    with lock_run(run):
-        clean(run)
+    run, named_step = _run_of(RunFolder.newest(RUNS, to_resume=True).path if run is None else run)
+    folder = RunFolder(run)
+    with folder.lock():
+        folder.clean()
         checkpoint = open_checkpoint(run, "latest", ALL_FILES)
         if named_step is not None and named_step != checkpoint.step:
             raise UsageError(
@@ -389,8 +345,9 @@ def _run_of(path: Path) -> tuple[Path, int | None]:
     """The run that ``path``, the folder of a run or of a step, belongs to; and the number of the step, if it is one."""
     if not path.exists():
         raise MissingInputError(f"{path} does not exist; name an existing run, or train one: charlm train FILE")
-    if step_numbers(path) or not (path / MANIFEST).exists():
-        if not step_numbers(path):
+    has_steps = bool(RunFolder(path).step_numbers())
+    if has_steps or not (path / MANIFEST).exists():
+        if not has_steps:
             raise MissingInputError(f"{path} has no checkpoint to resume; train again: charlm train FILE")
         return path, None
     if not has_training_state(path):

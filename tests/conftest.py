@@ -14,8 +14,9 @@ from stress.helpers import restore_signal_handlers
 
 from charlm import native
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus.preparation import DocumentChoices, prepare
+from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import open_corpus
+from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import open_source
 from charlm.errors import UsageError
 from charlm.training.trainer import Trainer
@@ -146,7 +147,7 @@ def lines_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def document_corpus(lines_file, tmp_path_factory):
-    choices = DocumentChoices("lines", seed=3)
+    choices = DocumentOptions("lines", seed=3)
     return prepare(tmp_path_factory.mktemp("corpus"), open_source([str(lines_file)]), documents=choices)
 
 

@@ -27,12 +27,12 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("config", EXAMPLES, ids=lambda c: type(c).__name__)
-def test_through_json_and_back(config):
+def test_configs_are_restored_from_json(config):
     assert from_dict(type(config), parse_json(dump_json(to_dict(config)), "here"), "here") == config
 
 
 @pytest.mark.parametrize("config", EXAMPLES, ids=lambda c: type(c).__name__)
-def test_strangers_values_are_refused(config):
+def test_invalid_values_are_refused(config):
     values = to_dict(config)
     name = next(iter(values))
     for wrong in ({**values, "surprise": 1}, {**values, name: [1]}, {**values, name: {}}, [], None, "x"):
@@ -73,7 +73,7 @@ def test_hostile_json_is_refused(data):
         st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
     )
 )
-def test_json_that_we_write_is_json_that_we_read(values):
+def test_json_is_restored(values):
     assert parse_json(dump_json(values), "here") == json.loads(json.dumps(values))
 
 
@@ -86,7 +86,7 @@ def test_durations(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "x", "-5m", "0", "1d", "m", "inf", "nan", "5 m m", "1e999h"])
-def test_durations_that_are_none(text):
+def test_invalid_durations(text):
     with pytest.raises(UsageError, match="90s"):
         parse_duration(text)
 
@@ -100,7 +100,7 @@ def test_durations_that_are_none(text):
         {"state_reset": 1.0}, {"weight_decay": -0.1}, {"warmup": -1},
     ],
 )  # fmt: skip
-def test_trainings_without_meaning_are_refused(wrong):
+def test_invalid_training_configs_are_refused(wrong):
     with pytest.raises(UsageError, match="--"):
         TrainingConfig(**wrong)
 

@@ -1,4 +1,4 @@
-"""An export is the run's model and nothing else: the same text, within rounding the same losses, every bit checked."""
+"""An export is the model of a run: it generates the same text, has the same losses up to rounding, and is checked."""
 
 import errno
 import os
@@ -16,15 +16,15 @@ from conftest import INSTRUCTION_SETS, library, needs_native
 import charlm
 from charlm import runs
 from charlm.checkpoint.model_card import BEGIN, CARD
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.run_folder import newest_run
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import CONFIG, MANIFEST, MODEL, TOKENIZER, open_checkpoint
 from charlm.checkpoint.tensors import tensors_from_bytes
-from charlm.checkpoint.weights import dequantise, quantise
+from charlm.checkpoint.weights import dequantize, quantize
 from charlm.corpus.prepared import corpus_beside
 from charlm.engine.native import NativeEngine
 from charlm.errors import CannotCreateError, DataError, InputOutputError, MissingInputError, UsageError
-from charlm.export import FORMS, export
+from charlm.export import EXPORT_FORMATS, export
 from charlm.training.options import TrainingOptions
 
 FILES = {CARD, CONFIG, MANIFEST, MODEL, TOKENIZER}
@@ -33,51 +33,51 @@ FILES = {CARD, CONFIG, MANIFEST, MODEL, TOKENIZER}
 @pytest.fixture(scope="module")
 def exports(trained_run, tmp_path_factory):
     home = tmp_path_factory.mktemp("exports")
-    return {form: export(trained_run, home / form, form) for form in FORMS}
+    return {weight_format: export(trained_run, home / weight_format, weight_format) for weight_format in EXPORT_FORMATS}
 
 
 def parts(path):
-    return checkpoint_parts(open_checkpoint(path))
+    return read_model_parts(open_checkpoint(path))
 
 
-def test_it_holds_what_writing_needs_and_no_more(exports, trained_run):
+def test_an_export_has_only_the_files_of_the_model(exports, trained_run):
     opened = open_checkpoint(trained_run)
-    for form, made in exports.items():
+    for weight_format, made in exports.items():
         assert {path.name for path in made.path.iterdir()} == FILES
         assert not [path for path in made.path.parent.iterdir() if path.name.startswith(".")]
         config = open_checkpoint(made.path).config
-        assert config == {**opened.config, "weights": form}
+        assert config == {**opened.config, "weights": weight_format}
         assert config["precision_costs"] == opened.config["precision_costs"]
         assert made.step == opened.step
         assert (made.path / TOKENIZER).read_bytes() == opened.files[TOKENIZER]
-        assert f"| weights | {form} |" in (made.path / CARD).read_text()
-    sizes = [exports[form].bytes_after for form in FORMS]
+        assert f"| weights | {weight_format} |" in (made.path / CARD).read_text()
+    sizes = [exports[weight_format].bytes_after for weight_format in EXPORT_FORMATS]
     assert exports["f16"].bytes_before > 3 * sizes[0] > 3 * 1.5 * sizes[1]
 
 
-def test_float16_weights_are_the_runs_rounded(exports, trained_run):
-    for name, array in parts(exports["f16"].path)[2].items():
-        assert np.array_equal(array, parts(trained_run)[2][name].astype(np.float16).astype(np.float32)), name
+def test_float16_weights_are_the_rounded_weights_of_the_run(exports, trained_run):
+    for name, array in parts(exports["f16"].path).weights.items():
+        assert np.array_equal(array, parts(trained_run).weights[name].astype(np.float16).astype(np.float32)), name
 
 
 def test_int8_weights_are_within_half_a_scale(exports, trained_run):
     tensors = tensors_from_bytes((exports["int8"].path / MODEL).read_bytes(), "here")
-    for name, array in parts(exports["int8"].path)[2].items():
-        original = parts(trained_run)[2][name]
+    for name, array in parts(exports["int8"].path).weights.items():
+        original = parts(trained_run).weights[name]
         if array.ndim == 1:
             assert np.array_equal(array, original)
         else:
             scale_R = tensors[f"{name}.scale"]
             assert tensors[name].dtype == np.int8
-            assert np.array_equal(array, dequantise(tensors[name], scale_R))
+            assert np.array_equal(array, dequantize(tensors[name], scale_R))
             assert (np.abs(array - original) <= 0.5001 * scale_R[:, None]).all()
             assert (np.abs(tensors[name]).max(axis=1) == 127).all()
 
 
-def test_it_writes_and_measures_like_the_run(exports, trained_run, text):
+def test_it_generates_and_evaluates_like_the_run(exports, trained_run, text):
     run = charlm.load(trained_run, device="cpu", precision="fp32", threads=1)
-    for form, tolerance in (("f16", 2e-3), ("int8", 2e-2)):
-        model = charlm.load(exports[form].path, device="cpu", precision="fp32", threads=1)
+    for weight_format, tolerance in (("f16", 2e-3), ("int8", 2e-2)):
+        model = charlm.load(exports[weight_format].path, device="cpu", precision="fp32", threads=1)
         assert model.evaluate(text[:2000]).nats_per_char == pytest.approx(
             run.evaluate(text[:2000]).nats_per_char, abs=tolerance
         )
@@ -86,7 +86,7 @@ def test_it_writes_and_measures_like_the_run(exports, trained_run, text):
     assert small.generate("the ", 60, seed=4) == run.generate("the ", 60, seed=4)
 
 
-def test_the_losses_that_are_told_are_those_of_the_models(exports, trained_run):
+def test_the_reported_losses_are_those_of_the_models(exports, trained_run):
     for made in exports.values():
         assert made.nats_before == pytest.approx(open_checkpoint(trained_run).validation, abs=5e-3)
         assert made.nats_after == pytest.approx(made.nats_before, abs=2e-2)
@@ -96,9 +96,10 @@ def test_the_losses_that_are_told_are_those_of_the_models(exports, trained_run):
 
 @needs_native
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_the_native_int8_engine_loses_nothing_more(exports, instruction_set):
-    config, _, weights = parts(exports["int8"].path)
-    again = {name: dequantise(*quantise(array)) if array.ndim == 2 else array for name, array in weights.items()}
+def test_the_native_int8_engine_adds_no_rounding(exports, instruction_set):
+    model = parts(exports["int8"].path)
+    config, weights = model.config, model.weights
+    again = {name: dequantize(*quantize(array)) if array.ndim == 2 else array for name, array in weights.items()}
     tensors = tensors_from_bytes((exports["int8"].path / MODEL).read_bytes(), "here")
     by_hand = {
         name: (tensors[name] * tensors[f"{name}.scale"].astype(np.float64)[:, None]).astype(np.float32)
@@ -115,16 +116,16 @@ def test_the_native_int8_engine_loses_nothing_more(exports, instruction_set):
 
 
 def test_exporting_an_export_changes_no_weight(exports, tmp_path):
-    for form in FORMS:
-        made = export(exports[form].path, tmp_path / form, form)
-        assert (made.path / MODEL).read_bytes() == (exports[form].path / MODEL).read_bytes()
+    for weight_format in EXPORT_FORMATS:
+        made = export(exports[weight_format].path, tmp_path / weight_format, weight_format)
+        assert (made.path / MODEL).read_bytes() == (exports[weight_format].path / MODEL).read_bytes()
         assert made.nats_before is made.nats_after is None
 
 
 def test_documents_bytes_and_steps_can_be_exported(document_run, tmp_path):
     made = export(document_run, tmp_path / "lines", "int8")
     model = charlm.load(made.path, device="cpu")
-    assert model.tokenizer.documents == "lines"
+    assert model.tokenizer.document_kind == "lines"
     assert made.nats_after is not None
     assert next(model.samples(1, seed=1))
     (tmp_path / "binary").write_bytes(bytes(range(256)) * 40)
@@ -142,7 +143,7 @@ def test_every_flipped_bit_is_noticed(exports, tmp_path):
     whole = dict(open_checkpoint(copy).files)
     for name in FILES - {CARD}:
         data, same = (copy / name).read_bytes(), 0
-        bits = range(0, 8 * len(data), max(1, 8 * len(data) // 300 | 1))  # odd, so that all places in a byte come
+        bits = range(0, 8 * len(data), max(1, 8 * len(data) // 300 | 1))  # odd, so that all bits of a byte occur
         for bit in bits:
             changed = bytearray(data)
             changed[bit // 8] ^= 1 << bit % 8
@@ -151,14 +152,14 @@ def test_every_flipped_bit_is_noticed(exports, tmp_path):
                 opened = open_checkpoint(copy)
             except DataError:
                 continue
-            assert name == MANIFEST  # white space between its words says nothing
+            assert name == MANIFEST  # its white space has no meaning
             assert dict(opened.files) == whole
             same += 1
         assert same < len(bits) / 4
         (copy / name).write_bytes(data)
 
 
-def test_edits_of_the_card_do_not_matter(exports, tmp_path):
+def test_editing_the_card_does_not_damage_the_export(exports, tmp_path):
     copy = Path(shutil.copytree(exports["f16"].path, tmp_path / "copy"))
     assert (copy / CARD).read_text().startswith(BEGIN)
     for content in (b"", os.urandom(100), b"# mine\n"):
@@ -190,17 +191,17 @@ def test_nothing_is_overwritten(exports, trained_run, tmp_path):
     export(trained_run, tmp_path / "new" / "and" / "deep")
 
 
-def test_wrong_forms_and_missing_runs_are_refused(trained_run, tmp_path):
-    for form in ("f32", "int4", ""):
+def test_unknown_formats_and_missing_runs_are_refused(trained_run, tmp_path):
+    for weight_format in ("f32", "int4", ""):
         with pytest.raises(UsageError, match="f16, int8"):
-            export(trained_run, tmp_path / "out", form)
+            export(trained_run, tmp_path / "out", weight_format)
     with pytest.raises(MissingInputError):
         export(tmp_path / "no", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 class FailingSystem:
-    """Lets the n-th call of the file system that ``export`` makes fail."""
+    """Makes the n-th file system call of ``export`` fail."""
 
     def __init__(self, monkeypatch, fail_at, code):
         self.calls, self._fail_at, self._code = 0, fail_at, code
@@ -218,7 +219,7 @@ class FailingSystem:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES])
-def test_an_export_is_whole_or_absent(trained_run, tmp_path, code):
+def test_an_export_is_complete_or_absent(trained_run, tmp_path, code):
     fail_at, failed = 1, True
     refused = CannotCreateError if code == errno.EACCES else InputOutputError
     while failed:
@@ -230,7 +231,7 @@ def test_an_export_is_whole_or_absent(trained_run, tmp_path, code):
             except refused:
                 failed = True
         if failed and (tmp_path / "a" / "b").exists():
-            charlm.load(tmp_path / "a" / "b", device="cpu")  # only its folder's sync had failed
+            charlm.load(tmp_path / "a" / "b", device="cpu")  # only the sync of its parent folder failed
             shutil.rmtree(tmp_path / "a")
         elif failed:
             assert not list(tmp_path.iterdir())
@@ -238,7 +239,7 @@ def test_an_export_is_whole_or_absent(trained_run, tmp_path, code):
     assert system.calls >= 12
 
 
-def test_it_is_not_resumed_but_learnt_on_from(exports, text_file, tmp_path, monkeypatch):
+def test_it_cannot_be_resumed_but_initializes_a_run(exports, text_file, tmp_path, monkeypatch):
     copy = Path(shutil.copytree(exports["int8"].path, tmp_path / "checkpoints" / "small"))
     with pytest.raises(DataError, match=r"no training state.*--init-from"):
         runs.resume(copy)
@@ -247,15 +248,15 @@ def test_it_is_not_resumed_but_learnt_on_from(exports, text_file, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingInputError), runs.resumed_run(None, TrainingOptions()):
         pass
-    assert newest_run(Path("checkpoints")).name == "small"
+    assert RunFolder.newest(Path("checkpoints")).path.name == "small"
     options = {"steps": 1, "batch": 4, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32", "lr": 1e-9}
     trained = charlm.train(text_file, out="next", init_from=copy, average="none", **options)
-    for name, array in parts(trained.run)[2].items():
-        assert np.allclose(array, parts(copy)[2][name], atol=1e-6), name
+    for name, array in parts(trained.run).weights.items():
+        assert np.allclose(array, parts(copy).weights[name], atol=1e-6), name
     assert open_checkpoint(trained.run).config["weights"] == "f32"
 
 
-def test_a_text_folder_named_corpus_beside_it_is_nothing_to_it(exports, trained_run, tmp_path):
+def test_a_folder_of_texts_named_corpus_beside_it_is_ignored(exports, trained_run, tmp_path):
     copy = Path(shutil.copytree(exports["f16"].path, tmp_path / "small"))
     (tmp_path / "corpus").mkdir()
     assert corpus_beside(copy) is None
@@ -293,6 +294,6 @@ def test_exporting_needs_no_torch(trained_run, tmp_path):
     assert done.returncode == (0 if INSTRUCTION_SETS else 1)
 
 
-def test_others_may_read_what_they_could_read_before(exports, trained_run):
+def test_file_permissions_are_those_of_the_run(exports, trained_run):
     mode = stat.S_IMODE((open_checkpoint(trained_run).path / MODEL).stat().st_mode)
     assert stat.S_IMODE((exports["f16"].path / MODEL).stat().st_mode) == mode

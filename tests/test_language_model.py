@@ -147,8 +147,8 @@ def test_text_of_the_corpus_is_more_likely_than_noise(model, text):
 
 def losses_with_unknown(text_file, text, out, monkeypatch, foreign_rate, rare_count):
     """The losses of a known and of an unknown character in text that mixes them, for a preparation of the corpus."""
-    monkeypatch.setattr("charlm.corpus.preparation.FOREIGN_RATE", foreign_rate)
-    monkeypatch.setattr("charlm.corpus.preparation.RARE_COUNT", rare_count)
+    monkeypatch.setattr("charlm.corpus.byte_fallback.UNKNOWN_INTERVAL", foreign_rate)
+    monkeypatch.setattr("charlm.corpus.byte_fallback.RARE_COUNT", rare_count)
     shape = {"hidden": 48, "layers": 1, "batch": 8, "bptt": 32, "lr": 1e-2, "threads": 1, "device": "cpu"}
     way = {"optimizer": "adam", "dropout_input": 0.1, "dropout_output": 0.4}
     run = charlm.train(text_file, out=out, steps=400, eval_every=200, precision="fp32", **shape, **way).run

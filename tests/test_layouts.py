@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import ModelConfig
-from charlm.corpus.batches import IGNORED, Chunk, Cursor, DocumentBatches
+from charlm.corpus.batches import IGNORE_INDEX, Chunk, Cursor, DocumentBatches
 from charlm.model import char_lm, lstm
 from charlm.model.char_lm import CharLM, cross_entropy, detach
 
@@ -53,7 +53,7 @@ def one_at_a_time(documents):
 def naively_padded(documents):
     """All documents in one batch in their order, padded to the longest."""
     longest = max(map(len, documents))
-    targets_TB = np.full((longest, len(documents)), IGNORED)
+    targets_TB = np.full((longest, len(documents)), IGNORE_INDEX)
     inputs_TB = np.full((longest, len(documents)), BOUNDARY)
     for row, ids in enumerate(documents):
         targets_TB[: len(ids), row] = ids
@@ -68,7 +68,7 @@ def bucketed(documents):
     cursor = Cursor()
     while batches.epochs(cursor) < 1:
         yield batches.chunk(cursor)
-        cursor = batches.after(cursor)
+        cursor = batches.next_cursor(cursor)
 
 
 def loss_and_gradients(network, chunks):
@@ -83,7 +83,7 @@ def loss_and_gradients(network, chunks):
         logits, state = network(torch.from_numpy(chunk.inputs_TB), state, None, lengths)
         loss = cross_entropy(logits, targets).sum()
         loss.backward()
-        total, state, count = total + loss.item(), detach(state), count + int((targets != IGNORED).sum())
+        total, state, count = total + loss.item(), detach(state), count + int((targets != IGNORE_INDEX).sum())
     return total, torch.cat([p.grad.flatten() for p in network.parameters()]), count
 
 

@@ -51,7 +51,7 @@ def test_document_training_interrupted_at_any_step_ends_with_the_same_weights(ma
     for event in whole.events():
         events.append(event)
         if isinstance(event, Stepped):
-            kept.append(whole.batches.rows(whole.progress.cursor))
+            kept.append(whole.batches.carried_rows(whole.progress.cursor))
     assert min(kept) == 0 < max(kept)  # some saves are between documents, some within
     assert whole.batches.epochs(whole.progress.cursor) > 1
     for cut in range(1, STEPS):
@@ -68,7 +68,7 @@ def test_omitting_the_state_within_documents_changes_the_weights(make_trainer, d
     kept = []
     for event in whole.events():
         if isinstance(event, Stepped):
-            kept.append(whole.batches.rows(whole.progress.cursor))
+            kept.append(whole.batches.carried_rows(whole.progress.cursor))
     within = next(step for step, rows in enumerate(kept, start=1) if rows)
     first = by_documents(make_trainer, "first", document_corpus)
     train(first, within)

@@ -10,8 +10,9 @@ import torch
 
 import charlm
 from charlm import runs
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.step import ALL_FILES, CONFIG, open_checkpoint, save_step, step_numbers
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, CONFIG, open_checkpoint, save_step
 from charlm.config import dump_json
 from charlm.corpus.prepared import Corpus
 from charlm.errors import CannotCreateError, DataError, MissingInputError, UsageError
@@ -28,7 +29,7 @@ def brief(text_file, out, steps=6, **options):
 
 
 def weights(run):
-    return checkpoint_parts(open_checkpoint(run, "latest"))[2]
+    return read_model_parts(open_checkpoint(run, "latest")).weights
 
 
 def test_train_returns_the_run_and_passes_every_event_on(text_file, tmp_path, capfd):
@@ -66,7 +67,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(text_file, tmp_path):
 
     with pytest.raises(Stop):
         brief(text_file, tmp_path / "cut", 12, lr=3e-3, save_every="3", on_event=stop_after_seven)
-    assert step_numbers(tmp_path / "cut")[-1] == 6
+    assert RunFolder(tmp_path / "cut").step_numbers()[-1] == 6
     trained = charlm.resume(tmp_path / "cut")
     assert trained.step == 12
     for name, array in weights(tmp_path / "whole").items():
@@ -88,7 +89,7 @@ def test_an_older_step_is_not_resumed_over_newer_ones(text_file, tmp_path):
     shutil.copytree(tmp_path / "aside", tmp_path / "run" / "step-5", dirs_exist_ok=True)
     with pytest.raises(UsageError, match="has a later step, 12"):
         charlm.resume(tmp_path / "run" / "step-5", steps=20)
-    assert {5, 12} <= set(step_numbers(tmp_path / "run"))
+    assert {5, 12} <= set(RunFolder(tmp_path / "run").step_numbers())
     assert charlm.resume(tmp_path / "run" / "step-12", steps=14).step == 14
 
 
@@ -99,7 +100,7 @@ def test_a_second_process_does_not_touch_a_run_in_use(text_file, tmp_path):
         with busy, runs.new_run(texts, options, runs.RunOptions(tmp_path / "run")):
             pass
         assert list(first.trainer.events())[-1].reason == "budget"
-    assert step_numbers(tmp_path / "run")
+    assert RunFolder(tmp_path / "run").step_numbers()
 
 
 def test_an_existing_folder_is_kept_and_a_killed_start_is_reused(text_file, tmp_path):
@@ -171,7 +172,7 @@ def test_ctrl_c_in_python_saves_and_returns(text_file, tmp_path):
 
     trained = brief(text_file, tmp_path / "run", 1000, on_event=press)
     assert trained.reason == "interrupted"
-    assert step_numbers(trained.run)[-1] == trained.step < 10
+    assert RunFolder(trained.run).step_numbers()[-1] == trained.step < 10
     assert charlm.resume(trained.run, steps=12).step == 12
 
 
@@ -229,7 +230,8 @@ def test_init_from_maps_the_vocabulary_by_character(text_file, tmp_path):
     with runs.new_run(texts, options, runs.RunOptions(tmp_path / "next", tmp_path / "base")) as prepared:
         model, tokenizer = prepared.trainer.model, prepared.trainer.corpus.tokenizer
         started = model.weights()
-    _, old_tokenizer, old = checkpoint_parts(open_checkpoint(tmp_path / "base"))
+    parts = read_model_parts(open_checkpoint(tmp_path / "base"))
+    old_tokenizer, old = parts.tokenizer, parts.weights
     for character in "satonhec?":
         row, old_row = tokenizer.encode(character)[0], old_tokenizer.encode(character)[0]
         assert np.array_equal(started["embedding.weight"][row], old["embedding.weight"][old_row])

@@ -1,1 +1,1 @@
-"""What a training saves: directories that are whole or absent. May import corpus, tokenizer and below; no torch."""
+"""What training saves: folders that are complete or absent. May import corpus, tokenizer and below; no torch."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,16 +14,23 @@ from charlm.errors import DataError
 from charlm.tokenizer.loading import load_tokenizer
 from charlm.tokenizer.protocol import Tokenizer
 
-Parts = tuple[ModelConfig, Tokenizer, dict[str, NDArray[np.float32]]]
+
+@dataclass(frozen=True)
+class ModelParts:
+    """A model without the code that runs it. ``weights`` have the shapes ``config.parameter_shapes()``."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    weights: dict[str, NDArray[np.float32]]
 
 
-def checkpoint_parts(checkpoint: Checkpoint) -> Parts:
-    """The configuration, tokenizer and checked weights in a checkpoint. Raises ``DataError``."""
+def read_model_parts(checkpoint: Checkpoint) -> ModelParts:
+    """The checked parts of the model in ``checkpoint``. Raises ``DataError`` where they do not fit together."""
     where = str(checkpoint.path / CONFIG)
     config = from_dict(ModelConfig, checkpoint.config.get("model"), where)
     tokenizer = load_tokenizer(checkpoint.config.get("tokenizer"), checkpoint.files.get(TOKENIZER))
     if tokenizer.vocabulary_size != config.vocabulary_size:
         raise DataError(f"{where} and the tokenizer disagree on the size of the vocabulary; use another step")
-    data, form = checkpoint.files[MODEL], checkpoint.config.get("weights")
-    weights = weights_from_bytes(data, str(checkpoint.path / MODEL), config.parameter_shapes(), form)
-    return config, tokenizer, weights
+    data, weight_format = checkpoint.files[MODEL], checkpoint.config.get("weights")
+    weights = weights_from_bytes(data, str(checkpoint.path / MODEL), config.parameter_shapes(), weight_format)
+    return ModelParts(config, tokenizer, weights)

@@ -1,74 +1,177 @@
-"""The folder of a run: locked while it is trained, cleaned of what a killed process left, and found again."""
+"""``RunFolder``: the folder of a run. It is claimed, locked, cleaned, pruned and found here.
+
+    checkpoints/<run>/.lock          locked while the run is trained
+    checkpoints/<run>/corpus/        the prepared corpus
+    checkpoints/<run>/step-N/        the steps: the best and the latest, see ``checkpoint.step``
+    checkpoints/<run>/metrics.jsonl
+
+A folder that holds nothing but what a process left that was killed before the first step may be claimed again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from charlm.checkpoint.step import MANIFEST, steps_of
+from charlm.checkpoint.step import MANIFEST, step_folders
 from charlm.errors import CannotCreateError, MissingInputError
-from charlm.system.disk import ASIDE, UNFINISHED, open_own, remove
+from charlm.system.disk import REPLACED_PREFIX, UNFINISHED_PREFIX, open_without_links, remove
 
 RUNS = Path("checkpoints")
-"""Where runs go, and are looked for, unless a person names another place."""
+"""Where runs are created and looked for unless the user names another place."""
+CORPUS = "corpus"
 
-_DELETED = ".deleted-"
-
-
-def keep_only(run: Path, steps: Iterable[int]) -> None:
-    """Delete every step of ``run`` but ``steps``: each is renamed first, so none is ever seen half-deleted.
-
-    What earlier calls could not finish on a failing disk goes, too. Call it only while holding the run's lock.
-    """
-    clean(run)
-    keep = set(steps)
-    for step, path in steps_of(run):
-        if step not in keep:
-            doomed = path.with_name(f"{_DELETED}{path.name}")
-            with contextlib.suppress(OSError):
-                remove(doomed)
-                path.rename(doomed)
-                remove(doomed)
+_LOCK = ".lock"
+_BEFORE_FIRST_STEP = {_LOCK, CORPUS, "metrics.jsonl"}
+"""What a run has before its first step, besides unfinished files."""
+_DELETED_PREFIX = ".deleted-"
+_MAX_RUNS_OF_A_NAME = 9_999
 
 
-def is_unfinished(path: Path) -> bool:
-    """Whether a save that was killed has left ``path``."""
-    return path.name.startswith(UNFINISHED)
+class RunFolder:
+    """The folder of a run at ``path``, which need not exist. ``clean`` and ``keep_only`` require ``lock``."""
 
+    def __init__(self, path: Path, created: Sequence[Path] = ()) -> None:
+        self.path = path
+        self.created = tuple(created)
+        """The folders that ``claim`` created, innermost first."""
 
-def clean(run: Path) -> None:
-    """Remove what a killed process left unfinished. Call it only while holding the run's lock."""
-    for path in list(run.iterdir()):
-        if path.name.startswith((UNFINISHED, _DELETED)):
-            with contextlib.suppress(OSError):
-                remove(path)
-        elif path.name.startswith(ASIDE):
-            original = path.with_name(path.name.removeprefix(ASIDE))
-            with contextlib.suppress(OSError):
-                remove(path) if original.exists() else path.rename(original)
+    # ------------------------------------------------------------------------------------------------ new runs
 
+    @classmethod
+    def claim(cls, out: Path | None, name: str) -> RunFolder:
+        """Create the folder ``out``, or a new one in ``RUNS`` named after ``name``.
 
-@contextlib.contextmanager
-def lock_run(run: Path) -> Iterator[None]:
-    """Hold ``run`` for this process. Raises ``CannotCreateError`` if another one has it, or it cannot be written."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = open(run / ".lock", "ab", opener=open_own)  # noqa: SIM115  # closed below, after the lock is let go
-    except OSError as error:
-        raise CannotCreateError(
-            f"{run} cannot be written ({error.strerror}); choose another place with --out"
-        ) from None
-    with file:
+        Raises ``CannotCreateError`` where that is impossible or ``out`` holds something already.
+        """
+        if out is not None:
+            _refuse_taken(out)
+        for candidate in [out] if out is not None else _candidates(name):
+            missing = [folder for folder in (candidate, *candidate.parents) if not folder.exists()]
+            try:
+                candidate.mkdir(parents=True, exist_ok=out is not None)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise CannotCreateError(
+                    f"{candidate} cannot be created ({error.strerror}); choose another --out"
+                ) from None
+            return cls(candidate, missing)
+        raise CannotCreateError(f"{RUNS}/ has too many runs of that name; choose an --out")
+
+    def clear_beginning(self) -> None:
+        """Delete what a process left that was killed before the first step.
+
+        Raises ``CannotCreateError`` if the run has a step. Call it while holding the lock.
+        """
+        if self.step_numbers():
+            raise CannotCreateError(f"{self.path} was trained by another process a moment ago; choose another --out")
+        shutil.rmtree(self.path / CORPUS, ignore_errors=True)
+        self.clean()
+
+    def discard_without_steps(self) -> None:
+        """If the run has no step, delete its content and the folders that ``claim`` created."""
+        if self.step_numbers():
+            return
+        for entry in self.path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        for folder in self.created:
+            with contextlib.suppress(OSError):  # another run may have been created in it
+                folder.rmdir()
+
+    # ------------------------------------------------------------------------------------------------ all runs
+
+    @classmethod
+    def newest(cls, folder: Path, to_resume: bool = False) -> RunFolder:
+        """The run in ``folder`` with the newest step. Raises ``MissingInputError`` if there is none.
+
+        An exported model counts as a run, unless the run is ``to_resume``.
+        """
+        times = {}
+        for run in folder.iterdir() if folder.is_dir() else ():
+            homes = [step for _, step in (step_folders(run) if run.is_dir() else [])] + [run] * (not to_resume)
+            manifests = [home / MANIFEST for home in homes]
+            times[run] = max((path.stat().st_mtime for path in manifests if path.exists()), default=-math.inf)
+        newest = max(times, key=lambda run: times[run], default=None)
+        if newest is None or times[newest] == -math.inf:
+            raise MissingInputError(f"there is no run in {folder}/ yet; train one (charlm train FILE) or name one")
+        return cls(newest)
+
+    def step_numbers(self) -> list[int]:
+        """The numbers of the steps, ascending, whether or not the steps pass their checks."""
+        return [step for step, _ in step_folders(self.path)] if self.path.is_dir() else []
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; the folder is created where it is missing.
+
+        Raises ``CannotCreateError`` if another process holds it or it is not writable.
+        """
         try:
-            _lock(file.fileno())
-        except OSError:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / _LOCK, "ab", opener=open_without_links)  # noqa: SIM115  # closed after the lock
+        except OSError as error:
             raise CannotCreateError(
-                f"{run} is being trained by another process; wait for it, stop it, or choose another --out"
+                f"{self.path} cannot be written ({error.strerror}); choose another place with --out"
             ) from None
-        yield
+        with file:
+            try:
+                _lock(file.fileno())
+            except OSError:
+                raise CannotCreateError(
+                    f"{self.path} is being trained by another process; wait for it, stop it, or choose another --out"
+                ) from None
+            yield
+
+    def clean(self) -> None:
+        """Remove the unfinished files and folders that a killed process left."""
+        for path in list(self.path.iterdir()):
+            if path.name.startswith((UNFINISHED_PREFIX, _DELETED_PREFIX)):
+                with contextlib.suppress(OSError):
+                    remove(path)
+            elif path.name.startswith(REPLACED_PREFIX):
+                original = path.with_name(path.name.removeprefix(REPLACED_PREFIX))
+                with contextlib.suppress(OSError):
+                    remove(path) if original.exists() else path.rename(original)
+
+    def keep_only(self, steps: Iterable[int]) -> None:
+        """Delete all steps but ``steps``, and what earlier calls could not delete because of a failing disk.
+
+        A step is renamed before it is deleted, so that a half-deleted step is never visible as a step.
+        """
+        self.clean()
+        kept = set(steps)
+        for step, path in step_folders(self.path):
+            if step not in kept:
+                deleted = path.with_name(f"{_DELETED_PREFIX}{path.name}")
+                with contextlib.suppress(OSError):
+                    remove(deleted)
+                    path.rename(deleted)
+                    remove(deleted)
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    yield RUNS / name
+    for number in range(2, _MAX_RUNS_OF_A_NAME + 1):
+        yield RUNS / f"{name}-{number}"
+
+
+def _refuse_taken(out: Path) -> None:
+    """Raise ``CannotCreateError`` unless a new run may be created at ``out``."""
+    if RunFolder(out).step_numbers() or (out / MANIFEST).exists():
+        raise CannotCreateError(
+            f"{out} holds a run already; continue it with --resume --out {out}, or choose another --out"
+        )
+    if out.exists() and (not out.is_dir() or not all(map(_may_precede_first_step, out.iterdir()))):
+        raise CannotCreateError(f"{out} exists and is not a run; choose another --out, so that nothing is overwritten")
+
+
+def _may_precede_first_step(path: Path) -> bool:
+    return path.name in _BEFORE_FIRST_STEP or path.name.startswith(UNFINISHED_PREFIX)
 
 
 def _lock(handle: int) -> None:
@@ -80,20 +183,3 @@ def _lock(handle: int) -> None:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def newest_run(folder: Path, to_resume: bool = False) -> Path:
-    """The run in ``folder`` whose last step is the newest. Raises ``MissingInputError`` if there is none.
-
-    An exported model counts as one, unless it is ``to_resume``.
-    """
-    times = {}
-    if folder.is_dir():
-        for run in folder.iterdir():
-            homes = [step for _, step in (steps_of(run) if run.is_dir() else [])] + [run] * (not to_resume)
-            stamps = [home / MANIFEST for home in homes]
-            times[run] = max((stamp.stat().st_mtime for stamp in stamps if stamp.exists()), default=-math.inf)
-    newest = max(times, key=lambda run: times[run], default=None)
-    if newest is None or times[newest] == -math.inf:
-        raise MissingInputError(f"there is no run in {folder}/ yet; train one (charlm train FILE) or name one")
-    return newest

@@ -1,9 +1,11 @@
-"""Checkpoints: directories that are whole or absent.
+"""A step: one checkpoint, as a folder that is complete or absent.
 
-A run is a folder of steps, ``run/step-N/``. A step is written aside, its manifest of sizes and SHA-256 digests last,
-synced, and renamed into place (``disk.write_folder``). Only after that is it reported as saved. Whoever reads a file
-checks it against the manifest first. No pickle: tensors are safetensors, everything else strict JSON, so opening a
-stranger's checkpoint runs no code.
+A run is a folder of steps, ``run/step-N/``. ``save_step`` writes a step under another name, file by file, and last of
+all ``manifest.json`` with the sizes and SHA-256 digests of the other files. A step becomes valid at one place: the
+rename to ``step-N`` in ``disk.write_folder``, after everything has been synced. Only then is it reported as saved.
+
+``open_checkpoint`` checks every file against the manifest before it is used. There is no pickle: tensors are
+safetensors, everything else is strict JSON, so opening a checkpoint from an unknown source runs no code.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 from charlm.config import MAX_JSON_BYTES, dump_json, parse_json
 from charlm.errors import CharlmError, DataError, InputOutputError, MissingInputError
-from charlm.system.disk import ASIDE, read_at_most, write_folder
+from charlm.system.disk import REPLACED_PREFIX, read_at_most, write_folder
 
 logger = logging.getLogger("charlm")
 
@@ -28,19 +30,19 @@ FORMAT = 1
 CONFIG, MODEL, TOKENIZER = "config.json", "model.safetensors", "tokenizer.model"
 STATE_TENSORS, STATE = "training.safetensors", "training.json"
 GRADIENTS = "gradients.safetensors"
-"""The rms of gradients on the training text, which dynamic evaluation needs; in the best step of a finished run."""
+"""The rms of gradients on the training text, for dynamic evaluation; only in the best step of a finished run."""
 MANIFEST = "manifest.json"
 GENERATION_FILES = (CONFIG, MODEL, TOKENIZER)
 ALL_FILES = (*GENERATION_FILES, STATE_TENSORS, STATE)
 _OPTIONAL = (TOKENIZER, GRADIENTS)
-# What makes a step be passed over. Ctrl-C while one is read is a CharlmError, too, but says nothing about the step.
-_UNUSABLE = (DataError, InputOutputError, MissingInputError)
+# Errors that make a run fall back to another step. Not CharlmError: that includes Ctrl-C while a step is read.
+_STEP_ERRORS = (DataError, InputOutputError, MissingInputError)
 _STEP_NAME = re.compile(r"step-([0-9]{1,15})")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One step, checked: ``files`` holds the bytes that were asked for, ``config`` the parsed config.json."""
+    """One step whose files passed their checks: ``files`` by name, and ``config``, the parsed config.json."""
 
     path: Path
     files: Mapping[str, bytes]
@@ -48,12 +50,12 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Training steps behind these weights."""
+        """The number of training steps before it was saved."""
         return int(self.config["step"])
 
     @property
     def validation(self) -> float | None:
-        """Validation loss at this step in nats per character; None if it was not evaluated here."""
+        """Validation loss at this step in nats per character; None if it was not measured at this step."""
         return _validation_of(self.config)
 
 
@@ -63,24 +65,24 @@ def _validation_of(config: Mapping[str, Any]) -> float | None:
 
 
 def save_step(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
-    """Write ``run/step-<step>`` with ``files``; an older version of the same step is replaced.
+    """Write ``run/step-<step>`` with ``files`` and a manifest; an older version of the same step is replaced.
 
-    When this returns, the step survives a power cut. Raises ``InputOutputError`` where the disk refuses; then nothing
-    new is left behind and what was saved before still stands.
+    When this returns, the step survives a power cut. Raises ``InputOutputError`` where writing fails; then nothing new
+    is left behind and earlier steps are still there.
     """
     final = run / f"step-{step}"
     try:
         write_folder(final, with_manifest(files))
     except OSError as error:
         raise InputOutputError(
-            f"{final} could not be saved ({error.strerror or error}); make room or mend the disk, "
-            "then go on with charlm train --resume"
+            f"{final} could not be saved ({error.strerror or error}); make room or fix the disk, "
+            "then continue with charlm train --resume"
         ) from None
     return final
 
 
 def with_manifest(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """``files`` and, last, the manifest of their sizes and digests."""
+    """``files`` and, as the last entry, the manifest of their sizes and digests."""
     entries = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     return {**files, MANIFEST: dump_json({"format": FORMAT, "files": entries, "sha256": _entries_digest(entries)})}
 
@@ -92,22 +94,22 @@ def _entries_digest(entries: Any) -> str:
 def open_checkpoint(path: Path, prefer: str = "best", names: Iterable[str] = GENERATION_FILES) -> Checkpoint:
     """Open a run or one of its steps and check the files ``names``.
 
-    Of a run, the step with the lowest validation loss is taken (``prefer="best"``; the latest if none has one) or the
-    newest (``prefer="latest"``); one that fails its checks is passed over with a warning. A step named directly is
-    taken or refused. Raises ``MissingInputError`` or ``DataError``.
+    In a run, ``prefer="best"`` opens the step with the lowest validation loss (the latest step if none has one),
+    ``prefer="latest"`` the newest. A step that fails its checks is skipped with a warning. A step that ``path`` itself
+    names is opened or refused. Raises ``MissingInputError`` or ``DataError``.
     """
     if not path.exists():
         raise MissingInputError(
             f"{path} does not exist; name a run or one of its steps, or train one: charlm train FILE"
         )
     if not path.is_dir():
-        raise DataError(f"{path} is a file; a charlm checkpoint is a folder (other programs' files are never opened)")
-    steps = steps_of(path)
+        raise DataError(f"{path} is a file, but a charlm checkpoint is a folder; name a run or one of its steps")
+    steps = step_folders(path)
     if (path / MANIFEST).exists() or (not steps and _STEP_NAME.fullmatch(path.name)):
         return _read(path, names)
     if not steps:
-        raise MissingInputError(f"{path} has no checkpoint in it yet; name a run of charlm train, or train one")
-    return _first_valid(path, _ranked(steps, prefer), names)
+        raise MissingInputError(f"{path} has no checkpoint yet; name another run, or train one: charlm train FILE")
+    return _first_valid(path, _ordered(steps, prefer), names)
 
 
 def _first_valid(run: Path, candidates: list[Path], names: Iterable[str]) -> Checkpoint:
@@ -115,57 +117,53 @@ def _first_valid(run: Path, candidates: list[Path], names: Iterable[str]) -> Che
     for candidate in candidates:
         try:
             checkpoint = _read(candidate, names)
-        except _UNUSABLE as error:
-            logger.warning("%s is passed over: %s", candidate, error)
+        except _STEP_ERRORS as error:
+            logger.warning("%s is skipped: %s", candidate, error)
             first_error = first_error or error
         else:
             return checkpoint
-    raise DataError(f"{run} has no checkpoint that passes its checks; the best of them fails so: {first_error}")
+    raise DataError(f"{run} has no checkpoint that passes its checks; the error of the first one: {first_error}")
 
 
-def _ranked(steps: list[tuple[int, Path]], prefer: str) -> list[Path]:
+def _ordered(steps: list[tuple[int, Path]], prefer: str) -> list[Path]:
     newest_first = [path for _, path in sorted(steps, reverse=True)]
     if prefer == "latest":
         return newest_first
-    losses = {path: _peek_validation(path) for path in newest_first}
-    # sorted() is stable: among equals, and among those without a loss, the newest comes first.
+    losses = {path: _validation_or_infinity(path) for path in newest_first}
+    # sorted() is stable: among steps with equal losses, or without a loss, the newest comes first.
     return sorted(newest_first, key=lambda path: losses[path])
 
 
-def _peek_validation(path: Path) -> float:
+def _validation_or_infinity(path: Path) -> float:
     try:
         loss = _validation_of(_read(path, (CONFIG,)).config)
-    except _UNUSABLE:
+    except _STEP_ERRORS:
         return math.inf
     return math.inf if loss is None else loss
 
 
-def steps_of(run: Path) -> list[tuple[int, Path]]:
+def step_folders(run: Path) -> list[tuple[int, Path]]:
+    """Number and folder of every step of ``run``, ascending, whether or not it passes its checks."""
     found = {}
     try:
         entries = sorted(run.iterdir())
     except OSError as error:
         raise MissingInputError(f"{run} cannot be read ({error.strerror}); check its permissions") from None
-    for entry in entries:  # ".aside-" sorts before "step-", so a finished step takes precedence over its older version
-        match = _STEP_NAME.fullmatch(entry.name.removeprefix(ASIDE))
+    for entry in entries:  # REPLACED_PREFIX sorts before "step-", so the new version takes precedence over the old one
+        match = _STEP_NAME.fullmatch(entry.name.removeprefix(REPLACED_PREFIX))
         if match:
             found[int(match[1])] = entry
     return sorted(found.items())
 
 
-def is_step(path: Path) -> bool:
+def has_step_name(path: Path) -> bool:
     """Whether ``path`` has the name of a step."""
     return _STEP_NAME.fullmatch(path.name) is not None
 
 
 def has_training_state(path: Path) -> bool:
-    """Whether the step or export ``path`` was saved with what a training needs to go on."""
+    """Whether the step or exported model ``path`` has the files to resume training."""
     return STATE in _read_manifest(path)
-
-
-def step_numbers(run: Path) -> list[int]:
-    """The steps a run has, ascending, whether or not they pass their checks."""
-    return [step for step, _ in steps_of(run)] if run.is_dir() else []
 
 
 def _read(path: Path, names: Iterable[str]) -> Checkpoint:
@@ -174,7 +172,7 @@ def _read(path: Path, names: Iterable[str]) -> Checkpoint:
     files = {name: _read_file(path, name, entries) for name in wanted}
     config = parse_json(files.get(CONFIG) or _read_file(path, CONFIG, entries), f"{path / CONFIG}")
     if not isinstance(config, dict) or type(config.get("format")) is not int or type(config.get("step")) is not int:
-        raise DataError(f"{path / CONFIG} does not say its format and step; it is no charlm checkpoint")
+        raise DataError(f"{path / CONFIG} has no format and step: it is not a charlm checkpoint; use another step")
     _refuse_newer(path, config["format"])
     return Checkpoint(path, files, config)
 
@@ -189,14 +187,16 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = parse_json(read_at_most(where, MAX_JSON_BYTES + 1), str(where))
     except FileNotFoundError:
-        raise DataError(f"{path} has no {MANIFEST}: it is no charlm checkpoint, or not a whole one") from None
+        raise DataError(
+            f"{path} has no {MANIFEST}: it is not a charlm checkpoint, or an incomplete one; use another step"
+        ) from None
     except OSError as error:
-        raise InputOutputError(f"{where} could not be read: {error.strerror}") from None
+        raise InputOutputError(f"{where} could not be read ({error.strerror}); check the disk") from None
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int:
-        raise DataError(f"{where} is no manifest of charlm's; restore it from a backup or use another step")
+        raise DataError(f"{where} is not a manifest of charlm; restore it from a backup or use another step")
     _refuse_newer(path, manifest["format"])
     entries = manifest.get("files")
-    # Exactly this, so that no flipped bit goes unnoticed.
+    # Compared exactly, so that every flipped bit is noticed.
     if not isinstance(entries, dict) or manifest != {
         "format": FORMAT,
         "files": entries,
@@ -210,15 +210,17 @@ def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     where = path / name
     entry = entries.get(name)
     if not isinstance(entry, dict):
-        raise DataError(f"{path} was saved without {name}; it cannot be used for this")
+        raise DataError(f"{path} was saved without {name}, which this needs; use another step")
     try:
         size = where.stat().st_size
-        whole = size == entry.get("bytes") and (size <= MAX_JSON_BYTES or not name.endswith(".json"))
-        data = read_at_most(where, size + 1) if whole else b""
+        size_is_valid = size == entry.get("bytes") and (size <= MAX_JSON_BYTES or not name.endswith(".json"))
+        data = read_at_most(where, size + 1) if size_is_valid else b""
     except FileNotFoundError:
         raise DataError(f"{where} is missing; restore it from a backup or use another step") from None
     except OSError as error:
-        raise InputOutputError(f"{where} could not be read: {error.strerror}") from None
-    if not whole or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
-        raise DataError(f"{where} is damaged (its content is not what was saved); restore it or use another step")
+        raise InputOutputError(f"{where} could not be read ({error.strerror}); check the disk") from None
+    if not size_is_valid or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
+        raise DataError(
+            f"{where} is damaged (its content is not what was saved); restore it from a backup or use another step"
+        )
     return data

@@ -13,14 +13,14 @@ from charlm.errors import DataError
 
 
 def tensors_to_bytes(tensors: Mapping[str, NDArray[Any]]) -> bytes:
-    """Arrays as the bytes of a safetensors file."""
+    """The bytes of a safetensors file with ``tensors``."""
     from safetensors.numpy import save
 
     return save({name: np.asarray(array, order="C") for name, array in tensors.items()})
 
 
 def tensors_from_bytes(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """Finite arrays of a safetensors file. Raises ``DataError``."""
+    """The arrays of a safetensors file. Raises ``DataError`` for another format and for non-finite values."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -30,8 +30,10 @@ def tensors_from_bytes(data: bytes, where: str) -> dict[str, NDArray[Any]]:
         tensors: dict[str, NDArray[Any]] = load(data)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error)
-        raise DataError(f"{where} is no safetensors file that charlm can read: {reason!r:.80}") from None
+        raise DataError(
+            f"{where} is not a safetensors file that charlm can read ({reason!r:.80}); use another step"
+        ) from None
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
-            raise DataError(f"{where}: {name!r:.80} has numbers that are not finite; use an earlier step")
+            raise DataError(f"{where}: {name!r:.80} has non-finite values; use an earlier step")
     return tensors

@@ -58,7 +58,7 @@ def evaluate(
     models = [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
     model = LanguageModel.ensemble(models) if len(models) > 1 else models[0]
     crop = (window or 256) if protocol == "crops" else None
-    if crop is not None and model.tokenizer.documents is not None:
+    if crop is not None and model.tokenizer.document_kind is not None:
         raise UsageError("this model starts each document with a fresh state anyway; leave out --protocol crops")
     with (
         measured_text(models, text or [], encoding, split, "charlm eval FILE") as measured,

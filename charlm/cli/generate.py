@@ -73,7 +73,7 @@ def generate(
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
     if adapt is not None:
         model = _adapted(model, adapt)
-    documents = model.tokenizer.documents
+    documents = model.tokenizer.document_kind
     if documents is None and (unique or novel):
         raise UsageError("--unique and --novel are for models of documents (charlm train --documents)")
     if length is None:
@@ -122,9 +122,9 @@ def _shown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
 
 
 def _write_many(texts: Iterator[str], prompt: str, documents: str | None, json: bool) -> None:
-    from charlm.tokenizer.protocol import SEPARATORS
+    from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS
 
-    separator = SEPARATORS.get(documents or "", "---\n")
+    separator = DOCUMENT_SEPARATORS.get(documents or "", "---\n")
     for number, text in enumerate(texts):
         if json:
             write_json({"sample": number, "prompt": prompt, "text": text.removeprefix(prompt)})

@@ -18,7 +18,8 @@ def info(
     json: JsonOption = False,
 ) -> None:
     """Describe a checkpoint: corpus, recipe, size, best loss, and the engine that runs it on this machine."""
-    from charlm.checkpoint.step import is_step, step_numbers
+    from charlm.checkpoint.run_folder import RunFolder
+    from charlm.checkpoint.step import has_step_name
     from charlm.config import TrainingConfig, from_dict
     from charlm.language_model import load
 
@@ -27,7 +28,7 @@ def info(
     facts["parameters"] = model.config.parameter_count()
     facts["saved_by_tying"] = model.config.saved_by_tying()
     path = model.checkpoint.path
-    facts["steps_kept"] = step_numbers(path.parent) if is_step(path) else []
+    facts["steps_kept"] = RunFolder(path.parent).step_numbers() if has_step_name(path) else []
     if json:
         write_json(facts)
     else:

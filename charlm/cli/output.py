@@ -113,12 +113,12 @@ def bits(nats: float) -> float:
 
 def chosen_checkpoint(named: Path | None) -> Path:
     """The checkpoint that is named, or in CHARLM_CHECKPOINT, or the newest run, whose name is printed on stderr."""
-    from charlm.checkpoint.run_folder import RUNS, newest_run
+    from charlm.checkpoint.run_folder import RUNS, RunFolder
 
     if named is not None:
         return named
     if from_environment := os.environ.get("CHARLM_CHECKPOINT"):
         return Path(from_environment)
-    newest = newest_run(RUNS)
+    newest = RunFolder.newest(RUNS).path
     say(f"using {newest}")
     return newest

@@ -64,13 +64,13 @@ def score(
 ) -> None:
     """Score each document: log-probability in nats, bits per character, and the document itself."""
     _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
-    from charlm.corpus.documents import check_form
+    from charlm.corpus.documents import check_document_kind
     from charlm.language_model import load
 
     if documents is not None:
-        check_form(documents)
+        check_document_kind(documents)
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
-    found = _Documents(model, text or ["-"], documents or model.tokenizer.documents or "files", encoding)
+    found = _Documents(model, text or ["-"], documents or model.tokenizer.document_kind or "files", encoding)
     chosen = _ranked(found, top, bottom) if top or bottom else None
     if highlight or html is not None:
         _highlight(model, found.texts() if chosen is None else ((s.number, s.text) for s in chosen), html)

@@ -60,8 +60,9 @@ def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding:
 def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
     from charlm.corpus.documents import split_documents
 
-    if tokenizer.documents is not None:
-        return starmap(tokenizer.encode_documents, split_documents(source.files(tokenizer.kind), tokenizer.documents))
+    if tokenizer.document_kind is not None:
+        documents = split_documents(source.files(tokenizer.kind), tokenizer.document_kind)
+        return starmap(tokenizer.encode_documents, documents)
     return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
 
 

@@ -74,7 +74,7 @@ def _show_setup(prepared: PreparedRun) -> None:
     parts = ", ".join(f"{sizes[name].characters:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].characters)
     distinct = int(corpus.description["distinct_characters"])
     say(f"{corpus.name}: {parts} characters; {distinct} distinct, {model.vocabulary_size} ids")
-    if corpus.tokenizer.documents:
+    if corpus.tokenizer.document_kind:
         _show_documents(corpus)
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     say(
@@ -84,7 +84,7 @@ def _show_setup(prepared: PreparedRun) -> None:
     if prepared.recipe is not None and prepared.recipe.reasons:
         say(f"chosen: {'; '.join(prepared.recipe.reasons)}; {_batch(trainer)}")
     uniform, unigram = (
-        math.log(distinct + (corpus.tokenizer.documents is not None)),
+        math.log(distinct + (corpus.tokenizer.document_kind is not None)),
         float(corpus.description["unigram_nats"]),
     )
     say(
@@ -100,7 +100,7 @@ def _show_setup(prepared: PreparedRun) -> None:
 def _show_documents(corpus: Corpus) -> None:
     sizes = corpus.sizes
     parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
-    say(f"documents ({corpus.tokenizer.documents}): {parts}; the end of a document is predicted like a character")
+    say(f"documents ({corpus.tokenizer.document_kind}): {parts}; the end of a document is predicted like a character")
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
             say(
@@ -111,7 +111,7 @@ def _show_documents(corpus: Corpus) -> None:
 
 def _batch(trainer: Trainer) -> str:
     config = trainer.config
-    if trainer.corpus.tokenizer.documents:
+    if trainer.corpus.tokenizer.document_kind:
         return f"up to {config.batch * config.bptt:,} characters per step, documents of similar length together"
     return f"{config.batch} streams, chunks of {config.bptt}"
 

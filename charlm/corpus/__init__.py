@@ -1,1 +1,1 @@
-"""Texts, and the ids that are made of them. May import tokenizer, system, config and errors; no torch."""
+"""Texts to ids on disk, read as chunks. May import tokenizer, system and below; no torch."""

@@ -1,12 +1,15 @@
-"""Ids to TBPTT chunks, read one by one at a cursor, which is the whole state of the reader.
+"""Ids to chunks for truncated backpropagation through time. A ``Cursor`` is the whole state of the reader.
 
-``StreamBatches``: an epoch lays B contiguous streams of equal length side by side and cuts them into chunks of T;
-targets are the inputs shifted by one, so a chunk's last target is the next chunk's first input. The last, shorter chunk
-is used. Every epoch starts at another offset, so chunk borders fall elsewhere each time.
+``StreamBatches``, for continuous text: in an epoch, B contiguous streams of equal length are read side by side in
+chunks of T steps. Targets are the inputs shifted by one, so the last target of a chunk is the first input of the next.
+The last chunk is shorter and is used, too. Every epoch starts at another offset, which moves the chunk boundaries.
 
-``DocumentBatches``: an epoch shuffles the documents into pools; those of a pool are sorted by length and laid side by
-side with others of like length, so that hardly anything is padding. A batch longer than T is cut into chunks, each with
-those documents that have not ended. Offsets and shuffles are pure functions of (seed, epoch).
+``DocumentBatches``: in an epoch, the documents are shuffled into pools. The documents of a pool are sorted by length,
+and documents of similar length are read side by side, which needs hardly any padding. A batch longer than T steps is
+cut into chunks, each with the documents that have not ended before it. Offsets and permutations are functions of
+(seed, epoch).
+
+T time steps, B streams or documents.
 """
 
 from __future__ import annotations
@@ -18,21 +21,22 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import buckets, pad, shuffled
 from charlm.corpus.id_files import IdFile
+from charlm.corpus.padding import buckets, pad
 from charlm.corpus.prepared import Corpus
+from charlm.corpus.shuffling import shuffled
 from charlm.errors import DataError
 
-IGNORED = -100
-"""The target of a place that is no prediction; torch's own number for it."""
+IGNORE_INDEX = -100
+"""The target of padding, which is not predicted; the default of torch's cross entropy."""
 POOL_BATCHES = 64
-"""So many batches of documents, about, are sorted by length together."""
+"""About how many batches of documents are sorted by length together."""
 _ORDER_KEY = 0x0BDE
 _JITTER_KEY = 0x317
 
 
 class Cursor(NamedTuple):
-    """Where training stands: ``part`` (an epoch of streams, a pool of documents) and ``chunk`` within it."""
+    """The position of training: ``part`` (an epoch of streams, a pool of documents) and the ``chunk`` within it."""
 
     part: int = 0
     chunk: int = 0
@@ -40,50 +44,50 @@ class Cursor(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one step reads. Its rows go on from the first B rows of the chunk before, unless it is ``fresh``."""
+    """The ids of one training step. Unless it is ``fresh``, its B rows continue the first B rows of the last chunk."""
 
     inputs_TB: NDArray[np.int64]
     targets_TB: NDArray[np.int64]
-    """``IGNORED`` where a document has ended."""
+    """``IGNORE_INDEX`` after the end of a document."""
     fresh: bool
-    """Whether all rows begin from an empty state."""
+    """Whether all rows start from the initial state."""
     lengths_B: NDArray[np.int64] | None = None
-    """Of documents, which need not fill the chunk; the longest first."""
+    """The number of steps of each document, in descending order; None for streams, which fill the chunk."""
 
     @property
     def predictions(self) -> int:
-        """Ids that are really predicted."""
+        """The number of targets, without padding."""
         return self.inputs_TB.size if self.lengths_B is None else int(self.lengths_B.sum())
 
 
 class Batches(Protocol):
-    """Chunks of a corpus, epoch after epoch."""
+    """Chunks of a corpus, for any number of epochs."""
 
     def chunk(self, cursor: Cursor) -> Chunk:
-        """What to read at ``cursor``."""
+        """The chunk at ``cursor``."""
         ...
 
-    def after(self, cursor: Cursor) -> Cursor:
-        """Where to read next."""
+    def next_cursor(self, cursor: Cursor) -> Cursor:
+        """The cursor of the chunk after the one at ``cursor``."""
         ...
 
     def has(self, cursor: Cursor) -> bool:
         """Whether there is a chunk at ``cursor``."""
         ...
 
-    def rows(self, cursor: Cursor) -> int:
-        """Rows of state that the chunk at ``cursor`` goes on from; 0 if it begins anew."""
+    def carried_rows(self, cursor: Cursor) -> int:
+        """How many rows of the carried state the chunk at ``cursor`` continues; 0 if it starts fresh."""
         ...
 
     def epochs(self, cursor: Cursor) -> float:
-        """Epochs behind ``cursor``; a whole number exactly where one begins."""
+        """The number of epochs before ``cursor``; an integer exactly where an epoch begins."""
         ...
 
 
 def make_batches(corpus: Corpus, batch: int, bptt: int, seed: int, jitter: float = 0.0) -> Batches:
-    """The training part of ``corpus``, as streams or by documents. Raises ``DataError`` where it is too short.
+    """The training split of ``corpus`` as chunks. Raises ``DataError`` where it is too short.
 
-    ``jitter`` moves the borders of a stream's chunks; a document has its own.
+    ``jitter`` moves the chunk boundaries of streams by up to this fraction of ``bptt``; documents have no jitter.
     """
     ids, end_id = corpus.ids("train"), corpus.tokenizer.end_id
     if end_id is None:
@@ -93,7 +97,7 @@ def make_batches(corpus: Corpus, batch: int, bptt: int, seed: int, jitter: float
 
 @dataclass(frozen=True)
 class StreamBatches:
-    """Chunks of ``ids`` for ``batch`` streams of ``bptt`` steps, give or take ``jitter`` at either border.
+    """Chunks of ``ids`` for ``batch`` streams of ``bptt`` steps, with boundaries moved by up to ``jitter`` steps.
 
     Raises ``DataError`` where the text is too short.
     """
@@ -113,50 +117,50 @@ class StreamBatches:
 
     @property
     def stream_length(self) -> int:
-        """Predictions in one stream of one epoch; the same in every epoch, whatever its offset."""
+        """The number of predictions in one stream and epoch; it does not depend on the epoch's offset."""
         return (len(self.ids) - 1 - self._max_offset) // self.batch
 
     @property
     def _max_offset(self) -> int:
-        # What the offset skips is lost to that epoch, so a short text moves by a tenth of a stream at most.
+        # An epoch does not read what its offset skips, so in a short text it is a tenth of a stream at most.
         return min(self.bptt - 1, (len(self.ids) - 1) // self.batch // 10)
 
     @property
     def chunks_per_epoch(self) -> int:
-        """Chunks in one epoch, the last short one counted."""
+        """The number of chunks in one epoch, including the last, shorter one."""
         return -(-self.stream_length // self.bptt)
 
     def offset(self, epoch: int) -> int:
-        """Where an epoch's first stream begins."""
+        """The position where the first stream of an epoch begins."""
         random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
         return int(random.integers(self._max_offset + 1))
 
-    def _border(self, epoch: int, chunk: int) -> int:
-        """Where in a stream a chunk begins: a function of its number, so any chunk is found without the ones before."""
+    def _boundary(self, epoch: int, chunk: int) -> int:
+        """Where in a stream a chunk begins: a function of its number, so that chunks can be read in any order."""
         moved = 0
         if self.jitter and 0 < chunk < self.chunks_per_epoch:
             random = np.random.Generator(np.random.Philox(key=[self.seed ^ _JITTER_KEY, epoch], counter=chunk))
             moved = int(random.integers(-self.jitter, self.jitter + 1))
-        # The last chunk keeps a step at least; nothing lies behind the stream's end.
-        most = self.stream_length - (chunk < self.chunks_per_epoch)
-        return min(chunk * self.bptt + moved, most)
+        # At the latest one step before the end of the stream, so that the last chunk is not empty.
+        latest = self.stream_length - (chunk < self.chunks_per_epoch)
+        return min(chunk * self.bptt + moved, latest)
 
-    def after(self, cursor: Cursor) -> Cursor:
+    def next_cursor(self, cursor: Cursor) -> Cursor:
         last = cursor.chunk + 1 == self.chunks_per_epoch
         return Cursor(cursor.part + 1) if last else Cursor(cursor.part, cursor.chunk + 1)
 
     def has(self, cursor: Cursor) -> bool:
         return cursor.part >= 0 and 0 <= cursor.chunk < self.chunks_per_epoch
 
-    def rows(self, cursor: Cursor) -> int:
+    def carried_rows(self, cursor: Cursor) -> int:
         return self.batch if cursor.chunk else 0
 
     def epochs(self, cursor: Cursor) -> float:
         return cursor.part + cursor.chunk / self.chunks_per_epoch
 
     def chunk(self, cursor: Cursor) -> Chunk:
-        first = self._border(cursor.part, cursor.chunk)
-        length = self._border(cursor.part, cursor.chunk + 1) - first
+        first = self._boundary(cursor.part, cursor.chunk)
+        length = self._boundary(cursor.part, cursor.chunk + 1) - first
         start = self.offset(cursor.part) + first
         ids_BT = np.empty((self.batch, length + 1), np.int64)
         for stream in range(self.batch):
@@ -168,68 +172,68 @@ class StreamBatches:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Documents that are read side by side, the longest first; lengths count the end marker."""
+    """Documents that are read side by side, the longest first. Lengths include the end marker."""
 
     starts_B: NDArray[np.int64]
     lengths_B: NDArray[np.int64]
 
     def active(self, first: int) -> int:
-        """How many of them go on at ``first`` or beyond."""
+        """The number of documents that are longer than ``first``."""
         return int((self.lengths_B > first).sum())
 
 
 class DocumentBatches:
-    """Chunks of documents: at most ``batch`` x ``bptt`` places in each, ``bptt`` steps at most.
+    """Chunks of documents, each of at most ``batch`` x ``bptt`` ids and at most ``bptt`` steps.
 
-    So short documents come many at a time. ``ids`` hold them with the marker ``boundary`` after each, ``ends`` where
-    each ends. Raises ``DataError`` where there is none.
+    So a chunk of short documents has more than ``batch`` of them. In ``ids``, ``end_id`` follows each document;
+    ``ends`` are the positions after it. Raises ``DataError`` where there are no documents.
     """
 
-    def __init__(self, ids: IdFile, ends: IdFile, boundary: int, batch: int, bptt: int, seed: int) -> None:
+    def __init__(self, ids: IdFile, ends: IdFile, end_id: int, batch: int, bptt: int, seed: int) -> None:
         if not len(ends):
-            raise DataError("the training part has no document; use a longer text, or another --documents or --split")
-        ids.hold()
-        ends.hold()
-        self._ids, self._ends, self._boundary = ids, ends, boundary
+            raise DataError("the training text has no document; use a longer text, or another --documents or --split")
+        ids.cache()
+        ends.cache()
+        self._ids, self._ends, self._end_id = ids, ends, end_id
         self._size, self._bptt, self._seed = batch * bptt, bptt, seed
         mean = len(ids) / len(ends)
-        self._pool = min(len(ends), max(1, round(POOL_BATCHES * self._size / mean)))
-        self._pools = -(-len(ends) // self._pool)
-        self._batches_of = functools.lru_cache(maxsize=2)(self._make_pool)
+        self._pool_size = min(len(ends), max(1, round(POOL_BATCHES * self._size / mean)))
+        self._pools_per_epoch = -(-len(ends) // self._pool_size)
+        self._pool = functools.lru_cache(maxsize=2)(self._make_pool)
 
-    def after(self, cursor: Cursor) -> Cursor:
-        last = cursor.chunk + 1 == len(self._batches_of(cursor.part))
+    def next_cursor(self, cursor: Cursor) -> Cursor:
+        last = cursor.chunk + 1 == len(self._pool(cursor.part))
         return Cursor(cursor.part + 1) if last else Cursor(cursor.part, cursor.chunk + 1)
 
     def has(self, cursor: Cursor) -> bool:
-        return cursor.part >= 0 and 0 <= cursor.chunk < len(self._batches_of(cursor.part))
+        return cursor.part >= 0 and 0 <= cursor.chunk < len(self._pool(cursor.part))
 
-    def rows(self, cursor: Cursor) -> int:
-        batch, first = self._batches_of(cursor.part)[cursor.chunk]
+    def carried_rows(self, cursor: Cursor) -> int:
+        batch, first = self._pool(cursor.part)[cursor.chunk]
         return batch.active(first) if first else 0
 
     def epochs(self, cursor: Cursor) -> float:
-        within = cursor.chunk / len(self._batches_of(cursor.part)) if cursor.chunk else 0.0
-        epoch, pool = divmod(cursor.part, self._pools)
-        return epoch + (pool + within) / self._pools
+        within = cursor.chunk / len(self._pool(cursor.part)) if cursor.chunk else 0.0
+        epoch, pool = divmod(cursor.part, self._pools_per_epoch)
+        return epoch + (pool + within) / self._pools_per_epoch
 
     def chunk(self, cursor: Cursor) -> Chunk:
-        batch, first = self._batches_of(cursor.part)[cursor.chunk]
+        batch, first = self._pool(cursor.part)[cursor.chunk]
         active = batch.active(first)
         starts_B, lengths_B = batch.starts_B[:active] + first, np.minimum(batch.lengths_B[:active] - first, self._bptt)
         read = [self._ids.read(start, start + length) for start, length in zip(starts_B, lengths_B, strict=True)]
-        before_B = np.full(active, self._boundary)
+        before_B = np.full(active, self._end_id)
         if first:
             before_B = np.concatenate([self._ids.read(start - 1, start) for start in starts_B])
         inputs_TB, targets_TB, real_TB = pad(np.concatenate(read), lengths_B, before_B.astype(np.int64))
-        targets_TB[~real_TB] = IGNORED
+        targets_TB[~real_TB] = IGNORE_INDEX
         return Chunk(inputs_TB, targets_TB, first == 0, lengths_B)
 
     def _make_pool(self, part: int) -> list[tuple[_Batch, int]]:
-        """Of every chunk in a pool its batch, and where in its documents it begins."""
-        epoch, pool = divmod(part, self._pools)
-        places = np.arange(pool * self._pool, min((pool + 1) * self._pool, len(self._ends)))
-        starts, lengths = self._bounds(shuffled(places, len(self._ends), self._seed, epoch))
+        """For every chunk of a pool its batch, and the position in its documents where the chunk begins."""
+        epoch, pool = divmod(part, self._pools_per_epoch)
+        numbers = np.arange(pool * self._pool_size, min((pool + 1) * self._pool_size, len(self._ends)))
+        starts, lengths = self._bounds(shuffled(numbers, len(self._ends), self._seed, epoch))
         batches = [_Batch(starts[rows], lengths[rows]) for rows in buckets(lengths, self._size, self._bptt)]
         order = shuffled(np.arange(len(batches)), len(batches), self._seed, part, _ORDER_KEY)
         return [
@@ -239,7 +243,7 @@ class DocumentBatches:
         ]
 
     def _bounds(self, documents: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where documents begin among the ids, and their lengths."""
+        """The positions in the ids where documents begin, and their lengths."""
         bounds = np.zeros((len(documents), 2), np.int64)
         for row, document in zip(bounds, documents.tolist(), strict=True):
             row[0 if document else 1 :] = self._ends.read(max(0, document - 1), document + 1)

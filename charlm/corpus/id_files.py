@@ -1,4 +1,4 @@
-"""Ids on disk, read by position."""
+"""Arrays of ids on disk, read by position."""
 
 from __future__ import annotations
 
@@ -14,51 +14,57 @@ import numpy as np
 from charlm.errors import DataError, InputOutputError, MissingInputError
 from charlm.tokenizer.protocol import Ids
 
-MOST_HELD = 1 << 25
+MAX_CACHED_BYTES = 1 << 25
 
 
 class IdFile:
-    """Ids on disk, read by position. Nothing is mapped: what was read costs no memory afterwards."""
+    """``length`` ids on disk, read by position. The file is not memory-mapped, so that reading it needs no memory.
+
+    Raises ``MissingInputError`` where the file is missing, ``DataError`` where it has another size.
+    """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], length: int) -> None:
         self.path = path
         self.dtype = dtype
         self.length = length
-        self._held: Ids | None = None
+        self._cached: Ids | None = None
         try:
-            # Without waiting for the other end, should it be a pipe.
+            # Non-blocking, because the path may be a pipe.
             self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
             raise MissingInputError(f"{path} cannot be opened ({error.strerror}); prepare the corpus again") from None
         weakref.finalize(self, os.close, self._handle)
         status = os.fstat(self._handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size != length * dtype.itemsize:
-            raise DataError(f"{path} has not the size that corpus.json says; prepare the corpus again")
+            raise DataError(f"{path} does not have the size in corpus.json; prepare the corpus again")
 
     def __len__(self) -> int:
         return self.length
 
-    def hold(self) -> None:
-        """Keep a file of up to ``MOST_HELD`` bytes in memory, where reading a few ids is many times cheaper."""
-        if self.length * self.dtype.itemsize <= MOST_HELD:
-            self._held = self.read(0, self.length)
+    def cache(self) -> None:
+        """Keep a file of up to ``MAX_CACHED_BYTES`` in memory, where reading a few ids is many times faster."""
+        if self.length * self.dtype.itemsize <= MAX_CACHED_BYTES:
+            self._cached = self.read(0, self.length)
 
     def read(self, start: int, stop: int) -> Ids:
-        """Ids ``start`` to ``stop`` (exclusive), in the narrow dtype of the file."""
-        if self._held is not None:
-            return self._held[start:stop]
-        size = self.dtype.itemsize
-        wanted = (stop - start) * size
+        """Ids ``start`` to ``stop`` (exclusive) in the dtype of the file. Raises ``InputOutputError``."""
+        if self._cached is not None:
+            return self._cached[start:stop]
+        itemsize = self.dtype.itemsize
+        expected = (stop - start) * itemsize
         try:
-            data = _read_at(self._handle, wanted, start * size)
+            data = _read_at(self._handle, expected, start * itemsize)
         except OSError as error:
-            raise InputOutputError(f"{self.path} could not be read: {error.strerror}") from None
-        if len(data) != wanted:
-            raise InputOutputError(f"{self.path} ended at byte {start * size + len(data)}; it was cut while in use")
+            raise InputOutputError(f"{self.path} could not be read ({error.strerror}); check the disk") from None
+        if len(data) != expected:
+            end = start * itemsize + len(data)
+            raise InputOutputError(
+                f"{self.path} ended at byte {end}: it was cut while in use; prepare the corpus again"
+            )
         return np.frombuffer(data, self.dtype)
 
     def sha256(self) -> str:
-        """Digest of the whole file."""
+        """The SHA-256 digest of the whole file, in hexadecimal."""
         return _file_digest(self.path)
 
 

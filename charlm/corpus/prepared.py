@@ -1,9 +1,10 @@
-"""Corpora on disk: ids that training reads by position, and what is known of the text they came from.
+"""A prepared corpus: a folder with the ids of a text and a description of it. ``preparation.prepare`` writes it.
 
-A prepared corpus (``preparation.prepare`` makes it) is a folder with ``train.ids``, ``valid.ids`` and ``test.ids``
-(bare little-endian numbers), ``tokenizer.model`` and ``corpus.json``, which comes last and says what the others must
-be. Documents stand one after the other, each with its end marker; ``train.ends`` and so on say where they end, and
-``train.fingerprints`` tells which were learnt from.
+train.ids, valid.ids, test.ids      little-endian integers of ``id_dtype``; after each document its end marker
+train.ends, valid.ends, test.ends   of documents: the positions after their end markers, as 64-bit integers
+train.fingerprints                  of documents: 64 bits of each training document (``DocumentHasher``), ascending
+tokenizer.model                     for the tokenizer "char"
+corpus.json                         written last; holds the sizes and digests of the others
 """
 
 from __future__ import annotations
@@ -29,36 +30,36 @@ from charlm.tokenizer.protocol import Tokenizer, id_dtype
 SPLITS = ("train", "valid", "test")
 FINGERPRINTS = "train.fingerprints"
 
-_MOST_MODEL_BYTES = 1 << 26
+_MAX_MODEL_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
 class SplitSize:
-    """One part of a corpus: ``ids`` on disk, ``characters`` and UTF-8 ``bytes`` of its text, before any spelling."""
+    """The size of a split: ``ids`` on disk, ``characters`` and UTF-8 ``bytes`` of its text before encoding."""
 
     ids: int
     characters: int
     bytes: int
     documents: int = 0
-    """0 where text runs on. End markers are among the ids, not among the characters and bytes."""
+    """0 for continuous text. End markers are counted in ``ids``, but not in ``characters`` and ``bytes``."""
 
     @property
     def predictions(self) -> int:
-        """What is predicted in one pass, a character spelt in several ids counted once: characters and end markers."""
+        """The number of characters and end markers, each predicted once in an epoch. Byte pieces are not counted."""
         return self.characters + self.documents
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A prepared corpus: open it with ``open_corpus``, make it with ``prepare``."""
+    """A prepared corpus: opened with ``open_corpus``, created with ``prepare``."""
 
     folder: Path
     tokenizer: Tokenizer
     description: dict[str, Any]
-    """What corpus.json says."""
+    """The content of corpus.json."""
     sizes: dict[str, SplitSize]
     description_sha256: str
-    """Digest of corpus.json itself, which checkpoints keep."""
+    """Digest of corpus.json itself, which checkpoints store."""
 
     @property
     def name(self) -> str:
@@ -67,15 +68,15 @@ class Corpus:
 
     @property
     def sha256(self) -> str:
-        """Digest of the files the corpus was made from."""
+        """Digest of the files that the corpus was prepared from."""
         return str(self.description["sha256"])
 
     def ids(self, split: str) -> IdFile:
-        """The ids of "train", "valid" or "test"."""
+        """The ids of the split "train", "valid" or "test"."""
         return IdFile(self.folder / f"{split}.ids", id_dtype(self.tokenizer.vocabulary_size), self.sizes[split].ids)
 
     def ends(self, split: str) -> IdFile:
-        """Where in ``ids(split)`` each document ends."""
+        """The positions in ``ids(split)`` after each document."""
         return IdFile(self.folder / f"{split}.ends", np.dtype("<u8"), self.sizes[split].documents)
 
     def fingerprints(self) -> NDArray[np.uint64]:
@@ -84,52 +85,53 @@ class Corpus:
         return stored.read(0, len(stored))
 
     def check_ids(self) -> None:
-        """Raise ``DataError`` unless every file of ids is, bit by bit, the one that was prepared."""
+        """Raise ``DataError`` unless every file of ids has the digest in corpus.json."""
         for split in SPLITS:
             files = {"sha256": self.ids(split)}
-            if self.tokenizer.documents:
+            if self.tokenizer.document_kind:
                 files["ends_sha256"] = self.ends(split)
             for key, file in files.items():
                 if file.sha256() != self.description["splits"][split].get(key):
                     raise DataError(f"{file.path} is damaged; train again from the text, with --init-from")
 
     def changed_sources(self) -> bool:
-        """Whether the text on disk is no longer what was prepared; a text that is gone does not count."""
+        """Whether the text on disk has changed since it was prepared; false if it is missing."""
         try:
             encoding, any_file = str(self.description["encoding"]), self.tokenizer.kind == "byte"
             groups = [open_source(names, encoding, any_file=any_file) for names in self.description["sources"]]
         except (MissingInputError, UsageError):
             return False
-        except DataError:  # it has become empty
+        except DataError:  # it is empty now
             return True
-        if sources_fingerprint(groups) == self.description["fingerprint"]:
+        if source_stamp(groups) == self.description["fingerprint"]:
             return False
         return content_digest(groups) != self.sha256
 
 
 def same_splits(first: Corpus, second: Corpus) -> bool:
-    """Whether two corpora are one text, cut alike; vocabularies may differ. Documents may have been shuffled apart."""
+    """Whether two corpora have the same text in the same splits; the vocabularies may differ."""
     sizes = [[(size.characters, size.documents) for size in corpus.sizes.values()] for corpus in (first, second)]
-    documents = first.tokenizer.documents
-    if first.sha256 != second.sha256 or sizes[0] != sizes[1] or documents != second.tokenizer.documents:
+    document_kind = first.tokenizer.document_kind
+    if first.sha256 != second.sha256 or sizes[0] != sizes[1] or document_kind != second.tokenizer.document_kind:
         return False
-    return documents is None or np.array_equal(first.fingerprints(), second.fingerprints())
+    # Another seed shuffles documents into other splits.
+    return document_kind is None or np.array_equal(first.fingerprints(), second.fingerprints())
 
 
-def sources_fingerprint(groups: Sequence[TextSource]) -> str:
-    """A cheap sign that no file of the texts has changed."""
+def source_stamp(groups: Sequence[TextSource]) -> str:
+    """A digest of the paths, sizes and modification times of all files; equal if they have not changed."""
     return hashlib.sha256(
-        "\n".join(line for source in groups for line in source.fingerprints()).encode("utf-8", "surrogateescape")
+        "\n".join(line for source in groups for line in source.file_stamps()).encode("utf-8", "surrogateescape")
     ).hexdigest()
 
 
 def content_digest(groups: Sequence[TextSource]) -> str:
-    """The digest of all that the files of the texts hold."""
+    """The SHA-256 digest of the digests of the texts, in hexadecimal."""
     return hashlib.sha256("".join(source.sha256() for source in groups).encode()).hexdigest()
 
 
 def parse_split(text: str) -> tuple[float, float, float]:
-    """Shares of train, valid and test from "90/5/5" or "90/10". Raises ``UsageError``."""
+    """The fractions of train, valid and test from percentages, "90/5/5" or "90/10". Raises ``UsageError``."""
     try:
         shares = [float(part) for part in text.split("/")]
     except ValueError:
@@ -142,12 +144,12 @@ def parse_split(text: str) -> tuple[float, float, float]:
         or shares[0] <= 0
         or not math.isclose(sum(shares), 100)
     ):
-        raise UsageError(f"--split {text!r} must be three shares that make 100, like 90/5/5 or 90/10/0")
+        raise UsageError(f"--split {text!r} must be three percentages that add up to 100, like 90/5/5 or 90/10/0")
     return shares[0] / 100, shares[1] / 100, shares[2] / 100
 
 
 def corpus_beside(checkpoint: Path) -> Corpus | None:
-    """The corpus of the run that ``checkpoint``, a run or a step, belongs to; None where there is none."""
+    """The corpus of the run ``checkpoint``, or of the run with the step ``checkpoint``; None if there is none."""
     folder = next(
         (home / "corpus" for home in (checkpoint, checkpoint.parent) if (home / "corpus/corpus.json").is_file()), None
     )
@@ -155,12 +157,12 @@ def corpus_beside(checkpoint: Path) -> Corpus | None:
 
 
 def open_corpus(folder: Path) -> Corpus:
-    """A corpus that ``prepare`` wrote. Raises ``MissingInputError`` or ``DataError``."""
+    """Open a corpus that ``prepare`` wrote. Raises ``MissingInputError`` or ``DataError``."""
     try:
         described = read_at_most(folder / "corpus.json", MAX_JSON_BYTES + 1)
         description = parse_json(described, str(folder / "corpus.json"))
         has_model = (folder / "tokenizer.model").exists()
-        model = read_at_most(folder / "tokenizer.model", _MOST_MODEL_BYTES) if has_model else None
+        model = read_at_most(folder / "tokenizer.model", _MAX_MODEL_BYTES) if has_model else None
     except OSError as error:
         raise MissingInputError(
             f"{folder} holds no prepared corpus ({error.strerror}); train from the text again"
@@ -177,14 +179,14 @@ def open_corpus(folder: Path) -> Corpus:
 
 
 def _check_description(description: dict[str, Any]) -> None:
-    """Raise ``KeyError`` or ``TypeError`` unless everything is there that is asked for later."""
+    """Raise ``KeyError`` or ``TypeError`` unless all keys that are read later are there with the right types."""
     texts = [description[key] for key in ("name", "sha256", "encoding", "fingerprint")]
     names = [name for group in description["sources"] for name in group]
     numbers = [description[key] for key in ("distinct_characters", "unigram_nats")]
     if not all(isinstance(text, str) for text in [*texts, *names]):
-        raise TypeError("a text is none")
+        raise TypeError("a value is not a string")
     if not all(type(number) in (int, float) for number in numbers):
-        raise TypeError("a number is none")
+        raise TypeError("a value is not a number")
 
 
 def _split_size(described: Any) -> SplitSize:

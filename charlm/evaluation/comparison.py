@@ -95,9 +95,10 @@ def tokenizer_difference(first: Tokenizer, second: Tokenizer) -> str | None:
     """Why two tokenizers do not split a text into the same characters and documents; None if they do."""
     if first.kind != second.kind:
         return f"one reads {_UNITS[first.kind]}, the other {_UNITS[second.kind]}"
-    if first.documents != second.documents:
-        forms = [f"documents ({form})" if form else "running text" for form in (first.documents, second.documents)]
-        return f"one reads {forms[0]}, the other {forms[1]}"
+    if first.document_kind != second.document_kind:
+        kinds = first.document_kind, second.document_kind
+        one, other = (f"documents ({kind})" if kind else "running text" for kind in kinds)
+        return f"one reads {one}, the other {other}"
     return None
 
 

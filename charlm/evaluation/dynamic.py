@@ -38,7 +38,7 @@ from charlm.tokenizer.protocol import Ids, Tokenizer
 
 SEGMENT = 32
 LR, DECAY = 6e-4, 3e-3
-"""Tuned on War and Peace, not on the Shakespeare that is reported (README, "Why these defaults")."""
+"""Tuned on War and Peace, not on the Shakespeare that is reported (benchmarks/LOG.md)."""
 _EPSILON = 0.1
 """Relative to the mean rms; keeps weights with tiny gradients in training from diverging."""
 _MAX_SCALED_GRADIENT = 10.0

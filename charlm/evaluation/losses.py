@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import buckets, pad
+from charlm.corpus.padding import buckets, pad
 from charlm.engine import Engine, EngineState, FloatArray
 from charlm.errors import DataError, UsageError
 from charlm.tokenizer.protocol import Ids, Tokenizer

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlm.config import ModelConfig
-from charlm.corpus.batches import IGNORED
+from charlm.corpus.batches import IGNORE_INDEX
 from charlm.model.lstm import LayerState, fused_recurrence, native_recurrence, native_runs, packed_recurrence, packs
 
 State = tuple[LayerState, ...]
@@ -234,8 +234,8 @@ def activation_penalty(output_TBE: Tensor, dropped_TBE: Tensor, real_TB: Tensor,
 
 
 def cross_entropy(logits_TBV: Tensor, targets_TB: Tensor) -> Tensor:
-    """Negative log-probabilities [T, B] of the targets in nats, computed in float32; 0 where one is ``IGNORED``."""
+    """Negative log-probabilities [T, B] of the targets in nats, computed in float32; 0 for ``IGNORE_INDEX``."""
     flat = F.cross_entropy(
-        logits_TBV.float().flatten(0, 1), targets_TB.flatten(), reduction="none", ignore_index=IGNORED
+        logits_TBV.float().flatten(0, 1), targets_TB.flatten(), reduction="none", ignore_index=IGNORE_INDEX
     )
     return flat.view_as(targets_TB)

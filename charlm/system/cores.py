@@ -1,4 +1,4 @@
-"""How many processor cores there are for charlm: more threads than that only wait for one another."""
+"""How many processor cores charlm may use. More threads than cores only wait for one another."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """Cores that this process may use: what it is bound to, or what its container gives it of their time."""
-    bound_to = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(bound_to, _given() or bound_to)
+    """The number of cores that this process may use: its CPU affinity, or its container's CPU quota if that is less."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(affinity, _cgroup_quota() or affinity)
 
 
-def _given() -> int | None:
-    """The cores whose time a container may take (``docker --cpus``), rounded up; None where nothing limits it."""
+def _cgroup_quota() -> int | None:
+    """The CPU quota of a container in cores (``docker --cpus``), rounded up; None where there is no limit."""
     try:
         if (_CGROUP / "cpu.max").exists():
             quota, period = (_CGROUP / "cpu.max").read_text().split()

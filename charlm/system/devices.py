@@ -1,4 +1,4 @@
-"""Which device and which precision: asked of torch, measured where torch does not know."""
+"""The device and the precision: from torch, or measured where torch does not know."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _OUT_OF_MEMORY = (
     "CUDA error: out of memory",
 )  # fmt: skip
 # Numbers of options in glibc's malloc.h.
+# Parameters of mallopt in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps". Raises ``UsageError`` where it is not there."""
+    """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps". Raises ``UsageError`` where it is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device {name!r} is no device; use auto, cpu, cuda or mps") from None
+        raise UsageError(f"--device {name!r} is not a device; use auto, cpu, cuda or mps") from None
     present: dict[str, Callable[[], bool]] = {
         "cpu": lambda: True,
         "cuda": lambda: torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
@@ -57,7 +58,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def _bfloat16_gain() -> float:
-    """How many times faster a bfloat16 matrix product is here; about 2 with hardware for it, far below 1 without."""
+    """How many times faster a matrix product is in bfloat16; about 2 with hardware for it, far below 1 without."""
     a, b = torch.randn(512, 512), torch.randn(512, 512)
     a_half, b_half = a.bfloat16(), b.bfloat16()
     return _median_seconds(lambda: a @ b) / _median_seconds(lambda: a_half @ b_half)
@@ -97,10 +98,10 @@ def make_reproducible(device: torch.device) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep what a training step frees for the next step, instead of giving it back and asking again.
+    """Let glibc keep memory that a training step frees for the next step, instead of returning it to the kernel.
 
-    A step frees and takes the same hundreds of megabytes each time; fetching them anew from the kernel costs a CPU
-    training about a quarter of its speed. Elsewhere than on Linux with glibc this does nothing.
+    Every step allocates and frees the same hundreds of megabytes. Getting them from the kernel each time makes training
+    on a CPU slower by about a quarter. Without glibc this does nothing.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -109,7 +110,7 @@ def keep_freed_memory() -> None:
 
 
 def memory_bytes(device: torch.device) -> int | None:
-    """The memory of ``device``; None where nothing tells."""
+    """The memory of ``device`` in bytes; None where it is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return machine_bytes()
@@ -117,7 +118,7 @@ def memory_bytes(device: torch.device) -> int | None:
 
 @contextlib.contextmanager
 def memory_errors(advice: str) -> Iterator[None]:
-    """Turn running out of memory into an ``OutOfMemoryError`` that ends with ``advice``: numbers, and what to lower."""
+    """Turn errors of an exhausted memory into ``OutOfMemoryError``. Its text ends with ``advice``: what to lower."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:

@@ -1,4 +1,4 @@
-"""What memory the machine has."""
+"""The memory of the machine."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory
 
 
 def machine_bytes() -> int | None:
-    """The memory of this machine, or what its container may take of it; None where the system does not say."""
+    """The memory of this machine, or the limit of its container if that is less; None where it is unknown."""
     try:
-        found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, ValueError, OSError):
         return None
-    for limit in _CGROUP_LIMITS:
+    for path in _CGROUP_LIMITS:
         try:
-            found.append(int(limit.read_text()))
+            limits.append(int(path.read_text()))
         except (OSError, ValueError):  # no such file, or "max"
             continue
-    return min(found)
+    return min(limits)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal: at once where nothing can be lost, else as a request to save and stop."""
+"""Ctrl-C, SIGTERM and a closed terminal: they stop charlm at once, or while it trains, ask it to save and stop."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 from charlm.errors import InterruptedBySignal
 
-_WATCHED = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
-# ``timeout`` and a terminal that closes send each signal twice; nobody presses Ctrl-C twice in so short a time.
-_ECHO_SECONDS = 0.1
+_HANDLED = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+# ``timeout`` and a closing terminal send each signal twice. A user cannot press Ctrl-C twice within this time.
+_DUPLICATE_SECONDS = 0.1
 
 
 class StopSignals:
-    """While entered, a signal raises ``InterruptedBySignal``; within ``deferred`` it only asks for an end.
+    """A context in which a signal raises ``InterruptedBySignal``; inside ``deferred`` it calls a function instead.
 
-    A second one leaves at once, unless it comes so soon that it is the first one's echo. A signal that was ignored
-    before (nohup) stays ignored. Outside the main thread nothing is watched.
+    A second signal exits at once, unless it comes so soon that it is a duplicate of the first. A signal that was
+    ignored before (nohup) stays ignored. Outside the main thread no signal is handled.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in _WATCHED:
+            for number in _HANDLED:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
         return self
@@ -44,9 +44,9 @@ class StopSignals:
 
     @contextmanager
     def deferred(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Let the first signal call ``stop`` instead; a second one leaves at once."""
+        """While entered, the first signal calls ``stop`` instead of raising; a second one exits at once."""
         self._stop = stop
-        if self.received is not None:  # whoever was running then took no notice of the exception
+        if self.received is not None:  # the code that ran then has swallowed the exception
             stop()
         try:
             yield
@@ -55,7 +55,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if time.monotonic() - self._received_at > _ECHO_SECONDS:
+            if time.monotonic() - self._received_at > _DUPLICATE_SECONDS:
                 os._exit(128 + number)
             return
         self.received, self._received_at = number, time.monotonic()

@@ -1,4 +1,4 @@
-"""The 256 bytes as they are: any file at all."""
+"""The byte tokenizer: the 256 byte values are the ids, for any file at all."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from charlm.tokenizer.protocol import Codes, Constraint, Ids, TextDecoder
 
 
 class ByteTokenizer:
-    """The 256 byte values are the ids. A str stands for its UTF-8 bytes; other bytes are surrogate escapes."""
+    """The 256 byte values are the ids. A str is encoded as UTF-8; bytes that are not UTF-8 are surrogate escapes."""
 
     kind = "byte"
     vocabulary_size = 256
     start_id = 0x0A
     end_id = None
-    documents = None
+    document_kind = None
+    has_byte_fallback = False
 
     def __init__(self) -> None:
         self.dtype = np.dtype("<u1")
@@ -30,13 +31,16 @@ class ByteTokenizer:
         try:
             return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
         except UnicodeEncodeError as error:
-            raise DataError(f"the text has half a character, U+{ord(text[error.start]):04X}; remove it") from None
+            raise DataError(f"the text has a lone surrogate, U+{ord(text[error.start]):04X}; remove it") from None
 
-    def encode_codes(self, codes: Codes) -> Ids:
+    def encode_codes(self, codes: Codes, in_bytes: NDArray[np.bool_] | None = None) -> Ids:
         return codes.astype(np.uint8, copy=False)
 
     def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
         return self.encode_codes(codes)
+
+    def with_ends(self, ids: Ids, ends: NDArray[np.int64]) -> Ids:
+        return ids
 
     def decode(self, ids: Ids) -> str:
         return np.asarray(ids).astype(np.uint8).tobytes().decode("utf-8", "surrogateescape")

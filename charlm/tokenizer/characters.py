@@ -1,11 +1,11 @@
-"""A SentencePiece character model: one id for every character of the training text, and other characters in bytes.
+"""A SentencePiece character model: one id for every character of the training text, byte fallback for all others.
 
-There are 256 byte pieces in which any other character is spelt, so every Unicode string has ids and comes back
-unchanged. Its ``tokenizer.model`` opens in any SentencePiece; charlm itself encodes by table look-up, many times
-faster, and the tests hold the two against each other.
+Any other character is encoded as its UTF-8 bytes, each of which is one of 256 byte pieces. So every Unicode string has
+ids and is decoded unchanged. ``tokenizer.model`` opens in any SentencePiece. charlm itself encodes by table look-up,
+which is many times faster; the tests compare the two.
 
-Two characters can be no piece of a SentencePiece model: NUL, and U+2581, which stands for the space inside it. They
-are always spelt in bytes; ``spelt`` remembers which of them the training text had, so that they may be sampled.
+Two characters cannot be pieces of a SentencePiece model: NUL, and U+2581, which represents the space inside it. They
+are always encoded as bytes. ``byte_encoded`` lists those of them that the training text has; they may be sampled.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ NOT_PIECES = (0x0000, 0x2581)
 
 
 class CharTokenizer:
-    """One id a character, other characters in byte pieces. Made by ``build`` or from a ``tokenizer.model``."""
+    """One id per character, and byte fallback. Made by ``build`` or from the content of a ``tokenizer.model``."""
 
     kind = "char"
     end_id = None
-    documents = None
+    document_kind = None
+    has_byte_fallback = True
 
-    def __init__(self, model: bytes, spelt: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: bytes, byte_encoded: tuple[int, ...] = ()) -> None:
         import sentencepiece
 
         self._model = model
-        self.spelt = tuple(sorted(spelt))
-        if not set(spelt) <= set(NOT_PIECES):
-            raise DataError("the tokenizer's list of characters spelt in bytes is damaged")
+        self.byte_encoded = tuple(sorted(byte_encoded))
+        if not set(byte_encoded) <= set(NOT_PIECES):
+            raise DataError("config.json: the tokenizer's spelt_in_bytes is damaged; restore it from a backup")
         processor = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(model)
@@ -50,9 +51,11 @@ class CharTokenizer:
             byte_ids = [i for i in range(size) if processor.is_byte(i)]
         except (RuntimeError, ValueError, TypeError, UnicodeError) as error:
             reason = str(error)
-            raise DataError(f"tokenizer.model is no SentencePiece model: {reason!r:.80}") from None
+            raise DataError(
+                f"tokenizer.model is not a SentencePiece model ({reason!r:.80}); restore it from a backup"
+            ) from None
         if len(byte_ids) != 256 or [pieces[i] for i in byte_ids] != [f"<0x{b:02X}>" for b in range(256)]:
-            raise DataError("tokenizer.model is no character model with 256 byte pieces, as charlm makes them")
+            raise DataError("tokenizer.model is not a character model with 256 byte pieces; restore it from a backup")
         self.vocabulary_size = size
         self.dtype = id_dtype(size)
         self._byte_ids = np.array(byte_ids, self.dtype)
@@ -72,12 +75,14 @@ class CharTokenizer:
                 continue
             character = " " if piece == _SPACE_PIECE else piece
             if len(character) != 1 or character in self._characters or ord(character) in NOT_PIECES:
-                raise DataError(f"tokenizer.model has the piece {piece!r:.40}, which is not one character")
+                raise DataError(
+                    f"tokenizer.model has the piece {piece!r:.40}, which is not one character; restore it from a backup"
+                )
             self._characters[character] = piece_id
             table[ord(character)] = piece_id
             self._bytes_of[piece_id] = character.encode("utf-8")
         if not self._characters:
-            raise DataError("tokenizer.model has no character that could be written")
+            raise DataError("tokenizer.model has no character; restore it from a backup")
         self._table = table
         self.byte_lengths = np.array([len(b) for b in self._bytes_of], np.int64)
         self.starts_character = np.ones(size, np.bool_)
@@ -91,14 +96,14 @@ class CharTokenizer:
     def build(cls, counts: Mapping[int, int]) -> CharTokenizer:
         """Make the vocabulary from ``counts``: code point -> occurrences in the training text.
 
-        Costs the size of the alphabet, not of the corpus: SentencePiece is given the counts, never the text.
+        The cost depends on the size of the alphabet, not on that of the corpus.
         """
-        spelt = tuple(code for code in NOT_PIECES if counts.get(code))
-        return cls(train_model({chr(code): n for code, n in counts.items() if n and code not in spelt}), spelt)
+        in_bytes = tuple(code for code in NOT_PIECES if counts.get(code))
+        return cls(train_model({chr(code): n for code, n in counts.items() if n and code not in in_bytes}), in_bytes)
 
     @property
     def characters(self) -> Mapping[str, int]:
-        """Character -> id of every character that is a piece."""
+        """Character -> id, for every character that is a piece."""
         return self._characters
 
     @property
@@ -109,39 +114,42 @@ class CharTokenizer:
     def encode(self, text: str) -> Ids:
         return self.encode_codes(code_points(text))
 
-    def encode_codes(self, codes: Codes, spell: NDArray[np.bool_] | None = None) -> Ids:
-        """Ids of code points; where ``spell`` is true a character is spelt in bytes though it has an id."""
+    def encode_codes(self, codes: Codes, in_bytes: NDArray[np.bool_] | None = None) -> Ids:
         ids: Ids = self._table.take(codes)
-        in_bytes = ids == self._missing
-        if spell is not None:
-            in_bytes |= spell
-        return self._spell(codes, ids, in_bytes) if in_bytes.any() else ids
+        fallback = ids == self._missing
+        if in_bytes is not None:
+            fallback |= in_bytes
+        return self._with_fallback(codes, ids, fallback) if fallback.any() else ids
 
-    def _spell(self, codes: Codes, ids: Ids, in_bytes: NDArray[np.bool_]) -> Ids:
-        places = np.flatnonzero(in_bytes)
-        wide = codes[places]
-        text = wide.astype("<u4").tobytes().decode("utf-32-le")
-        spelling = self._byte_ids[np.frombuffer(text.encode("utf-8"), np.uint8)]
-        lengths = 1 + (wide >= 0x80).astype(np.int64) + (wide >= 0x800) + (wide >= 0x10000)
-        # Where each spelling begins among the ids: its place, moved on by what the spellings before it add.
-        begins = places + np.cumsum(lengths - 1) - (lengths - 1)
-        within = np.arange(len(spelling)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        spelt = np.repeat(begins, lengths) + within
-        out = np.empty(len(ids) - len(places) + len(spelling), self.dtype)
-        single = np.ones(len(out), np.bool_)
-        single[spelt] = False
-        out[single] = ids[~in_bytes]
-        out[spelt] = spelling
+    def _with_fallback(self, codes: Codes, ids: Ids, fallback: NDArray[np.bool_]) -> Ids:
+        """``ids`` with the byte pieces of ``codes`` where ``fallback`` is true."""
+        positions = np.flatnonzero(fallback)
+        replaced = codes[positions]
+        text = replaced.astype("<u4").tobytes().decode("utf-32-le")
+        byte_pieces = self._byte_ids[np.frombuffer(text.encode("utf-8"), np.uint8)]
+        lengths = 1 + (replaced >= 0x80).astype(np.int64) + (replaced >= 0x800) + (replaced >= 0x10000)
+        # A character's first byte piece comes at its position plus the ids that the characters before it have added.
+        begins = positions + np.cumsum(lengths - 1) - (lengths - 1)
+        within = np.arange(len(byte_pieces)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        targets = np.repeat(begins, lengths) + within
+        out = np.empty(len(ids) - len(positions) + len(byte_pieces), self.dtype)
+        keeps_id = np.ones(len(out), np.bool_)
+        keeps_id[targets] = False
+        out[keeps_id] = ids[~fallback]
+        out[targets] = byte_pieces
         return out
 
     def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
         return self.encode_codes(codes)
 
+    def with_ends(self, ids: Ids, ends: NDArray[np.int64]) -> Ids:
+        return ids
+
     def decode(self, ids: Ids) -> str:
         return self.bytes_of(ids).decode("utf-8", "replace")
 
     def bytes_of(self, ids: Ids) -> bytes:
-        """The UTF-8 bytes that ``ids`` stand for."""
+        """The UTF-8 bytes of ``ids``."""
         pieces = self._bytes_of
         return b"".join([pieces[i] for i in np.asarray(ids).tolist()])
 
@@ -151,27 +159,32 @@ class CharTokenizer:
     def unknown(self, ids: Ids) -> NDArray[np.bool_]:
         ids = np.asarray(ids)
         unknown: NDArray[np.bool_] = self._is_byte[ids]
-        for code in self.spelt:
-            spelling = self._byte_ids[np.frombuffer(chr(code).encode("utf-8"), np.uint8)]
-            last = len(ids) - len(spelling) + 1
+        for code in self.byte_encoded:
+            pieces = self._byte_pieces(code)
+            last = len(ids) - len(pieces) + 1
             if last <= 0:
                 continue
             found = np.ones(last, np.bool_)
-            for offset, piece in enumerate(spelling):
+            for offset, piece in enumerate(pieces):
                 found &= ids[offset : offset + last] == piece
-            for offset in range(len(spelling)):
+            for offset in range(len(pieces)):
                 unknown[offset : offset + last][found] = False
         return unknown
+
+    def _byte_pieces(self, code: int) -> Ids:
+        """The ids of the UTF-8 bytes of one character."""
+        pieces: Ids = self._byte_ids[np.frombuffer(chr(code).encode("utf-8"), np.uint8)]
+        return pieces
 
     def constraint(self) -> Constraint:
         allowed = [~self._is_byte]
         transitions = [np.zeros(self.vocabulary_size, np.int64)]
-        for code in self.spelt:
+        for code in self.byte_encoded:
             state = 0
-            spelling = self._byte_ids[np.frombuffer(chr(code).encode("utf-8"), np.uint8)]
-            for place, piece in enumerate(spelling):
+            pieces = self._byte_pieces(code)
+            for place, piece in enumerate(pieces):
                 allowed[state][piece] = True
-                if place < len(spelling) - 1:
+                if place < len(pieces) - 1:
                     allowed.append(np.zeros(self.vocabulary_size, np.bool_))
                     transitions.append(np.zeros(self.vocabulary_size, np.int64))
                     transitions[state][piece] = state = len(allowed) - 1
@@ -182,4 +195,4 @@ class CharTokenizer:
 
     def description(self) -> dict[str, Any]:
         digest = hashlib.sha256(self._model).hexdigest()
-        return {"kind": self.kind, "spelt_in_bytes": list(self.spelt), "sha256": digest}
+        return {"kind": self.kind, "spelt_in_bytes": list(self.byte_encoded), "sha256": digest}

@@ -1,4 +1,4 @@
-"""A model of documents reads and writes one id more than its tokenizer has, the boundary."""
+"""The tokenizer of a model of documents: any other tokenizer and one more id, the document boundary."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from charlm.tokenizer.protocol import Codes, Constraint, Ids, TextDecoder, Token
 
 
 class DocumentTokenizer:
-    """``inner`` with one id more, the boundary: read before a document's first character, predicted after its last.
+    """``inner`` and one more id, the boundary: read before a document's first character, predicted after its last.
 
-    It has no text of its own, and counts as one character and as the one byte that ends a line.
+    The boundary has no text. It counts as one character and as one byte, like the newline that ends a line.
     """
 
-    def __init__(self, inner: Tokenizer, documents: str) -> None:
+    def __init__(self, inner: Tokenizer, document_kind: str) -> None:
         self.inner = inner
-        self.documents = documents
+        self.document_kind = document_kind
         self.kind = inner.kind
+        self.has_byte_fallback = inner.has_byte_fallback
         self.vocabulary_size = inner.vocabulary_size + 1
         self.start_id = self.end_id = inner.vocabulary_size
         self.starts_character = np.append(inner.starts_character, True)
@@ -29,15 +30,14 @@ class DocumentTokenizer:
     def encode(self, text: str) -> Ids:
         return self.inner.encode(text).astype(self._dtype)
 
-    def encode_codes(self, codes: Codes) -> Ids:
-        return self.inner.encode_codes(codes).astype(self._dtype)
+    def encode_codes(self, codes: Codes, in_bytes: NDArray[np.bool_] | None = None) -> Ids:
+        return self.inner.encode_codes(codes, in_bytes).astype(self._dtype)
 
     def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
-        """Ids of documents that end where so many codes are over as ``ends`` say, the boundary after each."""
+        """Ids of documents with the boundary after each; document i ends before ``codes[ends[i]]``."""
         return self.with_ends(self.inner.encode_codes(codes), ends)
 
     def with_ends(self, ids: Ids, ends: NDArray[np.int64]) -> Ids:
-        """``ids`` of ``inner`` with the boundary put in where so many characters are over as ``ends`` say."""
         begins = np.append(np.flatnonzero(self.inner.starts_character[ids]), len(ids))
         return np.insert(ids.astype(self._dtype), begins[ends], self.end_id)
 
@@ -45,7 +45,7 @@ class DocumentTokenizer:
         return self.inner.decode(np.asarray(ids)[np.asarray(ids) != self.end_id])
 
     def decoder(self) -> TextDecoder:
-        """A decoder of one document, which takes the ids before its end."""
+        """A decoder of one document, for the ids before its boundary."""
         return self.inner.decoder()
 
     def unknown(self, ids: Ids) -> NDArray[np.bool_]:
@@ -63,4 +63,4 @@ class DocumentTokenizer:
         return self.inner.to_bytes()
 
     def description(self) -> dict[str, Any]:
-        return {**self.inner.description(), "documents": self.documents}
+        return {**self.inner.description(), "documents": self.document_kind}

@@ -1,4 +1,4 @@
-"""The tokenizer that a checkpoint or a corpus was saved with."""
+"""Rebuild the tokenizer that a checkpoint or a corpus was saved with."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from charlm.errors import DataError
 from charlm.tokenizer.bytes import ByteTokenizer
 from charlm.tokenizer.characters import CharTokenizer
 from charlm.tokenizer.documents import DocumentTokenizer
-from charlm.tokenizer.protocol import SEPARATORS, Tokenizer
+from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS, Tokenizer
 
 
 def load_tokenizer(description: Any, model: bytes | None) -> Tokenizer:
-    """The tokenizer of a checkpoint. Raises ``DataError`` where its parts are missing or disagree."""
+    """The tokenizer from ``Tokenizer.description()`` and the content of ``tokenizer.model``.
+
+    Raises ``DataError`` where a part is missing or the two disagree.
+    """
     inner = _load_inner(description, model)
-    documents = description.get("documents")
-    if documents is None:
+    document_kind = description.get("documents")
+    if document_kind is None:
         return inner
-    if not isinstance(documents, str) or documents not in SEPARATORS:
-        raise DataError(
-            f"config.json names documents {documents!r:.40}, which this charlm does not have; update charlm"
-        )
-    return DocumentTokenizer(inner, documents)
+    if not isinstance(document_kind, str) or document_kind not in DOCUMENT_SEPARATORS:
+        raise DataError(f"config.json has documents {document_kind!r:.40}, unknown to this charlm; update charlm")
+    return DocumentTokenizer(inner, document_kind)
 
 
 def _load_inner(description: Any, model: bytes | None) -> Tokenizer:
@@ -30,12 +31,14 @@ def _load_inner(description: Any, model: bytes | None) -> Tokenizer:
     if kind == "byte":
         return ByteTokenizer()
     if kind != "char":
-        raise DataError(f"config.json names the tokenizer {kind!r:.40}, which this charlm does not have; update charlm")
+        raise DataError(f"config.json has the tokenizer {kind!r:.40}, unknown to this charlm; update charlm")
     if model is None:
         raise DataError("tokenizer.model is missing; restore it from a backup")
-    spelt = description.get("spelt_in_bytes")
-    if not isinstance(spelt, list) or not all(type(code) is int for code in spelt):
-        raise DataError("config.json: the tokenizer's spelt_in_bytes is no list of code points")
+    in_bytes = description.get("spelt_in_bytes")
+    if not isinstance(in_bytes, list) or not all(type(code) is int for code in in_bytes):
+        raise DataError(
+            "config.json: the tokenizer's spelt_in_bytes is not a list of code points; restore it from a backup"
+        )
     if description.get("sha256") != hashlib.sha256(model).hexdigest():
         raise DataError("tokenizer.model is not the one config.json was written with; restore it from a backup")
-    return CharTokenizer(model, tuple(spelt))
+    return CharTokenizer(model, tuple(in_bytes))

@@ -1,4 +1,4 @@
-"""What the rest of charlm knows of a tokenizer: text to ids and back, losslessly.
+"""The interface of a tokenizer: text to ids and back, losslessly.
 
 Encoding is concat-stable (``encode(a + b) == encode(a) + encode(b)``), so text may be cut anywhere.
 """
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from charlm.errors import DataError
 
 Ids = NDArray[Any]
+"""[N] ids in an integer dtype."""
 Codes = NDArray[Any]
+"""[N] code points of characters, or byte values."""
 
-SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n"}
-"""The forms that documents of a text may have, and what is written between two of them."""
+DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n"}
+"""Document kind -> what is written between two documents of that kind."""
 
 
 class Constraint(NamedTuple):
@@ -32,45 +34,58 @@ class Constraint(NamedTuple):
 
 
 class TextDecoder(Protocol):
-    """Ids in, text out as soon as a character is whole."""
+    """Ids in, text out as soon as a character is complete."""
 
     def feed(self, ids: Ids) -> str:
-        """The characters that ``ids`` complete; an unfinished one waits for the next call."""
+        """The characters that ``ids`` complete; an incomplete character waits for the next call."""
         ...
 
     def finish(self) -> str:
-        """What is left when no more ids come."""
+        """What is left at the end of the ids."""
         ...
 
 
 class Tokenizer(Protocol):
-    """What the rest of charlm knows of a tokenizer. ``V`` below is ``vocabulary_size``."""
+    """The interface of a tokenizer. ``V`` below is ``vocabulary_size``."""
 
     kind: str
+    """ "char" or "byte"."""
     vocabulary_size: int
     start_id: int
     """The id read before the first character: a newline where the vocabulary has one, for documents the boundary."""
     starts_character: NDArray[np.bool_]
     """[V] whether an id begins a character (a byte piece in the middle of one does not)."""
     byte_lengths: NDArray[np.int64]
-    """[V] how many UTF-8 bytes an id stands for."""
+    """[V] the number of UTF-8 bytes of an id."""
+    has_byte_fallback: bool
+    """Whether characters without an id are encoded as byte pieces, which training has to see, too."""
 
     @property
     def end_id(self) -> int | None:
-        """The id that ends a document: the boundary again. None where text runs on."""
+        """The id that ends a document: the boundary. None for continuous text."""
         ...
 
     @property
-    def documents(self) -> str | None:
-        """What a document is, a key of ``SEPARATORS``. None where text runs on."""
+    def document_kind(self) -> str | None:
+        """What a document is: a key of ``DOCUMENT_SEPARATORS``. None for continuous text."""
         ...
 
     def encode(self, text: str) -> Ids:
         """Ids of ``text`` in the narrowest unsigned dtype. Raises ``DataError`` for a lone surrogate."""
         ...
 
-    def encode_codes(self, codes: Codes) -> Ids:
-        """Ids of code points (for bytes: of byte values)."""
+    def encode_codes(self, codes: Codes, in_bytes: NDArray[np.bool_] | None = None) -> Ids:
+        """Ids of code points (for the kind "byte": of byte values).
+
+        With byte fallback, characters where ``in_bytes`` is true are encoded as bytes even if they have an id.
+        """
+        ...
+
+    def with_ends(self, ids: Ids, ends: NDArray[np.int64]) -> Ids:
+        """``ids`` of whole characters with the boundary inserted after ``ends[i]`` characters, for each i.
+
+        Unchanged for continuous text.
+        """
         ...
 
     def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
@@ -86,11 +101,11 @@ class Tokenizer(Protocol):
         ...
 
     def decoder(self) -> TextDecoder:
-        """A decoder that takes the ids piece by piece."""
+        """A decoder that takes the ids in pieces."""
         ...
 
     def unknown(self, ids: Ids) -> NDArray[np.bool_]:
-        """Which ids spell characters that the training text did not have. ``ids`` hold whole characters."""
+        """Which ids encode characters that the training text did not have. ``ids`` hold whole characters."""
         ...
 
     def constraint(self) -> Constraint:
@@ -98,16 +113,16 @@ class Tokenizer(Protocol):
         ...
 
     def to_bytes(self) -> bytes | None:
-        """The content of ``tokenizer.model``, or None where the kind says it all."""
+        """The content of ``tokenizer.model``; None where ``description`` is all there is."""
         ...
 
     def description(self) -> dict[str, Any]:
-        """What config.json keeps of it, beside ``to_bytes``."""
+        """The JSON values that config.json keeps of it, beside ``to_bytes``."""
         ...
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
-    """The narrowest little-endian unsigned type that holds every id and one value more."""
+    """The narrowest little-endian unsigned type that holds every id and one more value."""
     return (
         np.dtype("<u1") if vocabulary_size <= 256 else np.dtype("<u2") if vocabulary_size < 65536 else np.dtype("<u4")
     )
@@ -121,6 +136,6 @@ def code_points(text: str) -> Codes:
         return np.frombuffer(text.encode("utf-32-le"), np.uint32)
     except UnicodeEncodeError as error:
         raise DataError(
-            f"the text has U+{ord(text[error.start]):04X} at character {error.start}, half of a character or a byte "
-            "that is not UTF-8; remove it, or train with --tokenizer byte, which takes any bytes"
+            f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start} (half of a "
+            "character, or a byte that is not UTF-8); remove it, or train with --tokenizer byte, which takes any bytes"
         ) from None

@@ -1,7 +1,7 @@
-"""Counts of characters to a SentencePiece model, and nothing else of SentencePiece's own training.
+"""Character counts to a SentencePiece model.
 
-The trainer is given counts, never text: it costs the size of the alphabet, and none of its habits with lines, spaces
-and normal forms can change a text.
+SentencePiece's trainer gets counts, never text. Its cost depends on the size of the alphabet only, and its treatment of
+lines, spaces and normal forms cannot change a text.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
-# SentencePiece would treat these as line ends, separators or its own marks unless they are declared.
-_DECLARED = ("\n", "\r", "\t", "\u2585")
+# SentencePiece would treat these as line ends, separators or its own marks unless they are user-defined symbols.
+_USER_DEFINED = ("\n", "\r", "\t", "\u2585")
 
 
 def train_model(counts: Mapping[str, int]) -> bytes:
     """The bytes of a character model with a piece for each key of ``counts`` (character -> occurrences)."""
     import sentencepiece
 
-    rows = [f"{c}\t{n}" for c, n in counts.items() if c not in _DECLARED and c != " "]
-    # The trainer refuses an empty list; one character more in the vocabulary does no harm.
+    rows = [f"{c}\t{n}" for c, n in counts.items() if c not in _USER_DEFINED and c != " "]
+    # The trainer refuses an empty list; one more character in the vocabulary does no harm.
     rows = rows or ["a\t1"]
     if " " in counts:
         rows.append(f" \t{counts[' ']}")
@@ -39,7 +39,7 @@ def train_model(counts: Mapping[str, int]) -> bytes:
         bos_id=-1,
         eos_id=-1,
         pad_id=-1,
-        user_defined_symbols=[c for c in _DECLARED if c in counts],
+        user_defined_symbols=[c for c in _USER_DEFINED if c in counts],
         minloglevel=2,
         num_threads=1,
     )

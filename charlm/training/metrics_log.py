@@ -12,7 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from charlm.system.disk import open_own, write_synced
+from charlm.system.disk import open_without_links, write_synced
 
 logger = logging.getLogger("charlm")
 
@@ -28,7 +28,7 @@ class MetricsLog:
         entry = {"kind": kind, "step": step, "seconds": round(seconds, 3), **values}
         finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
         try:
-            with open(self._path, "a", encoding="utf-8", opener=open_own) as file:
+            with open(self._path, "a", encoding="utf-8", opener=open_without_links) as file:
                 file.write(json.dumps(finite) + "\n")
         except OSError as error:
             _warn(error)

@@ -2,7 +2,7 @@
 
 ``validate`` finds contradictions among the options without a corpus, ``resolve`` chooses the rest. The number of epochs
 that the budget allows sets the regularization. Chunk length, learning rate, dropouts, weight decay and schedule were
-measured on two CPU cores; the other choices are judgement (README, "Why these defaults").
+measured on two CPU cores; the other choices are judgement (docs/explanation/defaults.md).
 """
 
 from __future__ import annotations

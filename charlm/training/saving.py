@@ -12,8 +12,8 @@ import torch
 
 import charlm
 from charlm.checkpoint.model_card import update_card
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.run_folder import keep_only
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import (
     ALL_FILES,
     CONFIG,
@@ -26,7 +26,6 @@ from charlm.checkpoint.step import (
     Checkpoint,
     open_checkpoint,
     save_step,
-    step_numbers,
 )
 from charlm.checkpoint.tensors import tensors_to_bytes
 from charlm.checkpoint.weights import weights_to_bytes
@@ -76,14 +75,14 @@ class Saver:
         self._failed_saves = 0
         progress.saved_step = progress.step
         self._best_on_disk = progress.best, progress.best_step
-        keep_only(self._run, {progress.step, progress.best_step or progress.step})
+        RunFolder(self._run).keep_only({progress.step, progress.best_step or progress.step})
         update_card(self._run, files[CONFIG], self._best_on_disk)
         return Saved(progress.step, path)
 
     def restore(self, state: TrainingState, checkpoint: Checkpoint, batches: Batches) -> None:
         """Put ``checkpoint``, opened with all its files, back into ``state``. Raises ``DataError``."""
-        parts = checkpoint_parts(checkpoint)
-        if parts[1].description() != self._corpus.tokenizer.description():
+        parts = read_model_parts(checkpoint)
+        if parts.tokenizer.description() != self._corpus.tokenizer.description():
             raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
         state.restore(checkpoint, parts, batches)
         self._best_on_disk = state.progress.best, state.progress.best_step
@@ -97,7 +96,7 @@ class Saver:
 
     def advice(self, lr: float) -> str:
         """What is left of a training that diverged, and what to do."""
-        steps = step_numbers(self._run)
+        steps = RunFolder(self._run).step_numbers()
         kept = f"step {steps[-1]} in {self._run} is the last good one" if steps else "nothing was saved"
         return f"{kept}; train again with a lower --lr (now {lr:g})"
 
@@ -108,8 +107,8 @@ class Saver:
         Raises ``InputOutputError``.
         """
         best = open_checkpoint(self._run, "best", ALL_FILES)
-        config, _, weights = checkpoint_parts(best)
-        model = make_network(config, weights).to(device)
+        parts = read_model_parts(best)
+        model = make_network(parts.config, parts.weights).to(device)
         rms = compute_gradient_rms(model, self._corpus, gradient_rms_segments(best.step), stop)
         if not stop():
             save_step(self._run, best.step, {**best.files, GRADIENTS: tensors_to_bytes(rms)})

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from numpy.typing import NDArray
 
-from charlm.checkpoint.model_parts import Parts
+from charlm.checkpoint.model_parts import ModelParts
 from charlm.checkpoint.step import CONFIG, STATE, STATE_TENSORS, Checkpoint
 from charlm.checkpoint.tensors import tensors_from_bytes
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_json, to_dict
@@ -184,26 +184,25 @@ class TrainingState:
             weights = self.model.weights()
         return Snapshot(weights, tensors, values)
 
-    def restore(self, checkpoint: Checkpoint, parts: Parts, batches: Batches) -> None:
-        """Take over a checkpoint that was opened with all its files; ``parts`` are its ``checkpoint_parts``.
+    def restore(self, checkpoint: Checkpoint, parts: ModelParts, batches: Batches) -> None:
+        """Take over a checkpoint that was opened with all its files; ``parts`` are those of ``read_model_parts``.
 
         Raises ``DataError`` where they do not fit this state.
         """
         where, tensors_where = str(checkpoint.path / STATE), str(checkpoint.path / STATE_TENSORS)
-        config, _, weights = parts
-        if config != self.model.config:
+        if parts.config != self.model.config:
             raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
         values = parse_json(checkpoint.files[STATE], where)
         tensors = tensors_from_bytes(checkpoint.files[STATE_TENSORS], tensors_where)
         if not isinstance(values, dict):
             raise DataError(f"{where} does not hold the state of a training")
-        self.average.restore(weights, tensors, values.get("average"), where)
+        self.average.restore(parts.weights, tensors, values.get("average"), where)
         self.progress = _restored_progress(values.get("progress"), checkpoint, batches, where)
         self.schedule.restore(values.get("schedule"), where)
         if not (0 < self.progress.rate_factor <= 1 and 0 < self.schedule.plateau.factor <= 1):
             raise DataError(f"{where} has a learning rate factor outside of (0, 1]; use an earlier step")
         restore_optimizer(self.optimizer, tensors, tensors_where)
-        self._restore_carried(tensors, batches.rows(self.progress.cursor), where)
+        self._restore_carried(tensors, batches.carried_rows(self.progress.cursor), where)
         _compare_environment(values.get("environment"), _environment(self.device))
         self._restore_generator(tensors)
 

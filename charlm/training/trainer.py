@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.step import Checkpoint
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.batches import Chunk, make_batches
@@ -74,7 +74,7 @@ class Trainer:
     def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
         """A trainer in the state of ``checkpoint``, opened with all its files. Raises ``DataError``."""
         # The weights are checked first, so that no more memory is allocated than they fill.
-        trainer = cls(run, corpus, checkpoint_parts(checkpoint)[0], config)
+        trainer = cls(run, corpus, read_model_parts(checkpoint).config, config)
         trainer._restore(checkpoint)
         trainer._started = time.monotonic() - trainer.progress.seconds
         return trainer
@@ -213,8 +213,8 @@ class Trainer:
             self.state.average.update()
         loss = updated.loss * self._ids_per_character
         progress.note_step(loss, updated.grad_norm > config.clip, not updated.is_finite, chunk.predictions)
-        progress.part, progress.chunk = self.batches.after(progress.cursor)
-        rows = self.batches.rows(progress.cursor)
+        progress.part, progress.chunk = self.batches.next_cursor(progress.cursor)
+        rows = self.batches.carried_rows(progress.cursor)
         self.state.carried = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in updated.state)
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NonFiniteError(f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row")

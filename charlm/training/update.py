@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from charlm.corpus.batches import IGNORED, Chunk
+from charlm.corpus.batches import IGNORE_INDEX, Chunk
 from charlm.model.char_lm import State, activation_penalty, cross_entropy, detach
 from charlm.system.devices import autocast
 from charlm.training.state import TrainingState
@@ -96,7 +96,9 @@ class Update:
 
     def _penalty(self, output_TBE: Tensor, dropped_TBE: Tensor, targets_TB: Tensor) -> Tensor | float:
         weights = self._config.ar, self._config.tar
-        return activation_penalty(output_TBE, dropped_TBE, targets_TB != IGNORED, *weights) if any(weights) else 0.0
+        if not any(weights):
+            return 0.0
+        return activation_penalty(output_TBE, dropped_TBE, targets_TB != IGNORE_INDEX, *weights)
 
 
 class DeviceUpdate(Update):

@@ -1,4 +1,4 @@
-"""The model card is true, survives being edited, is nobody's danger, and lets no name break it."""
+"""The model card is correct, keeps what the user adds, and escapes every name."""
 
 import os
 import shlex
@@ -11,9 +11,10 @@ import pytest
 import charlm
 from charlm import runs
 from charlm.checkpoint import model_card
-from charlm.checkpoint.model_card import BEGIN, CARD, END, generated_part, renewed, update_card
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.step import ALL_FILES, CONFIG, MODEL, open_checkpoint, step_numbers
+from charlm.checkpoint.model_card import BEGIN, CARD, END, generate_part, replace_part, update_card
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, CONFIG, MODEL, open_checkpoint
 from charlm.config import dump_json
 from charlm.errors import DataError
 
@@ -34,7 +35,7 @@ def run(text_file, tmp_path_factory):
 
 @pytest.fixture
 def own_run(run, tmp_path):
-    """A copy that may be changed."""
+    """A copy that a test may change."""
     return Path(shutil.copytree(run, tmp_path / "own"))
 
 
@@ -44,11 +45,11 @@ def text_of(run):
 
 def part_for(run, **changes):
     config = dict(open_checkpoint(run).config)
-    return generated_part({**config, **changes}, (1.0, 5))
+    return generate_part({**config, **changes}, (1.0, 5))
 
 
-def test_the_card_says_what_the_run_is(run, tmp_path):
-    said, opened = text_of(run), open_checkpoint(run)
+def test_the_card_describes_the_run(run, tmp_path):
+    card, opened = text_of(run), open_checkpoint(run)
     config, corpus = charlm.load(run, device="cpu").config, opened.config["corpus"]
     nats = opened.validation
     for fact in (
@@ -57,16 +58,16 @@ def test_the_card_says_what_the_run_is(run, tmp_path):
         f"{nats:.4f} nats ({nats / np.log(2):.3f} bits) per character, at step {opened.step}",
         f"charlm {charlm.__version__}, torch ", "own licence", "charlm generate --checkpoint . ",
     ):  # fmt: skip
-        assert fact in said, fact
-    assert said.startswith(BEGIN)
-    assert said.endswith(END + "\n")
+        assert fact in card, fact
+    assert card.startswith(BEGIN)
+    assert card.endswith(END + "\n")
     for private in (tmp_path.parent, Path.home(), Path.cwd()):
-        assert str(private) not in said
+        assert str(private) not in card
 
 
-def command_of(said):
-    """What the card says after ``charlm train FILE``."""
-    (command,) = [line.strip() for line in said.splitlines() if line.startswith("    charlm train")]
+def command_of(card):
+    """The options after ``charlm train FILE`` in the card."""
+    (command,) = [line.strip() for line in card.splitlines() if line.startswith("    charlm train")]
     return shlex.split(command)[3:]
 
 
@@ -81,7 +82,7 @@ def command_of(said):
 def test_the_command_repeats_the_run(text_file, lines_file, tmp_path, options):
     text = lines_file if "documents" in options else text_file
     first = brief(text, tmp_path / "first", 7, dropout_input=0.0, ar=0.5, **{"save_every": "3", **options})
-    from charlm.cli.app import app  # the command line, so that its types are what counts
+    from charlm.cli.app import app  # the command line, so that its types are tested, too
 
     where = ["--out", str(tmp_path / "second"), "--threads", "1", "--quiet"]
     app(["train", str(text), *command_of(text_of(first.run)), *where], standalone_mode=False)
@@ -91,7 +92,7 @@ def test_the_command_repeats_the_run(text_file, lines_file, tmp_path, options):
     assert ends[0].files[MODEL] == ends[1].files[MODEL]
 
 
-def test_what_a_person_writes_stays(own_run):
+def test_text_of_the_user_is_kept(own_run):
     before = text_of(own_run)
     edited = "# My poet\n\nA | note.\n" + before + "\nThanks: \u2764\r\nthe end"
     (own_run / CARD).write_bytes(edited.encode() + b"\xff")
@@ -104,13 +105,13 @@ def test_what_a_person_writes_stays(own_run):
 
 
 @pytest.mark.parametrize("own", ["", "mine alone\n", BEGIN + "only a beginning", END + BEGIN, 2 * (BEGIN + END)])
-def test_a_page_without_its_place_is_left_alone(own_run, own):
+def test_a_page_without_one_pair_of_markers_is_not_changed(own_run, own):
     (own_run / CARD).write_text(own)
     runs.resume(own_run, steps=20)
     assert text_of(own_run) == own
 
 
-def test_links_folders_and_pipes_are_left_alone(own_run, tmp_path, caplog):
+def test_links_folders_and_pipes_are_not_changed(own_run, tmp_path, caplog):
     path, other = own_run / CARD, tmp_path / "other.md"
     path.replace(other)
     for make in (lambda: path.symlink_to(other), path.mkdir, lambda: os.mkfifo(path)):
@@ -123,13 +124,13 @@ def test_links_folders_and_pipes_are_left_alone(own_run, tmp_path, caplog):
     assert not caplog.records
 
 
-def test_a_lost_card_comes_back(own_run):
+def test_a_deleted_card_is_written_again(own_run):
     (own_run / CARD).unlink()
     runs.resume(own_run, steps=14)
     assert text_of(own_run).startswith(BEGIN)
 
 
-def test_where_it_cannot_be_written_training_goes_on(text_file, tmp_path, monkeypatch, caplog):
+def test_training_continues_if_the_card_cannot_be_written(text_file, tmp_path, monkeypatch, caplog):
     def full(path, data):
         raise OSError(28, "No space left on device")
 
@@ -141,11 +142,11 @@ def test_where_it_cannot_be_written_training_goes_on(text_file, tmp_path, monkey
     assert "No space left" in caplog.text
 
 
-def test_the_card_is_written_after_the_step_is_safe(text_file, tmp_path, monkeypatch):
+def test_the_card_is_written_after_the_step_is_saved(text_file, tmp_path, monkeypatch):
     saved = []
 
     def note(path, data):
-        saved.append(step_numbers(path.parent))
+        saved.append(RunFolder(path.parent).step_numbers())
 
     monkeypatch.setattr(model_card, "write_synced", note)
     brief(text_file, tmp_path / "run", 6)
@@ -154,7 +155,7 @@ def test_the_card_is_written_after_the_step_is_safe(text_file, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_name_breaks_the_page(run, name):
+def test_names_are_escaped(run, name):
     corpus = open_checkpoint(run).config["corpus"]
     plain = part_for(run)
     part = part_for(run, corpus={**corpus, "name": name, "sha256": name}, charlm=name, torch=name)
@@ -166,22 +167,22 @@ def test_no_name_breaks_the_page(run, name):
         unescaped_other = "".join(c for c in other if c != "\\")
         for mark in "|`<>[]*_~&$!#":
             assert unescaped.count(mark) == unescaped_other.count(mark), (mark, line)
-    assert renewed(part + "\n", plain) == plain + "\n"
+    assert replace_part(part + "\n", plain) == plain + "\n"
 
 
 @pytest.mark.parametrize(
     "changes", [{"corpus": None}, {"corpus": {}}, {"tokenizer": 3}, {"step": "x"}, {"model": {}}, {"seconds": None},
                 {"charlm": None, "corpus": {"name": 1, "sha256": 2, "splits": 3}}]
 )  # fmt: skip
-def test_what_is_damaged_is_refused_in_one_line(run, changes):
+def test_a_damaged_config_is_refused_in_one_line(run, changes):
     with pytest.raises(DataError) as error:
         part_for(run, **changes)
     assert "\n" not in str(error.value)
 
 
-def test_a_card_does_not_matter_to_its_run(own_run):
-    weights = checkpoint_parts(open_checkpoint(own_run))[2]
+def test_editing_the_card_does_not_damage_the_run(own_run):
+    weights = read_model_parts(open_checkpoint(own_run)).weights
     (own_run / CARD).write_bytes(os.urandom(500))
-    again = checkpoint_parts(open_checkpoint(own_run))[2]
+    again = read_model_parts(open_checkpoint(own_run)).weights
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
     assert dump_json(dict(open_checkpoint(own_run).config))

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from charlm.checkpoint import step as module
-from charlm.checkpoint.run_folder import clean, keep_only, lock_run, newest_run
-from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, STATE, open_checkpoint, save_step, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, STATE, open_checkpoint, save_step
 from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
 from charlm.config import dump_json
-from charlm.errors import CannotCreateError, DataError, InputOutputError, InterruptedBySignal, MissingInputError
+from charlm.errors import DataError, InputOutputError, InterruptedBySignal, MissingInputError
 
 
 def files(step, validation=None, **more):
@@ -37,7 +37,7 @@ def _made(path):
     return path
 
 
-def test_what_was_saved_comes_back(run):
+def test_a_saved_step_is_opened_with_the_same_content(run):
     opened = open_checkpoint(run / "step-20")
     assert dict(opened.files) == files(20, 1.5)
     assert (opened.step, opened.validation) == (20, 1.5)
@@ -46,26 +46,21 @@ def test_what_was_saved_comes_back(run):
 def test_a_run_opens_at_its_best_or_latest_step(run):
     assert open_checkpoint(run).step == 20
     assert open_checkpoint(run, "latest").step == 40
-    keep_only(run, [40])
+    RunFolder(run).keep_only([40])
     assert open_checkpoint(run).step == 40
 
 
-def test_among_equals_the_latest_is_best(tmp_path):
+def test_among_steps_without_loss_the_latest_is_best(tmp_path):
     run = _made(tmp_path / "run")
     for step in (5, 100, 20):
         save(run, step)
     assert open_checkpoint(run).step == 100
 
 
-def test_keep_only_leaves_nothing_else(run):
-    keep_only(run, [20, 40])
-    assert sorted(p.name for p in run.iterdir()) == ["step-20", "step-40"]
-
-
 def test_saving_a_step_again_replaces_it(run):
     save(run, 40, 1.0)
     assert open_checkpoint(run).step == 40
-    assert sorted(step_numbers(run)) == [10, 20, 30, 40]
+    assert sorted(RunFolder(run).step_numbers()) == [10, 20, 30, 40]
 
 
 @pytest.mark.parametrize("name", [CONFIG, MODEL, MANIFEST])
@@ -90,7 +85,7 @@ def test_a_damaged_step_is_refused_and_a_run_falls_back(run, name, damage, caplo
         (run / f"step-{step}" / MODEL).write_bytes(b"x")
     with pytest.raises(DataError, match="no checkpoint that passes"):
         open_checkpoint(run)
-    assert "passed over" in caplog.text
+    assert "is skipped" in caplog.text
 
 
 def test_every_flipped_bit_of_a_small_checkpoint_is_noticed(tmp_path):
@@ -107,7 +102,7 @@ def test_every_flipped_bit_of_a_small_checkpoint_is_noticed(tmp_path):
                 opened = open_checkpoint(path)
             except DataError:
                 continue
-            # A flip in the manifest's white space or in a key's harmless spelling leaves the same meaning.
+            # Flips in the manifest's white space, or in how a key is escaped, do not change its meaning.
             assert name == MANIFEST
             assert dict(opened.files) == {CONFIG: files(1)[CONFIG], MODEL: b"0123456789"}
             unnoticed += 1
@@ -116,7 +111,7 @@ def test_every_flipped_bit_of_a_small_checkpoint_is_noticed(tmp_path):
 
 
 class FailingSystem:
-    """Lets the n-th call of the file system fail."""
+    """Makes the n-th call of the file system fail."""
 
     def __init__(self, monkeypatch, fail_at, code):
         self.calls, self.fail_at, self.code = 0, fail_at, code
@@ -134,7 +129,7 @@ class FailingSystem:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_whatever_call_fails_the_last_checkpoint_stands(tmp_path, code):
+def test_the_last_checkpoint_survives_any_failing_call(tmp_path, code):
     run, fail_at = _made(tmp_path / "run"), 1
     save(run, 1, 2.0)
     while True:
@@ -153,7 +148,7 @@ def test_whatever_call_fails_the_last_checkpoint_stands(tmp_path, code):
     assert system.calls == fail_at - 1 >= 6
 
 
-def test_replacing_a_step_never_leaves_a_run_without_it(tmp_path):
+def test_replacing_a_step_never_loses_it(tmp_path):
     for fail_at in range(1, 12):
         run = _made(tmp_path / f"run{fail_at}")
         save(run, 1, 2.0)
@@ -162,25 +157,9 @@ def test_replacing_a_step_never_leaves_a_run_without_it(tmp_path):
             with contextlib.suppress(InputOutputError):
                 save(run, 1, 1.0)
         assert open_checkpoint(run).validation in (1.0, 2.0)
-        clean(run)
+        RunFolder(run).clean()
         assert [p.name for p in run.iterdir()] == ["step-1"]
         assert open_checkpoint(run).validation in (1.0, 2.0)
-
-
-def test_what_a_killed_process_left_is_cleaned(run):
-    (run / ".unfinished-step-50").mkdir()
-    (run / ".deleted-step-1").mkdir()
-    (run / ".unfinished-metrics.jsonl").touch()
-    clean(run)
-    assert sorted(p.name for p in run.iterdir()) == [f"step-{n}" for n in (10, 20, 30, 40)]
-
-
-def test_a_run_is_held_by_one_process(tmp_path):
-    taken = pytest.raises(CannotCreateError, match="another process")
-    with lock_run(tmp_path / "run"), taken, lock_run(tmp_path / "run"):
-        pass
-    with lock_run(tmp_path / "run"):
-        pass
 
 
 def test_files_of_other_programs(tmp_path):
@@ -214,18 +193,7 @@ def test_missing_and_newer_checkpoints(tmp_path, run):
         open_checkpoint(run / "step-50", names=[CONFIG])
 
 
-def test_the_newest_run_is_found(tmp_path):
-    with pytest.raises(MissingInputError):
-        newest_run(tmp_path / "no")
-    for age, name in ((300, "old"), (100, "new"), (200, "middle")):
-        path = save(_made(tmp_path / name), 1)
-        when = 1_700_000_000 - age
-        os.utime(path / MANIFEST, (when, when))
-    (tmp_path / "README.md").touch()
-    assert newest_run(tmp_path).name == "new"
-
-
-def test_tensors_survive_and_wrong_ones_are_refused():
+def test_tensors_are_restored_and_invalid_files_refused():
     tensors = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float16)}
     data = tensors_to_bytes(tensors)
     again = tensors_from_bytes(data, "here")
@@ -233,7 +201,7 @@ def test_tensors_survive_and_wrong_ones_are_refused():
     with pytest.raises(DataError, match="finite"):
         tensors_from_bytes(tensors_to_bytes({"a": np.array([np.nan], np.float32)}), "here")
     for junk in (b"", b"x" * 100, data[:-3], (2**40).to_bytes(8, "little") + b"{}"):
-        with pytest.raises(DataError, match="no safetensors"):
+        with pytest.raises(DataError, match="not a safetensors"):
             tensors_from_bytes(junk, "here")
 
 
@@ -242,7 +210,7 @@ def test_the_manifest_is_plain_json(run):
     assert set(manifest["files"]) == {CONFIG, MODEL}
 
 
-def test_ctrl_c_while_a_step_is_read_is_not_taken_for_damage(run, monkeypatch):
+def test_ctrl_c_while_a_step_is_read_does_not_count_as_damage(run, monkeypatch):
     def interrupted(*arguments):
         raise InterruptedBySignal("stopped", 2)
 

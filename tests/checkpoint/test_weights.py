@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from charlm.checkpoint.tensors import tensors_from_bytes, tensors_to_bytes
-from charlm.checkpoint.weights import dequantise, quantise, weights_from_bytes, weights_to_bytes
+from charlm.checkpoint.weights import dequantize, quantize, weights_from_bytes, weights_to_bytes
 from charlm.errors import DataError
 
 SHAPES = {"a": (2, 3), "b": (2,)}
@@ -19,7 +19,7 @@ MATRICES = arrays(
 
 
 def native_integers(weight_RC):
-    """What ``Model::pack_gates`` makes of a matrix for int8: integers, and what its sums are multiplied by."""
+    """The int8 quantization of ``Model::pack_gates``: integers, and the factors for their sums."""
     most_R = np.maximum(np.abs(weight_RC).max(axis=1), np.float32(1e-12))
     factor_R = np.float32(127) / most_R
     return np.rint(weight_RC * factor_R[:, None]), most_R / np.float32(127 * 127)
@@ -28,44 +28,44 @@ def native_integers(weight_RC):
 @settings(max_examples=300)
 @given(MATRICES)
 def test_products_are_within_half_a_scale(weight_RC):
-    integers_RC, scale_R = quantise(weight_RC)
+    integers_RC, scale_R = quantize(weight_RC)
     assert integers_RC.dtype == np.int8
     assert np.abs(integers_RC.astype(int)).max() <= 127
-    error_RC = np.abs(dequantise(integers_RC, scale_R).astype(np.float64) - weight_RC)
+    error_RC = np.abs(dequantize(integers_RC, scale_R).astype(np.float64) - weight_RC)
     assert (error_RC <= 0.5001 * scale_R[:, None].astype(np.float64)).all()
 
 
 @settings(max_examples=300)
 @given(MATRICES)
-def test_packing_again_changes_nothing(weight_RC):
-    integers_RC, scale_R = quantise(weight_RC)
-    restored_RC = dequantise(integers_RC, scale_R)
+def test_quantizing_again_changes_nothing(weight_RC):
+    integers_RC, scale_R = quantize(weight_RC)
+    restored_RC = dequantize(integers_RC, scale_R)
     assert (restored_RC == integers_RC.astype(np.float64) * scale_R[:, None].astype(np.float64)).all(), "not exact"
-    again_RC, scale_again_R = quantise(restored_RC)
+    again_RC, scale_again_R = quantize(restored_RC)
     assert (again_RC == integers_RC).all()
     assert (scale_again_R == scale_R).all()
     assert (native_integers(restored_RC)[0] == integers_RC).all()
 
 
-def test_every_form_comes_back():
-    for form, tolerance in (("f32", 0), ("f16", 1e-4), ("int8", 0.004)):
-        again = weights_from_bytes(weights_to_bytes(WEIGHTS, form), "here", SHAPES, form)
+def test_weights_are_restored_from_every_format():
+    for weight_format, tolerance in (("f32", 0), ("f16", 1e-4), ("int8", 0.004)):
+        again = weights_from_bytes(weights_to_bytes(WEIGHTS, weight_format), "here", SHAPES, weight_format)
         assert set(again) == set(SHAPES)
         for name, array in again.items():
             assert array.dtype == np.float32
             assert np.abs(array - WEIGHTS[name]).max() <= tolerance
 
 
-def test_weights_are_taken_for_what_they_are_said_to_be():
-    forms = ("f32", "f16", "int8")
-    data = {form: weights_to_bytes(WEIGHTS, form) for form in forms}
-    for said in forms:
-        for form in forms:
-            if said != form:
+def test_weights_in_another_format_than_stated_are_refused():
+    formats = ("f32", "f16", "int8")
+    data = {stored: weights_to_bytes(WEIGHTS, stored) for stored in formats}
+    for stored in formats:
+        for stated in formats:
+            if stated != stored:
                 with pytest.raises(DataError):
-                    weights_from_bytes(data[form], "here", SHAPES, said)
-    for form in ("f32", "f16"):
-        weights_from_bytes(data[form], "here", SHAPES)
+                    weights_from_bytes(data[stored], "here", SHAPES, stated)
+    for stored in ("f32", "f16"):
+        weights_from_bytes(data[stored], "here", SHAPES)
     with pytest.raises(DataError):
         weights_from_bytes(data["int8"], "here", SHAPES)
     for unknown in ("int4", 8, ["f16"], {}, True):
@@ -120,7 +120,7 @@ def test_missing_tensors_are_refused(gone):
         weights_from_bytes(tensors_to_bytes(rest), "here", SHAPES, "int8")
 
 
-def test_what_float16_cannot_hold_is_refused():
+def test_weights_too_large_for_float16_are_refused():
     with pytest.raises(DataError, match="int8"):
         weights_to_bytes({"a": np.full((1, 1), 70000, np.float32)}, "f16")
     weights_to_bytes({"a": np.full((1, 1), 65504, np.float32)}, "f16")

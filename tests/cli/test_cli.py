@@ -132,7 +132,7 @@ def _bad_texts(folder):
         (["train", "empty.txt"], 65, "empty"),
         (["train", "latin.txt"], 65, "--encoding cp1252"),
         (["train", "utf16.txt"], 65, "--encoding utf-16"),
-        (["train", "good.txt", "--encoding", "utf-16"], 65, "name utf-16-le (Windows) or utf-16-be"),
+        (["train", "good.txt", "--encoding", "utf-16"], 65, "use utf-16-le (Windows) or utf-16-be"),
         (["train", "short.txt"], 65, "at least 100"),
         (["train", "same.txt"], 65, "one distinct character"),
         (["train", "bad.gz"], 65, "gzip"),
@@ -277,10 +277,10 @@ def test_invalid_utf8_in_the_prompt(trained_run):
 
 
 def test_a_run_in_use(text_file, tmp_path):
-    from charlm.checkpoint.run_folder import lock_run
+    from charlm.checkpoint.run_folder import RunFolder
 
     charlm("train", text_file, "--out", tmp_path / "run", "--steps", 2, *QUICK)
-    with lock_run(tmp_path / "run"):
+    with RunFolder(tmp_path / "run").lock():
         result = charlm("train", "--resume", "--out", tmp_path / "run", "--steps", 9)
     assert (result.returncode, "another process" in one_line(result)) == (73, True)
 

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.corpus.batches import IGNORED, Cursor, DocumentBatches, StreamBatches
+from charlm.corpus.batches import IGNORE_INDEX, Cursor, DocumentBatches, StreamBatches
 from charlm.errors import DataError
 
 
 class Numbers:
-    """Ids 0, 1, 2, ... so that every id tells its position."""
+    """Ids 0, 1, 2, ...: every id is its position."""
 
     def __init__(self, length):
         self.length = length
@@ -28,7 +28,7 @@ shapes = st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2000)).
 
 @settings(max_examples=200, deadline=None)
 @given(shapes, st.integers(0, 3), st.integers(0, 5))
-def test_an_epoch_is_the_streams_cut_in_chunks(shape, epoch, seed):
+def test_the_chunks_of_an_epoch_are_its_streams(shape, epoch, seed):
     batch, bptt, length = shape
     batches = StreamBatches(Numbers(length), batch, bptt, seed)
     chunks = [batches.chunk(Cursor(epoch, k)) for k in range(batches.chunks_per_epoch)]
@@ -38,7 +38,7 @@ def test_an_epoch_is_the_streams_cut_in_chunks(shape, epoch, seed):
     targets = np.concatenate([y for _, y in chunks])
     assert inputs.shape == (batches.stream_length, batch)
     assert np.array_equal(targets, inputs + 1)
-    assert (np.diff(inputs, axis=0) == 1).all()  # contiguous across the borders of chunks
+    assert (np.diff(inputs, axis=0) == 1).all()  # contiguous across chunk boundaries
     assert len(np.unique(inputs)) == inputs.size  # nothing is read twice
     assert all(len(x) == bptt for x, _ in chunks[:-1])
     assert length - inputs.size <= batch + 1 + min(bptt, length // batch // 10 + 1)  # hardly anything is left out
@@ -46,7 +46,7 @@ def test_an_epoch_is_the_streams_cut_in_chunks(shape, epoch, seed):
 
 @settings(max_examples=200, deadline=None)
 @given(shapes, st.integers(0, 3), st.integers(0, 5))
-def test_borders_that_move_cut_the_same_streams(shape, epoch, seed):
+def test_jitter_does_not_change_the_streams(shape, epoch, seed):
     batch, bptt, length = shape
     plain, moved = (StreamBatches(Numbers(length), batch, bptt, seed, jitter) for jitter in (0, int(0.4 * bptt)))
     assert moved.chunks_per_epoch == plain.chunks_per_epoch
@@ -56,7 +56,7 @@ def test_borders_that_move_cut_the_same_streams(shape, epoch, seed):
     assert all(len(chunk.inputs_TB) <= bptt + 2 * moved.jitter for chunk in cut)
 
 
-def test_borders_move_anew_in_every_epoch():
+def test_jitter_differs_between_epochs():
     batches = StreamBatches(Numbers(5000), 4, 50, 1, 20)
     lengths = [[len(batches.chunk(Cursor(epoch, k)).inputs_TB) for k in range(20)] for epoch in range(3)]
     assert len(set(map(tuple, lengths))) == 3
@@ -79,35 +79,35 @@ def test_the_offset_is_a_function_of_seed_and_epoch():
     assert max(offsets(1)) < 50
 
 
-def test_the_cursor_is_all_the_state():
+def test_the_cursor_is_the_whole_state():
     batches, cursor = StreamBatches(Numbers(5000), 4, 30, 1), Cursor()
     for step in range(3 * batches.chunks_per_epoch + 2):
         assert batches.epochs(cursor) == pytest.approx(step / batches.chunks_per_epoch)
         chunk, again = batches.chunk(cursor), StreamBatches(Numbers(5000), 4, 30, 1).chunk(cursor)
         assert np.array_equal(chunk.inputs_TB, again.inputs_TB)
         assert chunk.fresh == (step % batches.chunks_per_epoch == 0)
-        assert batches.rows(cursor) == (0 if chunk.fresh else 4)
-        cursor = batches.after(cursor)
+        assert batches.carried_rows(cursor) == (0 if chunk.fresh else 4)
+        cursor = batches.next_cursor(cursor)
     assert cursor == Cursor(3, 2)
 
 
-def test_too_short_a_text_is_refused():
+def test_a_text_that_is_too_short_is_refused():
     with pytest.raises(DataError, match="--batch"):
         StreamBatches(Numbers(64), 32, 10, 0)
 
 
 class Ids(Numbers):
-    """Documents as a corpus stores them: ids that tell their position, with 999,999 at the end of each."""
+    """Documents as a corpus stores them: every id is its position, and 999,999 ends a document."""
 
-    BOUNDARY = 999_999
+    END_ID = 999_999
 
     def __init__(self, lengths):
         super().__init__(int(np.sum(lengths)))
         self.ends = np.cumsum(lengths)
         self.all = np.arange(self.length)
-        self.all[self.ends - 1] = self.BOUNDARY
+        self.all[self.ends - 1] = self.END_ID
 
-    def hold(self):
+    def cache(self):
         pass
 
     def read(self, start, stop):
@@ -120,7 +120,7 @@ class Ends(Numbers):
         super().__init__(len(ends))
         self.all = ends
 
-    def hold(self):
+    def cache(self):
         pass
 
     def read(self, start, stop):
@@ -129,22 +129,22 @@ class Ends(Numbers):
 
 def document_batches(lengths, batch, bptt, seed=1):
     ids = Ids(np.array(lengths, np.int64))
-    return DocumentBatches(ids, Ends(ids.ends), Ids.BOUNDARY, batch, bptt, seed), ids
+    return DocumentBatches(ids, Ends(ids.ends), Ids.END_ID, batch, bptt, seed), ids
 
 
 def epoch_of(batches, cursor=None):
-    """The chunks of one epoch and the cursors they stand at."""
+    """The chunks of one epoch with their cursors, and the cursor after them."""
     cursor, chunks = cursor or Cursor(), []
     epoch = int(batches.epochs(cursor))
     while batches.epochs(cursor) < epoch + 1:
         chunks.append((cursor, batches.chunk(cursor)))
-        cursor = batches.after(cursor)
+        cursor = batches.next_cursor(cursor)
     assert batches.epochs(cursor) == epoch + 1
     return chunks, cursor
 
 
 def documents_read(chunks):
-    """What each row read from its fresh chunk to its end: lists of (input, target)."""
+    """The documents that the rows have read, as lists of (input, target)."""
     done, rows = [], []
     for _, chunk in chunks:
         if chunk.fresh:
@@ -153,7 +153,7 @@ def documents_read(chunks):
         assert chunk.inputs_TB.shape[1] <= len(rows)
         for row, length in enumerate(chunk.lengths_B):
             assert length > 0
-            assert (chunk.targets_TB[length:, row] == IGNORED).all()
+            assert (chunk.targets_TB[length:, row] == IGNORE_INDEX).all()
             rows[row] += zip(chunk.inputs_TB[:length, row], chunk.targets_TB[:length, row], strict=True)
     return done + rows
 
@@ -174,16 +174,16 @@ def test_an_epoch_reads_every_document_once_from_its_beginning_to_its_end(length
         expected = [ids.all[end - length : end].tolist() for end, length in zip(ids.ends, lengths, strict=True)]
         assert sorted([target for _, target in document] for document in read) == sorted(expected)
         for document in read:
-            assert [i for i, _ in document] == [Ids.BOUNDARY, *(target for _, target in document[:-1])]
+            assert [i for i, _ in document] == [Ids.END_ID, *(target for _, target in document[:-1])]
         for place, chunk in chunks:
             assert len(chunk.inputs_TB) <= bptt
             assert chunk.inputs_TB.size <= max(batch * bptt, len(chunk.inputs_TB))
-            assert batches.rows(place) == (0 if chunk.fresh else chunk.inputs_TB.shape[1])
+            assert batches.carried_rows(place) == (0 if chunk.fresh else chunk.inputs_TB.shape[1])
             assert (np.diff(chunk.lengths_B) <= 0).all()
-            assert chunk.predictions == (chunk.targets_TB != IGNORED).sum()
+            assert chunk.predictions == (chunk.targets_TB != IGNORE_INDEX).sum()
 
 
-def test_every_epoch_shuffles_anew_and_the_seed_decides():
+def test_the_order_depends_on_epoch_and_seed():
     lengths = np.random.default_rng(0).integers(1, 30, 3000)
 
     def first_targets(seed, part):
@@ -206,6 +206,6 @@ def test_hardly_anything_is_padding():
     assert places < 1.03 * lengths.sum()
 
 
-def test_a_corpus_without_a_document_is_refused():
+def test_a_corpus_without_documents_is_refused():
     with pytest.raises(DataError, match="--documents"):
         document_batches([], 4, 32)

@@ -13,7 +13,7 @@ def prepared(folder, text):
     return prepare(folder / "corpus", open_source([str(path)]))
 
 
-def test_opened_again_it_is_the_same(corpus):
+def test_an_opened_corpus_equals_the_prepared_one(corpus):
     again = open_corpus(corpus.folder)
     assert again.sizes == corpus.sizes
     assert again.description == corpus.description
@@ -27,10 +27,10 @@ def test_reading_by_position(corpus):
         assert np.array_equal(ids.read(start, stop), whole[start:stop])
 
 
-def test_held_in_memory_it_reads_the_same(corpus):
-    ids, held = corpus.ids("train"), corpus.ids("train")
-    held.hold()
-    assert np.array_equal(held.read(7, 70), ids.read(7, 70))
+def test_a_cached_file_reads_the_same_ids(corpus):
+    ids, cached = corpus.ids("train"), corpus.ids("train")
+    cached.cache()
+    assert np.array_equal(cached.read(7, 70), ids.read(7, 70))
 
 
 def test_a_changed_text_is_noticed(tmp_path, text):
@@ -38,7 +38,7 @@ def test_a_changed_text_is_noticed(tmp_path, text):
     path = tmp_path / "text.txt"
     assert not corpus.changed_sources()
     path.touch()
-    assert not corpus.changed_sources()  # another time, the same content
+    assert not corpus.changed_sources()  # another modification time, the same content
     path.write_text(text[:-1] + "!")
     assert corpus.changed_sources()
     path.unlink()

@@ -45,7 +45,7 @@ def test_blocks_do_not_cut_characters(tmp_path):
     assert read([path]) == "z" + text
 
 
-def test_files_are_parted_by_a_line_end_where_one_is_missing(tmp_path):
+def test_a_missing_line_feed_is_inserted_between_files(tmp_path):
     for name, content in (("1.txt", "one"), ("2.txt", "two\n"), ("3.txt", "three")):
         (tmp_path / name).write_text(content, newline="")
     paths = sorted(tmp_path.iterdir())
@@ -94,7 +94,7 @@ def test_the_position_of_a_wrong_byte_is_counted_from_the_beginning(tmp_path):
 
 
 @pytest.mark.parametrize(("encoding", "hint"), [("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be")])
-def test_what_looks_like_utf16_without_a_mark_is_refused(tmp_path, encoding, hint):
+def test_utf16_without_a_byte_order_mark_is_refused(tmp_path, encoding, hint):
     path = tmp_path / "a.txt"
     path.write_bytes("hello there, ä".encode(encoding))
     with pytest.raises(DataError, match=hint):
@@ -102,14 +102,14 @@ def test_what_looks_like_utf16_without_a_mark_is_refused(tmp_path, encoding, hin
     assert read([path], encoding) == "hello there, ä"
 
 
-def test_utf32_is_told_from_utf16(tmp_path):
+def test_utf32_is_not_taken_for_utf16(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes("hello".encode("utf-32"))
     with pytest.raises(DataError, match="UTF-32"):
         read([path])
 
 
-def test_runs_in_a_folder_are_no_texts(tmp_path):
+def test_runs_in_a_folder_are_not_read(tmp_path):
     (tmp_path / "a.txt").write_text("a\n")
     run = tmp_path / "checkpoints" / "a"
     (run / "corpus").mkdir(parents=True)
@@ -118,7 +118,7 @@ def test_runs_in_a_folder_are_no_texts(tmp_path):
     assert read([tmp_path]) == "a\n"
 
 
-def test_bytes_are_taken_from_any_file_of_a_folder(tmp_path):
+def test_the_byte_tokenizer_reads_any_file_of_a_folder(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"\0\1\2")
     source = open_source([str(tmp_path)], any_file=True)
     assert b"".join(bytes(codes) for codes in source.codes("byte")) == b"\0\1\2"

@@ -226,7 +226,7 @@ def test_eval_of_several(trained_run, rival_run, text_file, tmp_path):
         assert both["nats_per_char"] < sum(one["nats_per_char"] for one in alone) / 2
         assert (both["characters"], both["corpus"]) == (alone[0]["characters"], alone[0]["corpus"])
     shown = charlm("eval", "-c", trained_run, "-c", rival_run, text_file).stdout.decode()
-    assert "each alone" in shown
+    assert "each model alone" in shown
     assert shown.count(str(rival_run)) == 2
     twice = evaluated("-c", trained_run, "-c", trained_run)
     assert twice["nats_per_char"] == pytest.approx(twice["members"][0]["nats_per_char"], rel=1e-12)
@@ -243,7 +243,7 @@ def test_members_of_other_texts_need_a_file(trained_run, rival_run, document_run
     members = ["-c", tmp_path / "5", "-c", tmp_path / "6"]
     result = charlm("eval", *members)
     assert result.returncode == 2
-    assert "not one text in the same parts" in one_line(result)
+    assert "not the same text with the same splits" in one_line(result)
     assert charlm("eval", lines_file, *members).returncode == 0
     result = charlm("eval", lines_file, "-c", document_run, "-c", trained_run)
     assert result.returncode == 65

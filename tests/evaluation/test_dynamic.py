@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import charlm
-from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.step import GRADIENTS, MODEL, open_checkpoint, save_step
 from charlm.corpus.prepared import open_corpus
 from charlm.errors import DataError, UsageError
@@ -26,15 +26,16 @@ NEW = "mad dogs hate moths; " * 40
 
 
 def network(run):
-    config, _, weights = checkpoint_parts(open_checkpoint(run))
-    model = CharLM(config)
-    model.load_weights(weights)
+    parts = read_model_parts(open_checkpoint(run))
+    model = CharLM(parts.config)
+    model.load_weights(parts.weights)
     return model
 
 
 def rms_of(run):
     checkpoint = open_checkpoint(run)
-    config, _, weights = checkpoint_parts(checkpoint)
+    parts = read_model_parts(checkpoint)
+    config, weights = parts.config, parts.weights
     return gradient_rms(checkpoint.path, config, weights)
 
 
@@ -83,7 +84,7 @@ def test_each_segment_is_scored_after_learning_from_those_before(trained_run):
 def test_with_a_learning_rate_of_0_it_is_the_plain_evaluation(trained_run, document_run):
     for run, text in ((trained_run, NEW), (document_run, "the cat sat\nzz\n\non a mat\n")):
         model = charlm.load(run, device="cpu", precision="fp32")
-        documents = model.tokenizer.documents is not None
+        documents = model.tokenizer.document_kind is not None
         ids = ids_of(run, text)
         if documents:
             codes = np.frombuffer(text.encode("utf-32-le"), "<u4")

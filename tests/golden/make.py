@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import charlm
-from charlm.checkpoint.model_parts import checkpoint_parts
+from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.step import open_checkpoint, save_step
 from charlm.language_model import LanguageModel
 
@@ -107,10 +107,10 @@ def greedy(model: LanguageModel) -> str:
 
 def all_logits(model: LanguageModel, ids: list[int]) -> np.ndarray:
     """Logits [T, V] after each id, in float64: the network written out."""
-    config, _, weights = checkpoint_parts(model.checkpoint)
-    w = {name: array.astype(np.float64) for name, array in weights.items()}
+    parts = read_model_parts(model.checkpoint)
+    w = {name: array.astype(np.float64) for name, array in parts.weights.items()}
     x_TE = w["embedding.weight"][ids]
-    for layer in range(config.layers):
+    for layer in range(parts.config.layers):
         gates_TG = x_TE @ w[f"lstm.{layer}.weight_ih"].T + w[f"lstm.{layer}.bias"]
         h = c = np.zeros(w[f"lstm.{layer}.weight_hh"].shape[1])
         outputs = []

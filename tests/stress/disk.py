@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from charlm.checkpoint.run_folder import clean
-from charlm.checkpoint.step import ALL_FILES, MODEL, STATE_TENSORS, open_checkpoint, save_step, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE_TENSORS, open_checkpoint, save_step
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import Corpus
@@ -222,7 +222,7 @@ class _Trials:
 
     def _resume(self) -> None:
         """Resume to the end without faults, as ``charlm train --resume`` does."""
-        clean(self._run)
+        RunFolder(self._run).clean()
         checkpoint = open_checkpoint(self._run, "latest", ALL_FILES)
         fresh = _trainer(self._run, self._corpus)
         resumed = Trainer.resume(self._run, self._corpus, checkpoint, fresh.config)
@@ -237,7 +237,7 @@ class _Trials:
 def _digest(run: Path) -> str:
     """A hash of the last step's weights and training state, without times."""
     opened = open_checkpoint(run, "latest", ALL_FILES)
-    assert opened.step == step_numbers(run)[-1]
+    assert opened.step == RunFolder(run).step_numbers()[-1]
     return hashlib.sha256(opened.files[MODEL] + opened.files[STATE_TENSORS]).hexdigest()
 
 
@@ -335,7 +335,7 @@ class _FullDisk:
 
     @contextlib.contextmanager
     def _filled_after_a_save(self, process: subprocess.Popen[str]) -> Iterator[None]:
-        while not step_numbers(self._run):
+        while not RunFolder(self._run).step_numbers():
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)
         with self._filled():

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from charlm.checkpoint.step import ALL_FILES, MODEL, STATE_TENSORS, open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE_TENSORS, open_checkpoint
 from charlm.checkpoint.tensors import tensors_from_bytes
 from charlm.checkpoint.weights import weights_from_bytes
 from charlm.config import ModelConfig, TrainingConfig
@@ -127,7 +128,7 @@ def _in_a_row(trainer: Trainer, kind: str, draw: random.Random, passes: bool, fi
     assert (backs, stopped) == (1, not passes)
     figures["rollbacks"] += backs
     figures["clear_stops"] += stopped
-    for step in step_numbers(trainer.run):
+    for step in RunFolder(trainer.run).step_numbers():
         _finite(trainer.run / f"step-{step}", trainer)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charlm.checkpoint.run_folder import keep_only
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import save_step
 from charlm.training import saving
 
@@ -138,9 +138,9 @@ class StepsReleased:
 
 
 def replace_saves(save: Callable[..., Any], keep: Callable[..., Any]) -> None:
-    """Replace ``save_step`` and ``keep_only`` wherever a training calls them."""
+    """Replace ``save_step`` and ``RunFolder.keep_only`` wherever a training calls them."""
     saving.save_step = save
-    saving.keep_only = keep
+    RunFolder.keep_only = keep
 
 
 @contextlib.contextmanager
@@ -153,9 +153,11 @@ def record_saves(note: Callable[[SaveStarted | SaveReturned | StepsReleased], No
         note(SaveReturned())
         return path
 
-    def keeping(run, steps):
+    keep_only = RunFolder.keep_only
+
+    def keeping(folder, steps):
         note(StepsReleased(frozenset(steps)))
-        keep_only(run, steps)
+        keep_only(folder, steps)
 
     replace_saves(saving, keeping)
     try:

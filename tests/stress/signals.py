@@ -24,7 +24,8 @@ from commands import one_line
 
 import charlm
 from charlm import runs
-from charlm.checkpoint.step import ALL_FILES, open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, open_checkpoint
 from stress.helpers import restore_signal_handlers
 
 CHARLM = [sys.executable, "-m", "charlm"]
@@ -148,7 +149,7 @@ def _seconds_to_first_step(folder: Path, text: Path) -> float:
     run = folder / "run"
     start = time.monotonic()
     with _started(_training(text, run, None), folder) as (process, stderr_path):
-        while not step_numbers(run):
+        while not RunFolder(run).step_numbers():
             assert process.poll() is None, stderr_path.read_text()
             time.sleep(0.01)
         ready = time.monotonic() - start
@@ -202,7 +203,7 @@ def _check_saved(run: Path, message: str, trial: Trial, figures: Counter[str]) -
         figures["nothing_trained"] += 1
         return
     step = int(match[1])
-    assert step_numbers(run)[-1] == step, (trial, message, step_numbers(run))
+    assert RunFolder(run).step_numbers()[-1] == step, (trial, message, RunFolder(run).step_numbers())
     assert open_checkpoint(run, "latest", ALL_FILES).step == step
     assert not list(run.glob(".unfinished*")) and not list(run.glob(".deleted*")), (trial, sorted(run.iterdir()))
     figures["saved"] += 1
@@ -217,7 +218,7 @@ def _check_resumes(run: Path, step: int, in_process: bool = True) -> None:
     else:
         command = [*CHARLM, "train", "--resume", "--out", str(run), "--steps", str(step + 2), "--quiet"]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=60)
-    assert step_numbers(run)[-1] == step + 2
+    assert RunFolder(run).step_numbers()[-1] == step + 2
 
 
 # ---------------------------------------------------------------------------------------------------- two signals
@@ -228,7 +229,7 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
     run = folder / "runs" / "run"
     with _started(_training(text, run, trial.form), folder) as (process, stderr_path):
         time.sleep(trial.moment)
-        steps = step_numbers(run)
+        steps = RunFolder(run).step_numbers()
         process.send_signal(trial.number)
         time.sleep(draw.uniform(SECONDS_OF_AN_ECHO, 0.6))
         process.send_signal(draw.choice(list(CODES)))
@@ -243,7 +244,7 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
         step = open_checkpoint(run, "latest", ALL_FILES).step
         assert step >= steps[-1], (trial, step, steps)
         _check_resumes(run, step)
-    elif not step_numbers(run):  # a partial start must not prevent a new training
+    elif not RunFolder(run).step_numbers():  # a partial start must not prevent a new training
         _train_again(folder, run)
     shutil.rmtree(run.parent, ignore_errors=True)
     return seconds
@@ -264,7 +265,7 @@ def _signals_sent_twice(folder: Path, text: Path, trials: int) -> int:
     for number in range(trials):
         run = folder / "runs" / "run"
         with _started(_training(text, run, None), folder) as (process, stderr_path):
-            while not step_numbers(run):
+            while not RunFolder(run).step_numbers():
                 time.sleep(0.05)
             time.sleep(0.1 * number)
             for _ in range(2):
@@ -289,13 +290,13 @@ def _second_trainer(folder: Path, text: Path) -> int:
         while not (run / "corpus").exists():
             time.sleep(0.01)
         codes.add(_refused("train", text, "--out", run, *QUICK))  # while it prepares
-        while not step_numbers(run):
+        while not RunFolder(run).step_numbers():
             time.sleep(0.01)
         codes.add(_refused("train", "--resume", "--out", run))
         codes.add(_refused("train", text, "--out", run, *QUICK))
         assert process.poll() is None
     (code,) = codes
-    _check_resumes(run, step_numbers(run)[-1])
+    _check_resumes(run, RunFolder(run).step_numbers()[-1])
     shutil.rmtree(run.parent)
     return code
 

@@ -8,7 +8,7 @@ from charlm.system.cores import cores
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A machine of eight cores; the folder in which its system says what a container may take."""
+    """A machine with eight cores. Returns its cgroup folder."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     monkeypatch.setattr(module, "_CGROUP", tmp_path)
     return tmp_path
@@ -23,7 +23,7 @@ def limit(machine, version, quota, period="100000"):
         (machine / "cpu" / "cpu.cfs_period_us").write_text(f"{period}\n")
 
 
-def test_all_cores_where_nothing_limits_them(machine):
+def test_all_cores_without_a_limit(machine):
     assert cores() == 8
 
 
@@ -35,12 +35,12 @@ def test_a_container_without_a_limit_has_all_cores(machine, version, unlimited):
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(("quota", "expected"), [(20_000, 1), (100_000, 1), (150_000, 2), (400_000, 4), (900_000, 8)])
-def test_a_container_has_the_cores_whose_time_it_may_take(machine, version, quota, expected):
+def test_a_container_has_the_cores_of_its_quota(machine, version, quota, expected):
     limit(machine, version, quota)
     assert cores() == expected
 
 
 @pytest.mark.parametrize("nonsense", ["", "much", "1 0", "1 2 3"])
-def test_what_cannot_be_read_limits_nothing(machine, nonsense):
+def test_an_invalid_quota_is_ignored(machine, nonsense):
     (machine / "cpu.max").write_text(nonsense)
     assert cores() == 8

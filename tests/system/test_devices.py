@@ -18,7 +18,7 @@ def test_other_devices_are_refused(name):
         devices.choose_device(name)
 
 
-def test_precision_is_what_was_said_or_what_is_faster(monkeypatch):
+def test_precision_is_the_given_or_the_faster_one(monkeypatch):
     assert devices.choose_precision("fp32", CPU) == "fp32"
     assert devices.choose_precision("bf16", CPU) == "bf16"
     for gain, precision in ((0.3, "fp32"), (2.1, "bf16")):
@@ -36,11 +36,11 @@ def test_precision_is_what_was_said_or_what_is_faster(monkeypatch):
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_memory_errors_say_what_to_lower(error):
+def test_memory_errors_end_with_advice(error):
     with pytest.raises(OutOfMemoryError, match="choose less"), devices.memory_errors("choose less"):
         raise error
 
 
-def test_other_errors_pass():
+def test_other_errors_are_raised_unchanged():
     with pytest.raises(RuntimeError, match="shapes"), devices.memory_errors("choose less"):
         raise RuntimeError("shapes do not match")

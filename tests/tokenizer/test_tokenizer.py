@@ -27,7 +27,7 @@ def oracle(tokenizer):
     return sentencepiece.SentencePieceProcessor(model_proto=tokenizer.to_bytes())
 
 
-def test_every_scalar_value_survives(tokenizer):
+def test_every_scalar_value_is_kept(tokenizer):
     everything = "".join(SCALARS)
     assert tokenizer.decode(tokenizer.encode(everything)) == everything
 
@@ -49,7 +49,7 @@ def test_encoding_is_concat_stable(a, b):
 
 
 def test_table_look_up_equals_sentencepiece(tokenizer, oracle):
-    # U+2581 is SentencePiece's own mark for the space: the one character the two cannot agree on.
+    # Without U+2581, SentencePiece's own mark for the space: the only character that the two encode differently.
     text = SAMPLE.replace("\u2581", "") + "".join(SCALARS[::97]).replace("\u2581", "")
     assert tokenizer.encode(text).tolist() == oracle.encode(text)
     assert oracle.decode(tokenizer.encode(text).tolist()) == text
@@ -75,7 +75,7 @@ def test_the_same_counts_make_the_same_model():
 
 
 @pytest.mark.parametrize("corpus", ["ab", "\n\t", "\0\u2581", " \n", "\u2585a", "中文", "\U0001f600a"])
-def test_odd_alphabets(corpus):
+def test_unusual_alphabets(corpus):
     tokenizer = CharTokenizer.build(Counter(map(ord, corpus)))
     assert tokenizer.decode(tokenizer.encode(corpus + SAMPLE)) == corpus + SAMPLE
     assert not tokenizer.unknown(tokenizer.encode(corpus)).any()
@@ -93,7 +93,7 @@ def test_unknown_characters_are_found(tokenizer):
     assert [bool(u) for u in tokenizer.unknown(ids)[starts]] == [False, False, False, True, False, True]
 
 
-def test_spelling_on_request_keeps_the_text(tokenizer):
+def test_encoding_chosen_characters_as_bytes_keeps_the_text(tokenizer):
     codes = np.frombuffer("Hello é中".encode("utf-32-le"), np.uint32)
     ids = tokenizer.encode_codes(codes, np.array([1, 0, 0, 0, 1, 0, 1, 1], bool))
     assert tokenizer.decode(ids) == "Hello é中"
@@ -114,7 +114,7 @@ def test_constraint_allows_just_the_characters_of_the_corpus(tokenizer):
     assert np.flatnonzero(allowed[transitions[transitions[0, first], second]]).tolist() == [third]
 
 
-def test_decoder_never_shows_half_a_character(tokenizer):
+def test_the_decoder_returns_whole_characters_only(tokenizer):
     text = "é中\U0001f600 \u2581x"
     for kind in (tokenizer, ByteTokenizer()):
         decoder, shown = kind.decoder(), []
@@ -124,21 +124,21 @@ def test_decoder_never_shows_half_a_character(tokenizer):
         assert all(len(piece) <= 1 for piece in shown)
 
 
-def test_bytes_that_are_no_text_survive_the_byte_tokenizer():
+def test_the_byte_tokenizer_keeps_bytes_that_are_not_text():
     tokenizer = ByteTokenizer()
     every = np.arange(256, dtype=np.uint8)
     assert np.array_equal(tokenizer.encode(tokenizer.decode(every)), every)
 
 
 @pytest.mark.parametrize("tokenizer_class", ["char", "byte"])
-def test_half_characters_are_refused_in_one_line(tokenizer, tokenizer_class):
+def test_lone_surrogates_are_refused_in_one_line(tokenizer, tokenizer_class):
     kind = tokenizer if tokenizer_class == "char" else ByteTokenizer()
     with pytest.raises(DataError, match="U\\+D800") as error:
         kind.encode("ab\ud800")
     assert "\n" not in str(error.value)
 
 
-def test_saved_and_loaded(tokenizer):
+def test_a_loaded_tokenizer_encodes_alike(tokenizer):
     again = load_tokenizer(tokenizer.description(), tokenizer.to_bytes())
     assert again.encode(SAMPLE).tolist() == tokenizer.encode(SAMPLE).tolist()
     assert load_tokenizer({"kind": "byte"}, None).kind == "byte"

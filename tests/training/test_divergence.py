@@ -6,7 +6,8 @@ import pytest
 import torch
 from trainers import digest, metrics_of, resumed, train
 
-from charlm.checkpoint.step import MODEL, open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import MODEL, open_checkpoint
 from charlm.checkpoint.weights import weights_from_bytes
 from charlm.errors import DivergedError
 from charlm.training.events import Evaluated, RolledBack, Stepped
@@ -88,7 +89,7 @@ def test_second_divergence_ends_the_training(make_trainer, monkeypatch):
         train(trainer, on=lambda event: isinstance(event, RolledBack) and next(backs))
     assert error.value.exit_code == 70
     assert next(backs) == 1
-    for step in step_numbers(trainer.run):
+    for step in RunFolder(trainer.run).step_numbers():
         opened = open_checkpoint(trainer.run / f"step-{step}")
         weights_from_bytes(opened.files[MODEL], "model", trainer.model.config.parameter_shapes())
 

@@ -6,10 +6,11 @@ import torch
 from conftest import DROPOUTS
 from trainers import digest, train
 
-from charlm.checkpoint.model_parts import checkpoint_parts
-from charlm.checkpoint.step import MODEL, open_checkpoint, save_step, step_numbers
+from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import MODEL, open_checkpoint, save_step
 from charlm.checkpoint.tensors import tensors_from_bytes
-from charlm.corpus.batches import IGNORED, Cursor
+from charlm.corpus.batches import IGNORE_INDEX, Cursor
 from charlm.engine.torch import TorchEngine
 from charlm.errors import InputOutputError, OutOfMemoryError
 from charlm.evaluation.measure import evaluate
@@ -27,14 +28,14 @@ def test_loss_of_a_step_is_per_character_without_padding(make_trainer, document_
     losses, _ = TorchEngine(fresh.model).losses(
         chunk.inputs_TB, np.maximum(chunk.targets_TB, 0), fresh.model.initial_state(chunk.inputs_TB.shape[1])
     )
-    mean = losses[chunk.targets_TB != IGNORED].mean()
+    mean = losses[chunk.targets_TB != IGNORE_INDEX].mean()
     assert stepped.nats_per_char == pytest.approx(mean * fresh._ids_per_character, rel=1e-5)
 
 
 def test_saved_weights_are_the_validated_ones(make_trainer):
     trainer = make_trainer(steps=14)
     evaluations = [event for event in train(trainer) if isinstance(event, Evaluated)]
-    weights = checkpoint_parts(open_checkpoint(trainer.run, "latest"))[2]
+    weights = read_model_parts(open_checkpoint(trainer.run, "latest")).weights
     assert not np.array_equal(weights["embedding.weight"], trainer.model.weights()["embedding.weight"])
     trainer.model.load_weights(weights)
     loss = trainer.validator._loss(trainer.state, lambda: False)
@@ -63,7 +64,7 @@ def test_only_best_and_latest_steps_are_kept(make_trainer):
     trainer = make_trainer(steps=30, save_every=4.0, save_every_unit="steps")
     saved = [e.step for e in train(trainer) if isinstance(e, Saved)]
     assert {4, 8, 12, 16, 20, 24, 28} <= set(saved)
-    assert set(step_numbers(trainer.run)) == {30, trainer.progress.best_step}
+    assert set(RunFolder(trainer.run).step_numbers()) == {30, trainer.progress.best_step}
     best = open_checkpoint(trainer.run)
     assert best.validation == trainer.progress.best
     assert not [p for p in trainer.run.rglob("*") if p.suffix in (".pt", ".pth", ".pkl", ".bin")]
@@ -184,4 +185,4 @@ def test_out_of_memory_saves_first_and_names_the_options_to_lower(make_trainer):
     trainer._update.apply = grow
     with pytest.raises(OutOfMemoryError, match=r"--batch 4 and --bptt 20 take at least .* choose a smaller") as error:
         train(trainer)
-    assert (error.value.exit_code, step_numbers(trainer.run)) == (71, [6])
+    assert (error.value.exit_code, RunFolder(trainer.run).step_numbers()) == (71, [6])

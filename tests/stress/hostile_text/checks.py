@@ -27,7 +27,7 @@ def check_message(error: CharlmError) -> None:
 
 
 _EXPECTED_REFUSALS = (
-    "is empty", "no character", "zero in every second", "begins with the mark of", "one distinct character",
+    "is empty", "no character", "zero in every second", "begins with the byte-order mark of", "one distinct character",
     "use a text of at least", "--documents",
 )  # fmt: skip
 

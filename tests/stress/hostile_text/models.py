@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import charlm
 from charlm import language_model
-from charlm.tokenizer.protocol import SEPARATORS
+from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS
 from stress.helpers import random_words
 
 TOKENIZERS = ("char", "byte")
-FORMS = tuple(SEPARATORS)
+FORMS = tuple(DOCUMENT_SEPARATORS)
 SMALL = {
     "layers": 1, "hidden": 8, "batch": 2, "bptt": 8, "steps": 2, "eval_every": 1, "threads": 1, "device": "cpu",
     "precision": "fp32",

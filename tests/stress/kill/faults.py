@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from charlm.checkpoint.run_folder import keep_only
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import save_step
 from charlm.training.averaging import Average
 from charlm.training.events import Saved
@@ -29,7 +29,7 @@ class Killer:
     def watch(self, run: Path, report: Report) -> None:
         """Intercept the calls of this process's saves from now on."""
         self._report = report
-        replace_saves(self._entered(save_step), self._entered(keep_only))
+        replace_saves(self._entered(save_step), self._entered(RunFolder.keep_only))
         self._watching = intercept_calls(run, self)  # kept, because the interception ends with its last reference
         self._watching.__enter__()
 
@@ -62,7 +62,7 @@ def kill_when_every_part_matters() -> None:
     """Kill the training after a save in the middle of an epoch, once the learning rate has been lowered."""
 
     def die(trainer: Trainer, event: Any) -> None:
-        carried = trainer.batches.rows(trainer.progress.cursor) > 0
+        carried = trainer.batches.carried_rows(trainer.progress.cursor) > 0
         if isinstance(event, Saved) and carried and trainer.state.schedule.plateau.factor < 1.0:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from charlm.checkpoint.step import step_numbers
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.cli import app
 from charlm.training.events import Saved
 from charlm.training.trainer import Trainer
@@ -43,7 +43,7 @@ def train(
     kind: Setup, run: Path, kill_after: float | None = None, disturb: Callable[[Report], None] = lambda report: None
 ) -> Ended:
     """Start or resume ``charlm train`` in a forked process, which calls ``disturb`` first."""
-    resumable = bool(step_numbers(run))
+    resumable = bool(RunFolder(run).step_numbers())
     arguments = ["--resume", "--quiet"] if resumable else [str(kind.text), *kind.options]
     reader, writer = os.pipe()
     began = time.monotonic()
@@ -94,7 +94,9 @@ def _report_saves(report: Report) -> None:
     def tell(trainer: Trainer, event: Any) -> None:
         if isinstance(event, Saved):
             cursor = trainer.progress.cursor
-            report(saved=event.step, rows=trainer.batches.rows(cursor), epochs=int(trainer.batches.epochs(cursor)))
+            report(
+                saved=event.step, rows=trainer.batches.carried_rows(cursor), epochs=int(trainer.batches.epochs(cursor))
+            )
 
     observe_events(tell)
 

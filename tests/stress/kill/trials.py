@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from charlm.checkpoint.step import ALL_FILES, MODEL, STATE, STATE_TENSORS, open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, MODEL, STATE, STATE_TENSORS, open_checkpoint
 from charlm.errors import CharlmError
 from stress.helpers import leftovers
 from stress.kill.faults import STATE_PARTS, Killer, drop, kill_when_every_part_matters
@@ -50,7 +51,7 @@ class Trials:
 
     def _check_kept(self, run: Path, acknowledged: int) -> None:
         """Check after a kill that the newest step is whole and not older than the last reported one."""
-        steps = step_numbers(run)
+        steps = RunFolder(run).step_numbers()
         try:
             newest = open_checkpoint(run, "latest", ALL_FILES).step if steps else 0
         except CharlmError:
@@ -155,7 +156,7 @@ def end_of(run: Path) -> dict[str, Any]:
         "tensors": hashlib.sha256(opened.files[STATE_TENSORS]).hexdigest(),
         "state": state,
         "config": config,
-        "steps": step_numbers(run),
+        "steps": RunFolder(run).step_numbers(),
         "best": open_checkpoint(run).step,
         "metrics": [{name: value for name, value in line.items() if name not in CLOCKS} for line in lines],
         "half_made": leftovers(run),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from charlm.checkpoint.run_folder import clean
-from charlm.checkpoint.step import ALL_FILES, CONFIG, GENERATION_FILES, Checkpoint, open_checkpoint, step_numbers
+from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import ALL_FILES, CONFIG, GENERATION_FILES, Checkpoint, open_checkpoint
 from charlm.config import parse_json
 from charlm.corpus.prepared import open_corpus
 from charlm.errors import CharlmError
@@ -72,10 +72,10 @@ class Counts:
 def check_run(run: Path, expected: ExpectedSteps, corpus: bool, found: Counts) -> None:
     """Open the run as the power cut left it, and again after the clean-up of ``charlm train --resume``."""
     found.states += 1
-    found.damaged += any(not _is_whole(run / f"step-{step}") for step in step_numbers(run))
+    found.damaged += any(not _is_whole(run / f"step-{step}") for step in RunFolder(run).step_numbers())
     lost = not _opens(run, expected, found) or (corpus and expected.any and not _has_corpus(run))
     if run.is_dir():
-        clean(run)
+        RunFolder(run).clean()
         lost = not _opens(run, expected, found) or lost
         found.left_over += bool(leftovers(run))
     found.lost += lost

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import charlm
+from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import ALL_FILES, CONFIG
 from charlm.config import dump_json
 from charlm.training import saving
@@ -47,7 +48,7 @@ def saves(run: Path, seed: int) -> None:
         elif again and step == best[1]:
             validation = best[0]
         saving.save_step(run, step, _files(step, validation, draw))
-        saving.keep_only(run, {step, best[1] or step})
+        RunFolder(run).keep_only({step, best[1] or step})
 
 
 def _files(step: int, validation: float | None, draw: random.Random) -> dict[str, bytes]:

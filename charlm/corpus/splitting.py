@@ -1,0 +1,143 @@
+"""Which part of a text goes into which split: "train", "valid" or "test".
+
+``ContinuousSplitter``: the beginning, the middle and the end of the text. ``DocumentSplitter``: whole documents, which
+the seed shuffles into the splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.prepared import SPLITS
+from charlm.corpus.shuffling import shuffled
+from charlm.corpus.text import TextSource
+
+_SPLIT_KEY = 0x5B117
+_NO_SPLIT = len(SPLITS)
+_NO_ENDS = np.zeros(0, np.int64)
+
+ProgressCallback = Callable[[int], None]
+"""Called with the number of codes read since the last call."""
+Fractions = tuple[float, float, float]
+"""The fractions of the text for train, valid and test."""
+
+
+@dataclass(frozen=True)
+class DocumentOptions:
+    """How a text is split into documents: ``document_kind`` is a key of ``DOCUMENT_SEPARATORS``.
+
+    ``seed`` shuffles the documents into the splits. With ``distinct``, a document is left out if it occurred before.
+    """
+
+    document_kind: str
+    seed: int = 1
+    distinct: bool = False
+
+
+class Splitter(Protocol):
+    """A text whose parts are assigned to splits. The text is measured when the splitter is created."""
+
+    def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
+        """Read the text, block by block: the codes of each block for train, valid and test."""
+        ...
+
+
+def make_splitter(
+    source: TextSource,
+    kind: str,
+    fractions: Fractions,
+    documents: DocumentOptions | None,
+    progress: ProgressCallback = lambda count: None,
+) -> Splitter:
+    """Read ``source`` as codes for the tokenizer ``kind``, measure it and assign its parts to the splits."""
+    if documents is None:
+        return ContinuousSplitter(source, kind, fractions, progress)
+    return DocumentSplitter(source, kind, fractions, documents, progress)
+
+
+def _boundaries(total: int, fractions: Fractions) -> list[int]:
+    return [0, round(total * fractions[0]), round(total * (fractions[0] + fractions[1])), total]
+
+
+class ContinuousSplitter:
+    """Continuous text: the splits follow one another."""
+
+    def __init__(self, source: TextSource, kind: str, fractions: Fractions, progress: ProgressCallback) -> None:
+        self._source, self._kind = source, kind
+        total = 0
+        for codes in source.codes(kind):
+            progress(len(codes))
+            total += len(codes)
+        self._boundaries = _boundaries(total, fractions)
+
+    def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
+        position = 0
+        for codes in self._source.codes(self._kind):
+            spans = zip(self._boundaries[:-1], self._boundaries[1:], strict=True)
+            train, valid, test = (
+                Piece(codes[max(0, start - position) : max(0, stop - position)], _NO_ENDS) for start, stop in spans
+            )
+            yield train, valid, test
+            position += len(codes)
+
+
+class DocumentSplitter:
+    """Whole documents, shuffled into the splits. Needs some tens of bytes of memory per document."""
+
+    def __init__(
+        self,
+        source: TextSource,
+        kind: str,
+        fractions: Fractions,
+        options: DocumentOptions,
+        progress: ProgressCallback,
+    ) -> None:
+        self._seed = options.seed
+        self._source, self._kind, self._document_kind = source, kind, options.document_kind
+        hasher, fingerprints = DocumentHasher(), []
+        total = 0
+        for piece in self._documents():
+            progress(len(piece.codes))
+            total += len(piece.ends)
+            if options.distinct:
+                fingerprints.append(hasher.update(piece))
+        self._rank = np.arange(total)  # among the documents that are not left out; -1 for the others
+        if options.distinct and total:
+            firsts = np.unique(np.concatenate(fingerprints), return_index=True)[1]
+            self._rank = np.full(total, -1)
+            self._rank[np.sort(firsts)] = np.arange(len(firsts))
+            total = len(firsts)
+        self._boundaries = _boundaries(total, fractions)
+
+    def _documents(self) -> Iterator[Piece]:
+        return split_documents(self._source.files(self._kind), self._document_kind)
+
+    def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
+        count = 0
+        for codes, ends in self._documents():
+            lengths = np.diff(ends, prepend=0, append=len(codes))
+            split_of = self._split_of(np.arange(count, count + len(lengths)))
+            split_of_code = np.repeat(split_of, lengths)
+            count += len(ends)
+            train, valid, test = (
+                Piece(codes[split_of_code == split], np.cumsum(lengths[:-1][split_of[:-1] == split]))
+                for split in range(len(SPLITS))
+            )
+            yield train, valid, test
+
+    def _split_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The split of each document, as an index into ``SPLITS``; ``_NO_SPLIT`` if it is left out."""
+        splits = np.full(len(numbers), _NO_SPLIT)
+        exists = numbers < len(self._rank)  # no document follows the last one
+        ranks = self._rank[numbers[exists]]
+        positions = shuffled(np.maximum(ranks, 0), self._boundaries[-1], self._seed, _SPLIT_KEY)
+        found = np.searchsorted(self._boundaries[1:-1], positions, side="right")
+        splits[exists] = np.where(ranks < 0, _NO_SPLIT, found)
+        return splits

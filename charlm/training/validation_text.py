@@ -1,0 +1,58 @@
+"""The part of the validation text that is evaluated during training and after an export."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from charlm.corpus.prepared import Corpus
+from charlm.engine import Engine
+from charlm.evaluation.losses import Progress, no_progress
+from charlm.evaluation.measure import evaluate, evaluate_streams
+from charlm.tokenizer.protocol import Ids
+from charlm.training.recipe import MAX_VALIDATION_IDS
+
+_COST_PIECES, _COST_PIECE = 32, 512
+"""``precision_loss`` reads this many pieces of this many ids, spread over the text; of documents, as many ids."""
+
+
+class ValidationText:
+    """The first ``MAX_VALIDATION_IDS`` validation ids. Without any, ``precision_loss`` uses the training text."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._tokenizer = corpus.tokenizer
+        self.ids = _first_ids(corpus, "valid")
+        """Empty where there is no validation text."""
+        self._sample = self._spread(self.ids if len(self.ids) else _first_ids(corpus, "train"))
+
+    def loss(self, engine: Engine, progress: Progress = no_progress) -> float | None:
+        """In nats per character; None without a validation text."""
+        return self._measure(engine, self.ids, progress) if len(self.ids) else None
+
+    def precision_loss(self, engine: Engine) -> float:
+        """The loss on a sample large enough to tell two precisions of an engine apart."""
+        return self._measure(engine, self._sample, no_progress)
+
+    def _measure(self, engine: Engine, ids: Ids, progress: Progress) -> float:
+        if self._tokenizer.document_kind is not None:
+            return evaluate(engine, self._tokenizer, [ids], progress=progress).nats_per_char
+        return evaluate_streams(engine, self._tokenizer, ids, progress=progress).nats_per_char
+
+    def _spread(self, ids: Ids) -> Ids:
+        if self._tokenizer.document_kind is not None:
+            return _whole_documents(ids[: _COST_PIECES * _COST_PIECE], self._tokenizer.end_id)
+        if len(ids) <= _COST_PIECES * _COST_PIECE:
+            return ids
+        starts = np.linspace(0, len(ids) - _COST_PIECE, _COST_PIECES).astype(np.int64)
+        return np.concatenate([ids[start : start + _COST_PIECE] for start in starts])
+
+
+def _first_ids(corpus: Corpus, split: str) -> Ids:
+    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, MAX_VALIDATION_IDS))
+    return _whole_documents(ids, corpus.tokenizer.end_id)
+
+
+def _whole_documents(ids: Ids, end_id: int | None) -> Ids:
+    """``ids`` up to the last end of a document; all of them if there is none."""
+    if end_id is None or end_id not in ids:
+        return ids
+    return ids[: int(np.flatnonzero(ids == end_id)[-1]) + 1]
