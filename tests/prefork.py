@@ -44,14 +44,14 @@ def request(address: str, arguments: list[str], cwd: str, environment: dict[str,
 
 
 class Server:
-    """The process that forks. It ends when ``close`` is called."""
+    """The process that forks. It ends with ``close``, or when this process ends."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._address = str(Path(self._folder.name) / "socket")
         command = [sys.executable, __file__, self._address]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch reads it when it is imported
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         while not Path(self._address).exists():
             assert self._process.poll() is None, "the process that forks has ended"
             time.sleep(0.01)
@@ -82,8 +82,7 @@ class Server:
 
     def close(self) -> None:
         """End the process."""
-        self._process.terminate()
-        self._process.wait()
+        self._process.communicate()  # closes its stdin
         self._folder.cleanup()
 
 
@@ -102,14 +101,14 @@ def _open_for_reading(data: bytes | None) -> BinaryIO:
 
 
 def serve(address: str) -> None:
-    """Fork for each connection; never returns."""
+    """Fork for each connection, until stdin is closed."""
     for module in IMPORTED_FIRST:
         importlib.import_module(module)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address + ".new")
     listener.listen()
     Path(address + ".new").rename(address)
-    while True:
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         if not os.fork():
             listener.close()
@@ -162,4 +161,5 @@ def _be_charlm(arguments: list[str], cwd: str, environment: dict[str, str], stre
 if __name__ == "__main__":
     if len(sys.argv) == 2:
         serve(sys.argv[1])
-    sys.exit(request(sys.argv[1], sys.argv[2:], str(Path.cwd()), dict(os.environ), [0, 1, 2]))
+    else:
+        sys.exit(request(sys.argv[1], sys.argv[2:], str(Path.cwd()), dict(os.environ), [0, 1, 2]))

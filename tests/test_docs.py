@@ -82,7 +82,8 @@ def make_environment(folder):
     commands = folder / ".venv" / "bin"
     venv.create(commands.parent, symlinks=True)
     if CAN_FORK:
-        prefork_server().install(commands, patterns=("train*", "*--adapt*", "*--dynamic*"))  # those that import torch
+        # Commands that import torch, and those that the pages use most; the others run in new processes.
+        prefork_server().install(commands, patterns=("train*", "eval*", "compare*", "score*", "*--adapt*"))
     else:
         (commands / "charlm").symlink_to(Path(sys.executable).with_name("charlm"))
     for name in ("pyproject.toml", "constraints.txt", "setup.py"):

@@ -53,6 +53,12 @@ ROWS = (
         "{checkpoints_not_finite} of {checkpoints} checkpoints not finite",
     ),
     (
+        "sanitizers",
+        "the native engine with each of {instruction_sets} instruction sets under the address, undefined-behaviour and "
+        "thread sanitizers",
+        "{reports} reports",
+    ),
+    (
         "scale",
         "a text of {large_mb} MB beside one of {small_mb} MB, {steps} steps on each",
         "peak memory {peak_large_mb} and {peak_small_mb} MB; prepared at {prepare_mb_per_s} MB/s",
