@@ -26,6 +26,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["2x512", "3x1024", "1x512"], help="layers x width of the steps")
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 128, 256], help="streams of the steps")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16", "fp16"], help="default fp32 bf16 fp16")
-    parser.add_argument("--options", nargs="+", default=[], help="more options of charlm train for the training")
+    parser.add_argument("--options", default="", help='more options for the training, such as "--batch 32"')
     parser.add_argument("--device", default="cuda", help="cpu tries the script out (default cuda)")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
@@ -278,21 +279,19 @@ def train(arguments: argparse.Namespace, notes: Notes) -> None:
         run = Path(folder) / "run"
         began = time.perf_counter()
         options = ["--split", "90/10/0", "--time", arguments.time, "--device", arguments.device, "--json"]
-        options += arguments.options
+        options += shlex.split(arguments.options)
         trained = json.loads(command("train", arguments.text, "--out", run, *options))
         spent = time.perf_counter() - began
-        evaluated = {
-            device: json.loads(command("eval", "-c", run, "--split", "valid", "--device", device, "--json"))
-            for device in (arguments.device, "cpu")
-        }
+        # One stream is evaluated on the CPU: a GPU would launch kernels for each of its characters.
+        evaluated = json.loads(command("eval", "-c", run, "--split", "valid", "--json"))
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         curve = [[m["seconds"], m["step"], m["valid_nats_per_char"]] for m in metrics if m["kind"] == "valid"]
         chosen = json.loads((run / f"step-{RunFolder(run).step_numbers()[-1]}" / "config.json").read_text())
     figures = {
         "trained": trained,
         "wall_seconds": spent,
-        "nats_per_char": {device: each["nats_per_char"] for device, each in evaluated.items()},
-        "engines": {device: each["engine"] for device, each in evaluated.items()},
+        "nats_per_char": evaluated["nats_per_char"],
+        "engine": evaluated["engine"],
         "curve": curve,
         "recipe": {"model": chosen["model"], "training": chosen["training"]},
     }
