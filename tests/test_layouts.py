@@ -30,7 +30,7 @@ class Held:
     def __len__(self):
         return len(self.numbers)
 
-    def hold(self):
+    def cache(self):
         pass
 
     def read(self, start, stop):
