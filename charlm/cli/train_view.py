@@ -63,8 +63,7 @@ def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_js
             f"continue with: charlm train --resume --out {trainer.run}",
             signals.received,
         )
-    if not quiet:
-        _show_result(trainer, view.reason)
+    _show_result(trainer, view.reason)
     _report(trainer, view.reason, as_json)
 
 
@@ -144,7 +143,7 @@ class _View:
         if isinstance(event, Finished):
             self.reason = event.reason
         elif isinstance(event, SaveFailed):
-            say(f"charlm: warning: {event.reason}; training continues and will try again")
+            say(f"charlm: warning: {event.reason}{'; training continues and will try again' * event.will_retry}")
         elif isinstance(event, RolledBack):
             say(f"charlm: warning: {event.reason}; continuing from step {event.step} with lr x {event.factor:g}")
         elif isinstance(event, Stepped):
