@@ -4,8 +4,8 @@ The program contains neither Python nor torch, so every report of a sanitizer is
 if all its checks passed.
 """
 
-import ast
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,18 +25,13 @@ CLOCK = "-Wl,--wrap=_ZNSt6chrono3_V212steady_clock3nowEv"
 REPORTS = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer", "runtime error")
 
 
-def setup_options():
-    """FLAGS and INSTRUCTION_SETS of setup.py, without running the rest of it."""
-    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    wanted = {"FLAGS", "AVX512", "AVX512_BF16", "INSTRUCTION_SETS"}
-    constants = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.Assign) and wanted & {ast.unparse(name) for name in node.targets}
-    ]
-    found = {}
-    exec(compile(ast.Module(constants, []), "setup.py", "exec"), found)
-    return found["FLAGS"], found["INSTRUCTION_SETS"]
+def cmake_options():
+    """FLAGS, and the flags of each instruction set, of CMakeLists.txt."""
+    lists = {}
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    for name, words in re.findall(r"^set\((FLAGS\w*|INSTRUCTION_SETS) (.+)\)$", text, re.MULTILINE):
+        lists[name] = [flag for word in words.split() for flag in lists.get(word.strip("${}"), [word])]
+    return lists["FLAGS"], {name: lists[f"FLAGS_{name}"] for name in lists["INSTRUCTION_SETS"]}
 
 
 def can_build(compiler, options, folder):
@@ -49,7 +44,7 @@ def can_build(compiler, options, folder):
 
 def build(compiler, options, folder):
     """Build the driver with the engine, for the instruction sets of compiler and processor; return its path."""
-    flags, instruction_sets = setup_options()
+    flags, instruction_sets = cmake_options()
     flags = [*[flag for flag in flags if not flag.startswith("-O")], *options, f"-I{SOURCES}"]
     tried = {name: own for name, own in instruction_sets.items() if name in INSTRUCTION_SETS or not INSTRUCTION_SETS}
     known = {name: own for name, own in tried.items() if can_build(compiler, own, folder)}
