@@ -189,7 +189,7 @@ def _check_quiet(said: str, about: Any) -> None:
 
 def _check_saved(run: Path, said: str, trial: Trial, figures: Counter[str]) -> None:
     """Either a run that can be gone on with from the step that was told, or nothing at all."""
-    told = re.search(r"stopped and saved at step (\d+); continue with: charlm train --resume --out (.+)", said)
+    told = re.search(r"stopped and saved at step (\d+); continue with: .*charlm train --resume --out (.+)", said)
     if told is None:
         assert not run.parent.exists(), (trial, said, sorted(run.parent.rglob("*")))
         figures["nothing_trained"] += 1
