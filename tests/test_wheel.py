@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def build_wheel(folder, **environment):
-    """Build a wheel with the portable kernels only, which saves two thirds of the time; return its path and messages."""
+    """Build a wheel with the portable kernels only, which takes a third of the time; return its path and messages."""
     settings = {"build-dir": str(folder / "build")}
     settings |= {f"cmake.define.CHARLM_HAS_{name}": "OFF" for name in ("avx2", "avx512", "avx512_bf16", "amx")}
     built = subprocess.run(

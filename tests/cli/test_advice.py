@@ -1,6 +1,5 @@
 """Suggested commands work as printed: quoted for the shell, and with a program that the shell finds."""
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -58,7 +57,7 @@ def test_a_program_that_is_not_on_the_path_is_called_by_its_path(started, tmp_pa
 
 
 def test_a_module_is_run_with_the_same_python(started):
-    started(os.path.join("site-packages", "charlm", "__main__.py"), "python3")
+    started("site-packages/charlm/__main__.py", "python3")
     assert shell_command("info") == "python3 -m charlm info"
 
 
