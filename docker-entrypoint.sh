@@ -1,0 +1,26 @@
+#!/bin/sh
+# Runs charlm in the container, after a warning if a run would be lost with the container.
+set -eu
+
+run_folder() { # prints the value of --out, or the default folder
+    folder=checkpoints
+    previous=
+    for argument; do
+        case $argument in --out=*) folder=${argument#--out=} ;; esac
+        [ "$previous" != --out ] || folder=$argument
+        previous=$argument
+    done
+    printf '%s\n' "$folder"
+}
+
+is_in_container() { # whether the folder, which need not exist yet, is not in a mounted one
+    folder=$1
+    while [ ! -e "$folder" ]; do folder=$(dirname -- "$folder"); done
+    [ "$(stat -c %m -- "$folder")" = / ]
+}
+
+if [ "${1-}" = train ] && is_in_container "$(run_folder "$@")"; then
+    echo "charlm: warning: the run will be lost with the container; keep it with" \
+        "docker run -v \"\$PWD/checkpoints:/home/charlm/checkpoints\"" >&2
+fi
+exec charlm "$@"
