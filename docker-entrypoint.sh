@@ -13,13 +13,16 @@ run_folder() { # prints the value of --out, or the default folder
     printf '%s\n' "$folder"
 }
 
-is_in_container() { # whether the folder, which need not exist yet, is not in a mounted one
-    folder=$1
-    while [ ! -e "$folder" ]; do folder=$(dirname -- "$folder"); done
-    [ "$(stat -c %m -- "$folder")" = / ]
+is_mounted() { # whether the folder, which need not exist yet, is a mounted one or in a mounted one
+    folder=$(realpath -m -- "$1")
+    while [ "$folder" != / ]; do
+        if mountpoint -q -- "$folder"; then return 0; fi
+        folder=$(dirname -- "$folder")
+    done
+    return 1
 }
 
-if [ "${1-}" = train ] && is_in_container "$(run_folder "$@")"; then
+if [ "${1-}" = train ] && ! is_mounted "$(run_folder "$@")"; then
     echo "charlm: warning: the run will be lost with the container; keep it with" \
         "docker run -v \"\$PWD/checkpoints:/home/charlm/checkpoints\"" >&2
 fi
