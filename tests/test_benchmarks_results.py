@@ -1,4 +1,4 @@
-"""Results of long benchmarks: every line is complete, and nothing is measured twice."""
+"""Results of long benchmarks: every line is complete, and no measurement is repeated."""
 
 import importlib
 import json

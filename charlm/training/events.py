@@ -46,7 +46,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class SaveFailed:
-    """A checkpoint could not be written; training goes on and tries again."""
+    """A checkpoint could not be written; training continues and tries again."""
 
     step: int
     reason: str

@@ -1,6 +1,6 @@
 """metrics.jsonl: the measurements of a training, one JSON object per line.
 
-It is for people and plots. If it cannot be written, training continues. It is read only when a run is resumed, to drop
+It is for users and plots. If it cannot be written, training continues. It is read only when a run is resumed, to drop
 the lines after the checkpoint.
 """
 

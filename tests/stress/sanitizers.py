@@ -1,7 +1,7 @@
 """The native engine under sanitizers, without Python or torch: native_driver.cpp, built with charlm/native.
 
-Whatever a sanitizer reports is therefore an error of the engine. The driver prints "ok" at the end when every law that
-it checks has held. ``run_trials`` checks each instruction set of this machine with each sanitizer.
+Every report of a sanitizer is therefore an error of the engine. The driver prints "ok" at the end if all its checks
+pass. ``run_trials`` checks each instruction set of this machine with each sanitizer.
 """
 
 import ast
