@@ -200,7 +200,7 @@ def test_it_generates_in_the_precision_measured_for_the_checkpoint(trained_run):
 
 
 @needs_native
-@pytest.mark.parametrize("costs", [None, [], {"int8": "nought"}, {"int8": True}, {"int8": 1.0}])
+@pytest.mark.parametrize("costs", [None, [], {"int8": "0"}, {"int8": True}, {"int8": 1.0}])
 def test_invalid_precision_costs_are_ignored(model, costs):
     checkpoint = dataclasses.replace(
         model.checkpoint, config={**model.checkpoint.config, "precision_costs": costs},
