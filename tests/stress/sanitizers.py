@@ -55,7 +55,7 @@ def _options(sanitizer: str) -> list[str]:
 
 
 def check(sanitizer: str, names: Sequence[str], folder: Path) -> None:
-    """Raise AssertionError if the sanitizer reports anything, or a check of the driver fails, with these instruction sets."""
+    """Raise AssertionError if a sanitizer reports anything or the driver fails, with these instruction sets."""
     result = run([build("g++", _options(sanitizer), names, folder), *names])
     assert not any(report in result.stderr for report in REPORTS), result.stderr
     assert result.returncode == 0, result.stdout + result.stderr
