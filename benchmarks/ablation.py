@@ -1,26 +1,26 @@
-"""What each choice of charlm's recipe is worth: trainings that lack one of them beside trainings that have all.
+"""What each choice of charlm's recipe is worth: trainings without one of them, compared with the default.
 
     python benchmarks/ablation.py tinyshakespeare.txt --steps 600 --seeds 1 2 3 --set threads=1 size=small
     python benchmarks/ablation.py tinyshakespeare.txt --set layers=2 --only default "dropout between layers 0.2"
     python benchmarks/ablation.py tinyshakespeare.txt --only untied "no averaging"
     python benchmarks/ablation.py --table
 
-Each variant is charlm's default but for what its name says, and reads as many characters: another chunk length makes
-more or fewer steps (--steps counts chunks of 128), for which charlm chooses another rate. So a machine that others use
-changes no loss. All variants take a seed before the next seed comes, so that a stopped campaign has whole rounds, and
-each seed begins with another variant. The loss is that of an exact pass over the held-out part with the best
-checkpoint. A variant that changes nothing for a text (dropout between layers where there is one layer) is left out. A
-finished training is a line in results/ablation.jsonl (see results.py). With threads=1 two texts can be tried side by
-side, each with a --results of its own.
+Each variant differs from charlm's default only in what its name says, and reads the same number of characters.
+Another chunk length makes more or fewer steps (--steps counts chunks of 128), and charlm chooses another learning rate
+for them. The budget is in steps, so other work on the machine does not change a loss. All variants are trained with one
+seed before the next seed begins, so that an interrupted benchmark has complete rounds. Each seed begins with another
+variant. The loss is that of an exact pass of the best checkpoint over the held-out part. A variant that changes nothing
+for a text (dropout between layers of a model with one layer) is skipped. Each finished training is a line in
+results/ablation.jsonl (see results.py). With threads=1 two texts can be measured in parallel, each with its own
+--results.
 
-charlm has no untied decoder, since sharing the embedding's weight is what it is built on; "untied" gives its model one
-here, for the training and for the exact pass: begun with numbers of its own, drawn as the embedding's are, or as
-nn.Linear draws them.
+charlm has no untied decoder. "untied" adds one to its model here, for the training and for the exact pass. Its weight
+is initialized like the embedding, or like nn.Linear.
 
-    exact           nats per character, the mean over the seeds (smallest-largest)
-    over_default    how much worse than the default: the mean over the seeds that both have (smallest-largest); below 0
-                    the variant is better
-    seconds         of training, the shortest of the seeds
+    exact           nats per character, the mean over the seeds (minimum-maximum)
+    over_default    increase over the default: the mean over the seeds that both have (minimum-maximum); a negative
+                    value means that the variant is better
+    seconds         duration of the training, the minimum over the seeds
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from results import (
     Measurement,
     Row,
     add_training_options,
-    campaign_parser,
-    carry_out,
-    engine,
+    engine_name,
+    format_options,
     grouped,
-    in_words,
-    over_seeds,
-    parse_wishes,
+    mean_and_range,
+    measurement_parser,
+    parse_options,
     recipe_for,
     recipe_of,
+    run_measurements,
     sha256,
     train,
 )
@@ -74,9 +74,9 @@ from charlm.training.saving import Saver
 
 DEFAULT = "default"
 ALWAYS = math.nextafter(1.0, 0.0)
-"""The largest chance that charlm takes: at every chunk, but for one in 10^16."""
+"""The largest probability that charlm accepts. It leaves out one chunk in 10^16."""
 ROTATION = 5
-"""By so many variants a seed's order is turned against that of the seed before."""
+"""The order of the variants is rotated by this number from one seed to the next."""
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "untied": {"untied": "embedding"},
@@ -100,55 +100,55 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cosine": {"schedule": "cosine"},
     "constant rate": {"schedule": "constant"},
 }
-"""Keywords of ``charlm.train``; "untied" is this benchmark's own."""
+"""Keywords of ``charlm.train``. Only "untied" is specific to this benchmark."""
 
 
-class UntiedByEmbedding(CharLM):
-    """A ``CharLM`` whose decoder has a weight of its own, drawn like the embedding's."""
+class UntiedLikeEmbedding(CharLM):
+    """A ``CharLM`` with a separate decoder weight, initialized like the embedding."""
 
     def __init__(self, config: ModelConfig, seed: int = 0) -> None:
         super().__init__(config, seed)
         self.decoder.weight = nn.Parameter(torch.empty_like(self.embedding.weight))
-        self.draw(self.decoder.weight, torch.Generator().manual_seed(seed + 1))
+        self.initialize(self.decoder.weight, torch.Generator().manual_seed(seed + 1))
 
-    def draw(self, weight: torch.Tensor, generator: torch.Generator) -> None:
+    def initialize(self, weight: torch.Tensor, generator: torch.Generator) -> None:
         nn.init.normal_(weight, 0.0, EMBEDDING_STD, generator=generator)
 
 
-class UntiedAsLinear(UntiedByEmbedding):
-    """The same, drawn as nn.Linear draws its own."""
+class UntiedLikeLinear(UntiedLikeEmbedding):
+    """The same, initialized like nn.Linear."""
 
-    def draw(self, weight: torch.Tensor, generator: torch.Generator) -> None:
+    def initialize(self, weight: torch.Tensor, generator: torch.Generator) -> None:
         bound = weight.shape[1] ** -0.5
         nn.init.uniform_(weight, -bound, bound, generator=generator)
 
 
-UNTIED = {"embedding": UntiedByEmbedding, "linear": UntiedAsLinear}
+UNTIED = {"embedding": UntiedLikeEmbedding, "linear": UntiedLikeLinear}
 
 
 def main() -> None:
-    parser = campaign_parser(__doc__, "ablation")
-    parser.add_argument("texts", type=Path, nargs="*", metavar="TEXT", help="a text to learn")
-    parser.add_argument("--steps", type=int, default=600, help="chunks of 128 characters a stream (default 600)")
+    parser = measurement_parser(__doc__, "ablation")
+    parser.add_argument("texts", type=Path, nargs="*", metavar="TEXT", help="training text")
+    parser.add_argument("--steps", type=int, default=600, help="number of chunks of 128 characters (default 600)")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants (default: all)")
     add_training_options(parser)
     arguments = parser.parse_args()
-    carry_out(arguments, measurements(arguments), table)
+    run_measurements(arguments, measurements(arguments), table)
 
 
 def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
-    wishes = parse_wishes(arguments.set)
-    if {"steps", "epochs"} & set(wishes):
-        raise SystemExit("--set: how long a training lasts is said with --steps")
+    options = parse_options(arguments.set)
+    if {"steps", "epochs"} & set(options):
+        raise SystemExit("--set: use --steps for the length of a training")
     for text in arguments.texts:
         shared = {
             "sha256": sha256(text),
             "split": arguments.split,
             "steps": arguments.steps,
-            "options": wishes,
-            "engine": engine(),
+            "options": options,
+            "engine": engine_name(),
         }
-        names = differing(text, shared, arguments.only)
+        names = differing_variants(text, shared, arguments.only)
         for seed in arguments.seeds:
             first = seed * ROTATION % len(names)
             for name in names[first:] + names[:first]:
@@ -156,38 +156,38 @@ def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
                 yield Measurement(text, settings, partial(measure, text, settings))
 
 
-def differing(text: Path, settings: dict[str, Any], names: Sequence[str]) -> list[str]:
-    """Those variants that are another training than the default."""
+def differing_variants(text: Path, settings: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """The variants whose training differs from the default, and the default itself."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = prepare(Path(folder), open_source([str(text)]), split=parse_split(settings["split"]))
         device = choose_device("auto")
         recipes = {
-            name: recipe_for(TrainingOptions(**wishes_of(settings, VARIANTS[name])), corpus, device)
+            name: recipe_for(TrainingOptions(**training_options(settings, VARIANTS[name])), corpus, device)
             for name in {DEFAULT, *names}
         }
 
     def differs(name: str) -> bool:
-        ours, default = recipes[name], recipes[DEFAULT]
-        return "untied" in VARIANTS[name] or (ours.model, ours.training) != (default.model, default.training)
+        recipe, default = recipes[name], recipes[DEFAULT]
+        return "untied" in VARIANTS[name] or (recipe.model, recipe.training) != (default.model, default.training)
 
     return [name for name in names if name == DEFAULT or differs(name)]
 
 
-def wishes_of(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Keywords for ``charlm.train``: what a variant changes goes before what --set says."""
-    wishes = {**settings["options"], **{name: value for name, value in changes.items() if name != "untied"}}
-    return {**wishes, "steps": settings["steps"] * TrainingConfig.bptt // wishes.get("bptt", TrainingConfig.bptt)}
+def training_options(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Keywords for ``charlm.train``. The changes of a variant have priority over --set."""
+    options = {**settings["options"], **{name: value for name, value in changes.items() if name != "untied"}}
+    return {**options, "steps": settings["steps"] * TrainingConfig.bptt // options.get("bptt", TrainingConfig.bptt)}
 
 
 def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train and measure one variant once."""
+    """Train one variant and evaluate it."""
     changes = settings["changes"]
     untied = UNTIED.get(changes.get("untied", ""))
-    wishes = wishes_of(settings, changes)
+    options = training_options(settings, changes)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        with trained_as(untied) if untied else contextlib.nullcontext():
-            trained = train(text, run, split=settings["split"], seed=settings["seed"], **wishes)
+        with model_class_replaced(untied) if untied else contextlib.nullcontext():
+            trained = train(text, run, split=settings["split"], seed=settings["seed"], **options)
         corpus = open_corpus(run / "corpus")
         ids = corpus.ids("test" if corpus.sizes["test"].ids else "valid")
         held_out = [ids.read(0, len(ids))]
@@ -210,8 +210,8 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def trained_as(model_class: type[CharLM]) -> Iterator[None]:
-    """Trainings of this class, without the gradients for dynamic evaluation, which is of a tied model only."""
+def model_class_replaced(model_class: type[CharLM]) -> Iterator[None]:
+    """Train ``model_class`` instead of ``CharLM``, without gradients for dynamic evaluation (tied models only)."""
     with mock.patch.object(state, "CharLM", model_class), mock.patch.object(Saver, "save_gradients"):
         yield
 
@@ -219,7 +219,7 @@ def trained_as(model_class: type[CharLM]) -> Iterator[None]:
 def evaluate_untied(
     run: Path, model_class: type[CharLM], corpus: Corpus, held_out: list[Any]
 ) -> tuple[Evaluation, int]:
-    """The exact pass with a checkpoint that ``charlm.load`` refuses, since it has a weight too many."""
+    """An exact pass with a checkpoint that ``charlm.load`` refuses because of its additional weight, and its size."""
     checkpoint = open_checkpoint(run)
     model = model_class(ModelConfig(**checkpoint.config["model"]))
     model.load_weights(tensors_from_bytes(checkpoint.files[MODEL], str(checkpoint.path)))
@@ -230,21 +230,21 @@ def evaluate_untied(
 def table(entries: Sequence[Entry]) -> list[Row]:
     """A row for each variant of each text, split, number of steps and options."""
     rows = []
-    for shared, together in grouped(entries, "variant", "changes", "seed"):
-        default = {_seed(entry): _exact(entry) for entry in together if entry["settings"]["variant"] == DEFAULT}
-        for variant, group in sorted(grouped(together, "seed"), key=_place):
-            worse = [_exact(entry) - default[_seed(entry)] for entry in group if _seed(entry) in default]
+    for shared, variants in grouped(entries, "variant", "changes", "seed"):
+        default = {_seed(entry): _exact(entry) for entry in variants if entry["settings"]["variant"] == DEFAULT}
+        for variant, group in sorted(grouped(variants, "seed"), key=_position):
+            differences = [_exact(entry) - default[_seed(entry)] for entry in group if _seed(entry) in default]
             rows.append(
                 {
                     "variant": variant["variant"],
                     "text": group[0]["text"],
                     "split": shared["split"],
                     "steps": shared["steps"],
-                    "options": in_words(shared["options"]),
+                    "options": format_options(shared["options"]),
                     "engine": shared["engine"],
                     "seeds": len(group),
-                    "exact": over_seeds([_exact(entry) for entry in group]),
-                    "over_default": "-" if variant["variant"] == DEFAULT else _signed(worse),
+                    "exact": mean_and_range([_exact(entry) for entry in group]),
+                    "over_default": "-" if variant["variant"] == DEFAULT else _signed(differences),
                     "seconds": round(min(entry["figures"]["train_seconds"] for entry in group)),
                     "parameters": group[0]["figures"]["parameters"],
                 }
@@ -252,8 +252,8 @@ def table(entries: Sequence[Entry]) -> list[Row]:
     return rows
 
 
-def _place(group: tuple[dict[str, Any], list[Entry]]) -> int:
-    """Where a variant stands in ``VARIANTS``; at the end if it is none any more."""
+def _position(group: tuple[dict[str, Any], list[Entry]]) -> int:
+    """The position of a variant in ``VARIANTS``, or the end if it was removed from there."""
     name = group[0]["variant"]
     return list(VARIANTS).index(name) if name in VARIANTS else len(VARIANTS)
 

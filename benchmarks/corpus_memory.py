@@ -1,16 +1,17 @@
-"""Preparing a corpus and training on it in constant memory: the same peak for a text a hundred times as large.
+"""Whether preparing a corpus and training on it need constant memory: the peak for a text 100 times as large.
 
     python benchmarks/corpus_memory.py [--sizes 10 1000] [--steps 2000] [--json]
 
-Makes a text of each size in megabytes and trains the smallest model on it, in a fresh process for each size. The texts
-lie in the system's temporary folder (TMPDIR), which needs room for three times the largest; all is removed afterwards.
+Generates a text of each size in megabytes and trains the smallest model on it, in a new process for each size. The
+texts are written to the system's temporary folder (TMPDIR), which needs three times the size of the largest. They are
+deleted afterwards.
 
-    prepare_seconds    until the first step is done: reading the text three times, writing ids, one step
-    prepare_mb_per_s   size of the text by that
-    imported_mb        resident before: Python, torch and the rest
-    prepared_mb        most resident memory until the first step is done
-    peak_mb            most resident memory of all
-    growth             peak_mb of the largest text, less that of the smallest; it should be below 50
+    prepare_seconds    time until the end of the first step: reads the text three times, writes ids, makes one step
+    prepare_mb_per_s   size of the text / prepare_seconds
+    imported_mb        peak resident memory after the imports
+    prepared_mb        peak resident memory at the end of the first step
+    peak_mb            peak resident memory at the end
+    growth             peak_mb of the largest text - peak_mb of the smallest; it should be below 50
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import MB, make_parser, peak_memory_mb, report, run_alone
+from common import MB, make_parser, peak_memory_mb, report, run_in_new_process
 
 ALPHABETS = ("etaoinshrdlucmfwypvbgkjqxz", "aeiouäöüßéèñç", "абвгдежзийклмнопрстуфхцчшщыэюя", "日月山水人心天風花雪")
 EMOJI = "😀🌍🎵"
@@ -31,59 +32,60 @@ EMOJI = "😀🌍🎵"
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 1000], help="megabytes (default 10 1000)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 1000], help="sizes in megabytes (default 10 1000)")
     parser.add_argument("--steps", type=int, default=2000, help="training steps (default 2000)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
-    parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)  # the one text that a fresh process is started for
+    parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)  # used in the new process
     arguments = parser.parse_args()
     if arguments.text is not None:
         print(json.dumps(measure(arguments.text, arguments.steps, arguments.threads)))
         return
-    rows = [{"size_mb": size, **_fresh_process(arguments, size)} for size in sorted(arguments.sizes)]
+    rows = [{"size_mb": size, **_measure_in_new_process(arguments, size)} for size in sorted(arguments.sizes)]
     report(arguments, rows, growth=rows[-1]["peak_mb"] - rows[0]["peak_mb"])
 
 
-def _fresh_process(arguments: argparse.Namespace, size: int) -> Any:
+def _measure_in_new_process(arguments: argparse.Namespace, size: int) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder) / "text.txt"
         write_text(text, size * MB)
-        return run_alone(__file__, "--text", text, "--steps", arguments.steps, "--threads", arguments.threads)
+        return run_in_new_process(__file__, "--text", text, "--steps", arguments.steps, "--threads", arguments.threads)
 
 
 def write_text(path: Path, size: int, seed: int = 1) -> None:
-    """At least ``size`` bytes of UTF-8: paragraphs in several alphabets, drawn from a few hundred, block by block."""
-    chance = random.Random(seed)
-    words = ["".join(chance.choices(letters, k=chance.randint(1, 9))) for letters in ALPHABETS for _ in range(500)]
-    # Most text is in the first alphabet, as in a real corpus; the others are foreign words in it.
+    """Write at least ``size`` bytes of UTF-8: random choices from 300 paragraphs in several alphabets."""
+    generator = random.Random(seed)
+    words = [
+        "".join(generator.choices(letters, k=generator.randint(1, 9))) for letters in ALPHABETS for _ in range(500)
+    ]
+    # Most words use the first alphabet, as in a real corpus with some foreign words.
     weights = [20] * 500 + [1] * (len(words) - 500)
     paragraphs = [
-        f"{' '.join(chance.choices(words, weights, k=chance.randint(20, 200)))} {chance.choice(EMOJI)}\n".encode()
+        f"{' '.join(generator.choices(words, weights, k=generator.randint(20, 200)))} {generator.choice(EMOJI)}\n"
         for _ in range(300)
     ]
     with open(path, "wb") as file:
         written = 0
         while written < size:
-            block = b"".join(chance.choices(paragraphs, k=1000))
-            written += file.write(block)
+            written += file.write("".join(generator.choices(paragraphs, k=1000)).encode())
 
 
 def measure(text: Path, steps: int, threads: int) -> dict[str, float]:
-    """Prepare ``text`` and train on it, in a process of its own."""
+    """Prepare ``text`` and train on it. Runs in a separate process."""
     import charlm
 
-    train = charlm.train  # the name loads torch, which is not to be counted
+    train = charlm.train  # this imports torch, which is not part of the measurement
     imported = peak_memory_mb()
     first_event: list[tuple[float, float]] = []
 
-    def note(event: object) -> None:
+    def on_event(event: object) -> None:
         if not first_event:
             first_event.append((time.perf_counter(), peak_memory_mb()))
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     train(
         text,
         out=text.parent / "run",
-        on_event=note,
+        on_event=on_event,
         steps=steps,
         threads=threads,
         size="tiny",
@@ -95,8 +97,8 @@ def measure(text: Path, steps: int, threads: int) -> dict[str, float]:
     )
     prepared_at, prepared = first_event[0]
     return {
-        "prepare_seconds": prepared_at - began,
-        "prepare_mb_per_s": text.stat().st_size / MB / (prepared_at - began),
+        "prepare_seconds": prepared_at - start,
+        "prepare_mb_per_s": text.stat().st_size / MB / (prepared_at - start),
         "imported_mb": imported,
         "prepared_mb": prepared,
         "peak_mb": peak_memory_mb(),

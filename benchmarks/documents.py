@@ -1,18 +1,18 @@
-"""Training on documents of different lengths: what padding, sorting by length, and packing cost on this machine.
+"""Training on documents of different lengths: the cost of padding, bucketing by length, and packing.
 
     python benchmarks/documents.py FILE... [--lengths 10 80 | --cut 10 80] [--layers 2] [--hidden 256] [--rounds 5]
 
-Every line of a FILE is a document; with --lengths 10 80 only lines of so many characters are, and with --cut 10 80 the
-text is cut anew into lines of random lengths, all as frequent. The same documents are learnt from in each layout, and
-as many real characters in a step:
+Each line of a FILE is a document. With --lengths 10 80, only lines of 10 to 80 characters are used. With --cut 10 80,
+the text is cut into lines whose random lengths are uniform in this range. Each layout trains on the same documents,
+with the same number of real characters per step:
 
-    padded      documents as they come, side by side, filled up to the longest of a batch
-    bucketed    documents of like length side by side: charlm's own batches
-    packed      documents as they come, in a PackedSequence: no padding, but on a CPU no fast path either
+    padded      documents in shuffled order, padded to the longest of a batch
+    bucketed    documents of similar length in a batch: the batches of charlm
+    packed      documents in shuffled order, in a PackedSequence: no padding, but also no fast kernel on a CPU
 
-by charlm's native engine (bf16) and by torch's own kernels, which a PackedSequence needs (fp32). A step is forward
-pass, cross entropy over the real characters, backward pass, clipping and Adam. ``chars_per_s`` are real characters with
-their ends, medians over interleaved rounds; ``padding`` is the share of places that are none.
+The engines are charlm's native engine (bf16) and torch's kernels (fp32), which a PackedSequence needs. A step is
+forward pass, cross entropy over the real characters, backward pass, clipping and Adam. ``chars_per_s`` counts real
+characters and end markers, medians over interleaved rounds. ``padding`` is the share of positions that are padding.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ STEPS_A_TURN = 12
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--lengths", nargs=2, type=int, metavar=("LEAST", "MOST"))
-    parser.add_argument("--cut", nargs=2, type=int, metavar=("LEAST", "MOST"))
+    parser.add_argument("--lengths", nargs=2, type=int, metavar=("MIN", "MAX"))
+    parser.add_argument("--cut", nargs=2, type=int, metavar=("MIN", "MAX"))
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
@@ -67,26 +67,29 @@ def main() -> None:
 
 def make_corpus(path: Path, folder: Path, lengths: list[int] | None, cut: list[int] | None) -> Corpus:
     text = path.read_text("utf-8")
-    least, most = lengths or (1, 10**9)
-    lines = cut_at_random(text, *cut) if cut else [line for line in text.splitlines() if least <= len(line) <= most]
+    min_length, max_length = lengths or (1, 10**9)
+    if cut:
+        lines = cut_at_random(text, *cut)
+    else:
+        lines = [line for line in text.splitlines() if min_length <= len(line) <= max_length]
     chosen = folder / "lines.txt"
     chosen.write_text("\n".join(lines), "utf-8")
     return prepare(folder / "corpus", open_source([str(chosen)]), documents=DocumentOptions("lines"))
 
 
-def cut_at_random(text: str, least: int, most: int) -> list[str]:
-    """The text without its own line ends in lines of ``least`` to ``most`` characters."""
+def cut_at_random(text: str, min_length: int, max_length: int) -> list[str]:
+    """Cut the text, whose line ends become spaces, into lines of ``min_length`` to ``max_length`` characters."""
     text = text.replace("\n", " ")
-    sizes = np.random.default_rng(1).integers(least, most + 1, 2 * len(text) // (least + most))
+    sizes = np.random.default_rng(1).integers(min_length, max_length + 1, 2 * len(text) // (min_length + max_length))
     bounds = np.append(0, np.cumsum(sizes)).tolist()
     return [text[start:stop] for start, stop in itertools.pairwise(bounds) if stop <= len(text)]
 
 
 def compare(name: str, corpus: Corpus, layers: int, hidden: int, rounds: int) -> list[dict[str, object]]:
     layouts: dict[str, Callable[[Corpus], Iterator[Chunk]]] = {
-        "padded": lambda corpus: as_they_come(corpus, sort=False),
+        "padded": lambda corpus: shuffled_batches(corpus, sort=False),
         "bucketed": bucketed,
-        "packed": lambda corpus: as_they_come(corpus, sort=True),
+        "packed": lambda corpus: shuffled_batches(corpus, sort=True),
     }
     contenders = {
         ("native", "padded"): Contender(corpus, layers, hidden, layouts["padded"], None, "bf16"),
@@ -111,7 +114,7 @@ def compare(name: str, corpus: Corpus, layers: int, hidden: int, rounds: int) ->
 
 
 def bucketed(corpus: Corpus) -> Iterator[Chunk]:
-    """What ``charlm train`` reads."""
+    """The chunks that ``charlm train`` reads."""
     boundary = corpus.tokenizer.end_id
     assert boundary is not None
     batches, cursor = DocumentBatches(corpus.ids("train"), corpus.ends("train"), boundary, BATCH, BPTT, 1), Cursor()
@@ -120,8 +123,8 @@ def bucketed(corpus: Corpus) -> Iterator[Chunk]:
         cursor = batches.next_cursor(cursor)
 
 
-def as_they_come(corpus: Corpus, sort: bool) -> Iterator[Chunk]:
-    """Shuffled documents side by side; packing wants the longest of a batch first."""
+def shuffled_batches(corpus: Corpus, sort: bool) -> Iterator[Chunk]:
+    """Batches of shuffled documents. Packing needs the longest of a batch first (``sort``)."""
     ids, ends = corpus.ids("train"), corpus.ends("train")
     flat, bounds = ids.read(0, len(ids)).astype(np.int64), np.append(0, ends.read(0, len(ends))).astype(np.int64)
     lengths, count = np.diff(bounds), round(BATCH * BPTT * len(ends) / len(ids))
@@ -139,7 +142,7 @@ def as_they_come(corpus: Corpus, sort: bool) -> Iterator[Chunk]:
 
 
 class Contender:
-    """A model in training on one layout of a corpus."""
+    """A model that is trained on one layout of a corpus."""
 
     def __init__(
         self,
@@ -156,21 +159,22 @@ class Contender:
         self._model = CharLM(ModelConfig(corpus.tokenizer.vocabulary_size, layers, hidden, hidden), seed=1)
         self._optimizer = make_optimizer(self._model, TrainingConfig(lr=2e-3))
         self._state = self._model.initial_state(1)
-        self._places = self._real = 0
+        self._positions = self._predictions = 0
 
     def turn(self) -> float:
-        """Real characters a second over some steps."""
-        with charlm_engine(self._engine), self._layout():
+        """Train for some steps. Returns real characters per second."""
+        with charlm_engine(self._engine), self._packing():
             self._step()
-            began, done = time.perf_counter(), 0
+            start, done = time.perf_counter(), 0
             for _ in range(STEPS_A_TURN):
                 done += self._step()
-            return done / (time.perf_counter() - began)
+            return done / (time.perf_counter() - start)
 
     def padding(self) -> float:
-        return 1 - self._real / self._places
+        """The share of padding so far."""
+        return 1 - self._predictions / self._positions
 
-    def _layout(self) -> AbstractContextManager[object]:
+    def _packing(self) -> AbstractContextManager[object]:
         return patch.object(model_module, "packs", lambda tensor: True) if self._packed else nullcontext()
 
     def _step(self) -> int:
@@ -188,8 +192,8 @@ class Contender:
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._optimizer.step()
         self._state = detach(state)
-        self._places += chunk.inputs_TB.size
-        self._real += chunk.predictions
+        self._positions += chunk.inputs_TB.size
+        self._predictions += chunk.predictions
         return chunk.predictions
 
 

@@ -1,23 +1,23 @@
-"""How fast text is written: charlm beside loops in plain torch on the same weights.
+"""How fast text is generated: charlm compared with loops in plain torch on the same weights.
 
     python benchmarks/generation.py CHECKPOINT [--seconds 1] [--rounds 5] [--device cpu] [--threads N] [--json]
     python benchmarks/generation.py --shape 2x512
 
-CHECKPOINT is a run or a step of one, as for ``charlm generate``; --shape LAYERSxHIDDEN takes random weights and 65
-characters instead. Every contender writes for about --seconds a turn, so a slow one writes fewer characters, and all
-sample: the plain loops with torch.multinomial, charlm as ``LanguageModel.stream`` (one text) and
-``LanguageModel.samples`` (many) do, which also keep to whole characters and make text of the ids. That charlm and the
-plain loops give the same logits in fp32 is checked.
+CHECKPOINT is a run or one of its steps, as for ``charlm generate``. --shape LAYERSxHIDDEN uses random weights and 65
+characters instead. A turn of each contender takes about --seconds, so a slow one generates fewer characters. All
+sample: the plain loops with torch.multinomial, charlm with ``LanguageModel.stream`` (one text) and
+``LanguageModel.samples`` (several), which also restrict the ids to complete characters and convert them to text. The
+script checks that charlm and the plain loops give the same logits in fp32.
 
-    nn.LSTM             the loop that everyone writes first: one call of nn.LSTM a layer for each character
+    nn.LSTM             the obvious loop: one call of nn.LSTM for each layer and character
     oneDNN off          the same without oneDNN, which costs more than it gains for a single row
     dynamic int8        nn.LSTM after torch.ao.quantization.quantize_dynamic
-    addmm               as few operations as plain torch allows: the first layer's input is a row of a table, every
-                        other layer one product, its weights concatenated and laid out as torch likes them
+    addmm               the smallest number of operations in plain torch: the input of the first layer is a row of a
+                        table, each other layer is one product with concatenated weights in torch's fastest layout
 
-    streams             texts written at once
-    chars_per_s         characters of all texts a second, sampling included, the median over the rounds
-    times_nn.LSTM       how many times as fast as the loop over nn.LSTM in fp32
+    streams             number of texts that are generated in parallel
+    chars_per_s         characters of all texts per second, sampling included, the median over the rounds
+    times_nn.LSTM       speed relative to the loop over nn.LSTM in fp32
 """
 
 from __future__ import annotations
@@ -52,31 +52,31 @@ BASE = "nn.LSTM fp32"
 
 
 class Loop:
-    """One step of a model and one draw for every character."""
+    """Generates text with one step of a model and one sample per character."""
 
     device: torch.device
 
-    def start(self, streams: int) -> Any:
-        """The state of texts of which nothing was read."""
+    def initial_state(self, streams: int) -> Any:
+        """The state at the start of a text."""
         raise NotImplementedError
 
     def step(self, ids_B: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Logits [B, V] after one more id in each stream, and the state."""
+        """Logits [B, V] after one more id in each stream, and the new state."""
         raise NotImplementedError
 
     @torch.inference_mode()
-    def write(self, ids_B: Tensor, length: int) -> Tensor:
-        """Ids [length, B] that go on from ``ids_B``, drawn one by one."""
-        state, written = self.start(len(ids_B)), []
+    def generate(self, ids_B: Tensor, length: int) -> Tensor:
+        """Sample ids [length, B] that continue ``ids_B``."""
+        state, generated = self.initial_state(len(ids_B)), []
         for _ in range(length):
             logits_BV, state = self.step(ids_B, state)
             ids_B = torch.multinomial(torch.softmax(logits_BV.float(), 1), 1)[:, 0]
-            written.append(ids_B)
-        return torch.stack(written).cpu()
+            generated.append(ids_B)
+        return torch.stack(generated).cpu()
 
 
 class ModuleLoop(Loop):
-    """Calls an nn.LSTM for each layer (one for all would need all layers to have one width)."""
+    """Calls one nn.LSTM per layer. A single nn.LSTM would need layers of equal width."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> None:
         self.device = weights["decoder.bias"].device
@@ -90,26 +90,26 @@ class ModuleLoop(Loop):
             layer.load_state_dict({**matrices, "bias_ih_l0": bias, "bias_hh_l0": torch.zeros_like(bias)})
 
     def quantized(self) -> ModuleLoop:
-        """The same with torch's dynamic quantization of the layers."""
+        """Apply torch's dynamic quantization to the layers in place. Returns self."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it will move to another package
+            warnings.simplefilter("ignore")  # the deprecation of torch.ao.quantization
             self.layers = torch.ao.quantization.quantize_dynamic(self.layers, {nn.LSTM}, dtype=torch.qint8)
         return self
 
-    def start(self, streams: int) -> list[Any]:
+    def initial_state(self, streams: int) -> list[Any]:
         return [None] * len(self.layers)
 
     def step(self, ids_B: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         x_1BE = F.embedding(ids_B[None], self.embedding)
-        after = []
+        new_states = []
         for layer, layer_state in zip(self.layers, state, strict=True):
             x_1BE, new_state = layer(x_1BE, layer_state)
-            after.append(new_state)
-        return F.linear(x_1BE[0], self.embedding, self.bias), after
+            new_states.append(new_state)
+        return F.linear(x_1BE[0], self.embedding, self.bias), new_states
 
 
 class AddmmLoop(Loop):
-    """One addmm a layer. Gates stand in the order i, f, o, g, so that one sigmoid does for three of them."""
+    """One addmm per layer. The gates are in the order i, f, o, g, so that one sigmoid covers three of them."""
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         def layer(number: int, name: str) -> Tensor:
@@ -125,26 +125,26 @@ class AddmmLoop(Loop):
         self.matrices = [_for_rows(matrix, dtype) for matrix in (recurrent[0], *joined)]
         self.decoder, self.decoder_bias = _for_rows(embedding, dtype), weights["decoder.bias"].to(dtype)
 
-    def start(self, streams: int) -> list[tuple[Tensor, Tensor]]:
+    def initial_state(self, streams: int) -> list[tuple[Tensor, Tensor]]:
         zeros = [self.table.new_zeros(streams, len(bias) // 4) for bias in self.biases]
         return [(zeros_BH, zeros_BH) for zeros_BH in zeros]
 
     def step(self, ids_B: Tensor, state: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        after: list[tuple[Tensor, Tensor]] = []
+        new_states: list[tuple[Tensor, Tensor]] = []
         for (h_BH, c_BH), bias, matrix in zip(state, self.biases, self.matrices, strict=True):
-            if after:
-                gates_BG = torch.addmm(bias, torch.cat((after[-1][0], h_BH), 1), matrix)
+            if new_states:
+                gates_BG = torch.addmm(bias, torch.cat((new_states[-1][0], h_BH), 1), matrix)
             else:
                 gates_BG = torch.addmm(self.table[ids_B], h_BH, matrix)
             width = h_BH.shape[1]
             i, f, o = torch.sigmoid(gates_BG[:, : 3 * width]).chunk(3, 1)
             new_c_BH = torch.addcmul(f * c_BH, i, torch.tanh(gates_BG[:, 3 * width :]))
-            after.append((o * torch.tanh(new_c_BH), new_c_BH))
-        return torch.addmm(self.decoder_bias, after[-1][0], self.decoder), after
+            new_states.append((o * torch.tanh(new_c_BH), new_c_BH))
+        return torch.addmm(self.decoder_bias, new_states[-1][0], self.decoder), new_states
 
 
 def _for_rows(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """The transposed matrix, in memory as one row is multiplied fastest: transposed too in fp32, as it was in bf16."""
+    """The transposed matrix in the fastest layout for one row: also transposed in memory for fp32, not for bf16."""
     matrix = matrix.to(dtype)
     return matrix.t().contiguous() if dtype == torch.float32 else matrix.contiguous().t()
 
@@ -153,15 +153,15 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("checkpoint", nargs="?", type=Path, help="a run or one of its steps")
     parser.add_argument("--shape", help="layers and width of a model with random weights, such as 2x512")
-    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="texts at once (default 1 64 256)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (default 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every contender (default 5)")
-    parser.add_argument("--device", default="cpu", help="for all (default cpu)")
-    parser.add_argument("--threads", type=int, help="threads of all (default: their own choice)")
+    parser.add_argument("--streams", type=int, nargs="+", default=STREAMS, help="texts in parallel (default 1 64 256)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="duration of a turn (default 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (default 5)")
+    parser.add_argument("--device", default="cpu", help="device (default cpu)")
+    parser.add_argument("--threads", type=int, help="threads (default: chosen by torch and by charlm)")
     arguments = parser.parse_args()
     if (arguments.checkpoint is None) == (arguments.shape is None):
         parser.error("give a CHECKPOINT or a --shape")
-    warnings.filterwarnings("ignore", message="TF32 acceleration")  # said whenever oneDNN is switched off
+    warnings.filterwarnings("ignore", message="TF32 acceleration")  # raised whenever oneDNN is switched off
     keep_freed_memory()
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -181,7 +181,7 @@ def main() -> None:
 
 
 def random_checkpoint(shape: str) -> Checkpoint:
-    """A checkpoint in memory: weights by chance for the "2x512" of ``shape``, and 65 characters."""
+    """A checkpoint in memory with random weights of ``shape``, such as "2x512", and 65 characters."""
     layers, hidden = map(int, shape.split("x"))
     tokenizer = CharTokenizer.build(dict.fromkeys((ord("\n"), *range(0x20, 0x60)), 1))
     config = ModelConfig(tokenizer.vocabulary_size, layers, hidden, hidden)
@@ -190,7 +190,7 @@ def random_checkpoint(shape: str) -> Checkpoint:
 
 
 def load_models(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[str, LanguageModel]:
-    """Precision -> charlm's model at it; int8 is the native engine's alone."""
+    """charlm's model in each precision. Only the native engine has int8."""
     has_int8 = arguments.device == "cpu" and native.find_library() is not None
     return {
         precision: LanguageModel.from_checkpoint(checkpoint, arguments.device, precision, arguments.threads)
@@ -199,7 +199,7 @@ def load_models(checkpoint: Checkpoint, arguments: argparse.Namespace) -> dict[s
 
 
 def make_loops(checkpoint: Checkpoint, device: str) -> dict[str, Loop]:
-    """Name -> a loop in plain torch; those whose names end in "off" are to run without oneDNN."""
+    """Loops in plain torch by name. Those whose name ends in "off" run without oneDNN."""
     parts = read_model_parts(checkpoint)
     config, arrays = parts.config, parts.weights
     weights = {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
@@ -221,17 +221,17 @@ def make_loops(checkpoint: Checkpoint, device: str) -> dict[str, Loop]:
 def measure(
     models: Mapping[str, LanguageModel], loops: Mapping[str, Loop], streams: int, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """The rows for one number of streams. Without oneDNN or quantized, a loop is of interest for a single one only."""
+    """The rows for one number of streams. On a CPU, loops without oneDNN or with int8 run only for a single stream."""
     contenders: dict[str, Callable[[int], object]] = {}
     for precision, model in models.items():
-        contenders[f"charlm {precision}"] = _charlm_writer(model, streams)
+        contenders[f"charlm {precision}"] = _charlm_generator(model, streams)
     start_id = models["fp32"].tokenizer.start_id
     for name, loop in loops.items():
-        one_row = name.endswith(("off", "int8"))
-        if one_row == (streams == 1) or name == BASE or arguments.device != "cpu":
+        for_one_stream = name.endswith(("off", "int8"))
+        if for_one_stream == (streams == 1) or name == BASE or arguments.device != "cpu":
             ids_B = torch.full((streams,), start_id, device=loop.device)
-            contenders[name] = _loop_writer(loop, ids_B, onednn=not name.endswith("off"))
-    turns = {name: paced(write, arguments.seconds, streams) for name, write in contenders.items()}
+            contenders[name] = _loop_generator(loop, ids_B, onednn=not name.endswith("off"))
+    turns = {name: timed_turn(generate, arguments.seconds, streams) for name, generate in contenders.items()}
     speeds = {name: median(values) for name, values in take_turns(turns, arguments.rounds).items()}
     return [
         {"streams": streams, "contender": name, "chars_per_s": speed, "times_nn.LSTM": speed / speeds[BASE]}
@@ -239,41 +239,41 @@ def measure(
     ]
 
 
-def _charlm_writer(model: LanguageModel, streams: int) -> Callable[[int], object]:
+def _charlm_generator(model: LanguageModel, streams: int) -> Callable[[int], object]:
     if streams == 1:
         return lambda length: "".join(model.stream("", length, SamplingConfig(), seed=1))
     return lambda length: list(model.samples(streams, "", length, SamplingConfig(), seed=1))
 
 
-def _loop_writer(loop: Loop, ids_B: Tensor, onednn: bool) -> Callable[[int], object]:
-    def write(length: int) -> object:
+def _loop_generator(loop: Loop, ids_B: Tensor, onednn: bool) -> Callable[[int], object]:
+    def generate(length: int) -> object:
         with torch.backends.mkldnn.flags(enabled=onednn):
-            return loop.write(ids_B, length)
+            return loop.generate(ids_B, length)
 
-    return write
+    return generate
 
 
-def paced(write: Callable[[int], object], seconds: float, streams: int) -> Callable[[], float]:
-    """A call that writes for about ``seconds`` and returns its characters per second. First finds out how many."""
-    write(2)  # what the first call loads and allocates is not its price
+def timed_turn(generate: Callable[[int], object], seconds: float, streams: int) -> Callable[[], float]:
+    """A function that generates for about ``seconds`` and returns characters per second. Chooses the length first."""
+    generate(2)  # the first call imports and allocates; this is not part of the measurement
     length, taken = 1, 0.0
     while taken < seconds / 8:
         length *= 2
-        taken = _seconds(write, length)
+        taken = _seconds(generate, length)
     length = max(1, round(length * seconds / taken))
-    return lambda: streams * length / _seconds(write, length)
+    return lambda: streams * length / _seconds(generate, length)
 
 
-def _seconds(write: Callable[[int], object], length: int) -> float:
-    began = time.perf_counter()
-    write(length)
-    return time.perf_counter() - began
+def _seconds(generate: Callable[[int], object], length: int) -> float:
+    start = time.perf_counter()
+    generate(length)
+    return time.perf_counter() - start
 
 
 @torch.inference_mode()
 def largest_difference(engine: Engine, loop: Loop, model: LanguageModel, steps: int = 20) -> float:
-    """Between the logits of the two over a few characters: rounding only, or they are not the same model."""
-    state, loop_state = engine.initial_state(1), loop.start(1)
+    """The largest difference between the logits of both over a few characters. Only rounding is expected."""
+    state, loop_state = engine.initial_state(1), loop.initial_state(1)
     difference = 0.0
     for number in range(steps):
         ids_B = np.array([(model.tokenizer.start_id + number) % model.tokenizer.vocabulary_size])

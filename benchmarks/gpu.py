@@ -1,22 +1,21 @@
-"""charlm on a GPU: whether it computes the same as on the CPU, how fast it trains, and how fast it writes.
+"""charlm on a GPU: whether it computes the same as on the CPU, and how fast it trains and generates.
 
     python benchmarks/gpu.py tinyshakespeare.txt names.txt [--only losses steps ...] [--results FILE]
 
-One script of a few minutes for whoever has a GPU, the most important parts first. Every figure is a line of
-results/gpu.jsonl as soon as it is there, so that an interrupted run keeps what it has measured. The CUDA device is the
-current one; without one the script says so and measures nothing. The first text runs on, the second has a document on
-each line.
+It takes a few minutes. Each figure is appended to results/gpu.jsonl at once, so that an interrupted benchmark keeps its
+results. It uses the current CUDA device, and exits without measuring anything if there is none. The first text is
+running text, the second has one document per line.
 
-    losses      the first 50 training losses on CUDA beside those on the CPU in float32, in each precision, without
-                dropout: the largest relative difference
-    graph       the first 50 losses with dropout, with the captured graph and without it: whether they are equal
-    steps       a training step of charlm, as ``charlm train`` makes it, beside one of a plain nn.LSTM in float16 and
-                bfloat16 autocast and in float32, of several shapes: milliseconds, and million characters a second;
-                of one shape the kernels that take the most time
+    losses      the first 50 training losses on CUDA compared with those on the CPU in float32, in each precision,
+                without dropout: the largest relative difference
+    graph       the first 50 losses with dropout, with and without the captured graph: whether they are equal
+    steps       a training step of ``charlm train`` compared with one of a plain nn.LSTM in float16 and bfloat16
+                autocast and in float32, for several shapes: milliseconds, and million characters per second; for one
+                shape also the kernels that take the most time
     train       ``charlm train TEXT --split 90/10/0 --time 60s``, then ``charlm eval``
-    resume      20 steps, and 10 and a resume to 20: whether the weights are the same, bit by bit
-    write       characters a second that a model writes, in one stream and in many, on CUDA and on the CPU
-    documents   characters a second that documents are learnt with, packed and padded
+    resume      20 steps, and 10 steps resumed to 20: whether the weights are the same, bit by bit
+    write       characters per second of generation, in one stream and in many, on CUDA and on the CPU
+    documents   characters per second of training on documents, packed and padded
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from results import FOLDER, Results, circumstances
+from results import FOLDER, Results, provenance
 from torch import nn
 from torch.nn import functional as F
 
@@ -54,48 +53,48 @@ from charlm.training.options import TrainingOptions
 
 BPTT = 128
 VOCABULARY = 322
-"""That of tinyshakespeare: 66 characters and 256 byte pieces."""
-WARM_UP, TIMED, ROUNDS = 10, 30, 3
-UNDROPPED = {"dropout_hidden": 0.0, "dropout_output": 0.0, "state_reset": 0.0}
+"""The vocabulary size of tinyshakespeare: 66 characters and 256 byte pieces."""
+WARM_UP_STEPS, TIMED_STEPS, ROUNDS = 10, 30, 3
+NO_DROPOUT = {"dropout_hidden": 0.0, "dropout_output": 0.0, "state_reset": 0.0}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", type=Path, help="a text that runs on, of some hundred thousand characters")
-    parser.add_argument("lines", type=Path, help="a text with a document on each line")
-    parser.add_argument("--results", type=Path, default=FOLDER / "gpu.jsonl", help="the file to add to")
+    parser.add_argument("text", type=Path, help="running text of some hundred thousand characters")
+    parser.add_argument("lines", type=Path, help="a text with one document per line")
+    parser.add_argument("--results", type=Path, default=FOLDER / "gpu.jsonl", help="file to append to")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts (default: all)")
-    parser.add_argument("--time", default="60s", help="length of the training (default 60s)")
-    parser.add_argument("--shapes", nargs="+", default=["2x512", "3x1024", "1x512"], help="layers x width of the steps")
-    parser.add_argument("--batches", nargs="+", type=int, default=[64, 128, 256], help="streams of the steps")
+    parser.add_argument("--time", default="60s", help="duration of the training (default 60s)")
+    parser.add_argument("--shapes", nargs="+", default=["2x512", "3x1024", "1x512"], help="layers x width for steps")
+    parser.add_argument("--batches", nargs="+", type=int, default=[64, 128, 256], help="streams for steps")
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16", "fp16"], help="default fp32 bf16 fp16")
-    parser.add_argument("--options", default="", help='more options for the training, such as "--batch 32"')
-    parser.add_argument("--device", default="cuda", help="cpu tries the script out (default cuda)")
+    parser.add_argument("--options", default="", help='more options for train, such as "--batch 32"')
+    parser.add_argument("--device", default="cuda", help="use cpu to test the script (default cuda)")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("torch sees no CUDA device here; nothing was measured")
-    notes = Notes(arguments)
+        raise SystemExit("torch found no CUDA device; nothing was measured")
+    recorder = Recorder(arguments)
     for part in arguments.only:
         print(f"-- {part}", file=sys.stderr)
         try:
-            PARTS[part](arguments, notes)
-        except Exception as error:  # the parts after it must not be lost
+            PARTS[part](arguments, recorder)
+        except Exception as error:  # the other parts should still run
             traceback.print_exc()
-            notes.add(part, {}, {"error": f"{type(error).__name__}: {error}"[:400]})
+            recorder.add(part, {}, {"error": f"{type(error).__name__}: {error}"[:400]})
 
 
-class Notes:
-    """Writes a line for every figure, and prints it."""
+class Recorder:
+    """Appends each result to the file and prints it."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._results = Results(arguments.results)
-        self._circumstances = {**circumstances(), "gpu": gpu_name()}
+        self._provenance = {**provenance(), "gpu": gpu_name()}
 
     def add(self, part: str, settings: dict[str, Any], figures: dict[str, Any]) -> None:
-        settings = {"part": part, "gpu": self._circumstances["gpu"], **settings}
-        self._results.add({"settings": settings, "figures": figures, **self._circumstances})
-        shown = {**{name: value for name, value in settings.items() if name != "gpu"}, **figures}
-        print(json.dumps(shown), flush=True)
+        settings = {"part": part, "gpu": self._provenance["gpu"], **settings}
+        self._results.add({"settings": settings, "figures": figures, **self._provenance})
+        printed = {**{name: value for name, value in settings.items() if name != "gpu"}, **figures}
+        print(json.dumps(printed), flush=True)
 
 
 def gpu_name() -> str | None:
@@ -110,49 +109,53 @@ def synchronize() -> None:
 # ---------------------------------------------------------------------------------------------------- losses
 
 
-def losses(arguments: argparse.Namespace, notes: Notes) -> None:
-    """Compare the first losses with those of the CPU in float32."""
-    wanted = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "lr": 2e-3, "average": "none", **UNDROPPED}
-    expected = _losses(arguments.text, "cpu", "fp32", wanted)
+def losses(arguments: argparse.Namespace, recorder: Recorder) -> None:
+    """Compare the first training losses with those on the CPU in float32."""
+    options = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "lr": 2e-3, "average": "none", **NO_DROPOUT}
+    expected = _losses(arguments.text, "cpu", "fp32", options)
     for precision in arguments.precisions:
-        found = _losses(arguments.text, arguments.device, precision, wanted)
-        apart = [abs(a - b) / b for a, b in zip(found, expected, strict=True)]
-        figures = {"largest_relative_difference": max(apart), "first": apart[0], "last": apart[-1]}
-        notes.add(
-            "losses", {"precision": precision, **wanted}, {**figures, "loss": found[-1], "cpu_loss": expected[-1]}
-        )
+        actual = _losses(arguments.text, arguments.device, precision, options)
+        differences = [abs(a - b) / b for a, b in zip(actual, expected, strict=True)]
+        figures = {
+            "largest_relative_difference": max(differences),
+            "first": differences[0],
+            "last": differences[-1],
+            "loss": actual[-1],
+            "cpu_loss": expected[-1],
+        }
+        recorder.add("losses", {"precision": precision, **options}, figures)
 
 
-def graph(arguments: argparse.Namespace, notes: Notes) -> None:
-    """Compare updates replayed from a graph with the same updates launched one kernel after the other."""
-    wanted = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "dropout_output": 0.3, "dropout_hidden": 0.3}
+def graph(arguments: argparse.Namespace, recorder: Recorder) -> None:
+    """Compare updates replayed from a CUDA graph with the same updates launched kernel by kernel."""
+    options = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "dropout_output": 0.3, "dropout_hidden": 0.3}
     for precision in arguments.precisions:
-        captured = _losses(arguments.text, arguments.device, precision, wanted)
+        captured = _losses(arguments.text, arguments.device, precision, options)
         with mock.patch.object(update, "_EAGER_UPDATES", 1 << 30):
-            eager = _losses(arguments.text, arguments.device, precision, wanted)
-        apart = max(abs(a - b) / b for a, b in zip(captured, eager, strict=True))
-        figures = {"equal": captured == eager, "largest_relative_difference": apart}
-        notes.add("graph", {"precision": precision, **wanted}, figures)
+            eager = _losses(arguments.text, arguments.device, precision, options)
+        difference = max(abs(a - b) / b for a, b in zip(captured, eager, strict=True))
+        figures = {"equal": captured == eager, "largest_relative_difference": difference}
+        recorder.add("graph", {"precision": precision, **options}, figures)
 
 
-def _losses(text: Path, device: str, precision: str, wanted: dict[str, Any]) -> list[float]:
-    found: list[float] = []
+def _losses(text: Path, device: str, precision: str, options: dict[str, Any]) -> list[float]:
+    losses: list[float] = []
 
-    def note(event: Any) -> None:
+    def on_event(event: Any) -> None:
         if isinstance(event, Stepped):
-            found.append(event.nats_per_char)
+            losses.append(event.nats_per_char)
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        charlm.train(text, out=out, device=device, precision=precision, on_event=note, **wanted)
-    return found
+        charlm.train(text, out=out, device=device, precision=precision, on_event=on_event, **options)
+    return losses
 
 
 # ---------------------------------------------------------------------------------------------------- steps
 
 
 class PlainModel(nn.Module):
-    """What a user of torch writes: an embedding, one nn.LSTM of all layers, a decoder tied to the embedding."""
+    """The usual model in plain torch: an embedding, one nn.LSTM with all layers, a decoder tied to the embedding."""
 
     def __init__(self, layers: int, hidden: int) -> None:
         super().__init__()
@@ -166,49 +169,50 @@ class PlainModel(nn.Module):
         return F.linear(x_TBH, self.embedding.weight, self.bias), state
 
 
-def steps(arguments: argparse.Namespace, notes: Notes) -> None:
-    """Time a step of charlm and one of nn.LSTM, in turns."""
+def steps(arguments: argparse.Namespace, recorder: Recorder) -> None:
+    """Time a step of charlm and of nn.LSTM in interleaved rounds."""
     for layers, hidden in (map(int, shape.split("x")) for shape in arguments.shapes):
         for batch in arguments.batches:
             shape = {"layers": layers, "hidden": hidden, "batch": batch, "bptt": BPTT}
-            with contextlib.ExitStack() as opened:
+            with contextlib.ExitStack() as stack:
                 contenders = {
-                    f"nn.LSTM {name}": plain_step(arguments.device, layers, hidden, batch, kind)
-                    for name, kind in PLAIN_KINDS.items()
-                    if kind is None or arguments.device != "cpu"
+                    f"nn.LSTM {name}": plain_step(arguments.device, layers, hidden, batch, dtype)
+                    for name, dtype in PLAIN_DTYPES.items()
+                    if dtype is None or arguments.device != "cpu"
                 }
                 for precision in arguments.precisions:
-                    step = opened.enter_context(charlm_step(arguments, precision, shape))
+                    step = stack.enter_context(charlm_step(arguments, precision, shape))
                     contenders[f"charlm {precision}"] = step
                 rounds: dict[str, list[float]] = {name: [] for name in contenders}
                 for _ in range(ROUNDS):
                     for name, work in contenders.items():
                         rounds[name].append(seconds_of(work))
                 for name, seconds in rounds.items():
-                    middle = median(seconds)
-                    figures = {"ms": 1000 * middle, "million_chars_per_s": batch * BPTT / middle / 1e6}
-                    notes.add("steps", {"contender": name, **shape}, figures)
+                    step_seconds = median(seconds)
+                    speed = batch * BPTT / step_seconds / 1e6
+                    figures = {"ms": 1000 * step_seconds, "million_chars_per_s": speed}
+                    recorder.add("steps", {"contender": name, **shape}, figures)
                 if (layers, batch) == (2, 128) and torch.cuda.is_available():
                     for name, work in contenders.items():
-                        notes.add("kernels", {"contender": name, **shape}, {"kernels": kernels_of(work)})
+                        recorder.add("kernels", {"contender": name, **shape}, {"kernels": slowest_kernels(work)})
 
 
-PLAIN_KINDS = {"float16 autocast": torch.float16, "bfloat16 autocast": torch.bfloat16, "float32": None}
+PLAIN_DTYPES = {"float16 autocast": torch.float16, "bfloat16 autocast": torch.bfloat16, "float32": None}
 
 
-def plain_step(device: str, layers: int, hidden: int, batch: int, kind: torch.dtype | None) -> Callable[[], object]:
-    """One update as a user of torch writes it, ids on the device; float16 with a GradScaler, float32 without TF32."""
+def plain_step(device: str, layers: int, hidden: int, batch: int, dtype: torch.dtype | None) -> Callable[[], object]:
+    """An update of the plain model, ids on the device. float16 uses a GradScaler, float32 does not use TF32."""
     torch.manual_seed(1)
     model = PlainModel(layers, hidden).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, fused=True)
-    scaler = torch.amp.GradScaler(device, enabled=kind == torch.float16)
+    scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
     state: Any = tuple(torch.zeros(layers, batch, hidden, device=device) for _ in range(2))
     ids_TB = torch.randint(66, (BPTT + 1, batch), device=device)
 
     def step() -> None:
         nonlocal state
-        with torch.autocast(device, kind, enabled=kind is not None):
-            logits_TBV, after = model(ids_TB[:-1], state)
+        with torch.autocast(device, dtype, enabled=dtype is not None):
+            logits_TBV, new_state = model(ids_TB[:-1], state)
         loss = F.cross_entropy(logits_TBV.float().flatten(0, 1), ids_TB[1:].flatten())
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
@@ -216,14 +220,14 @@ def plain_step(device: str, layers: int, hidden: int, batch: int, kind: torch.dt
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
         scaler.update()
-        state = tuple(each.detach().float() for each in after)
+        state = tuple(tensor.detach().float() for tensor in new_state)
 
     return step
 
 
 @contextlib.contextmanager
 def charlm_step(arguments: argparse.Namespace, precision: str, shape: dict[str, int]) -> Iterator[Callable[[], object]]:
-    """The next step of a training that ``charlm train`` would make, all that belongs to one included."""
+    """A function that makes the next complete step of a training, as ``charlm train`` does."""
     request = TrainingOptions(
         **shape, embedding=shape["hidden"], steps=100_000, eval_every=100_000, save_every="100000"
     )
@@ -240,19 +244,19 @@ def charlm_step(arguments: argparse.Namespace, precision: str, shape: dict[str, 
 
 
 def seconds_of(work: Callable[[], object]) -> float:
-    """Seconds of one call, the mean over several, with what they left to do on the device."""
-    for _ in range(WARM_UP):
+    """Mean duration of a call in seconds, kernels on the device included."""
+    for _ in range(WARM_UP_STEPS):
         work()
     synchronize()
-    began = time.perf_counter()
-    for _ in range(TIMED):
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
         work()
     synchronize()
-    return (time.perf_counter() - began) / TIMED
+    return (time.perf_counter() - start) / TIMED_STEPS
 
 
-def kernels_of(work: Callable[[], object]) -> list[list[Any]]:
-    """Name, microseconds and number of the kernels that take the most time in a step."""
+def slowest_kernels(work: Callable[[], object]) -> list[list[Any]]:
+    """Name, microseconds and number of launches of the kernels that take the most time in a step."""
     from torch.profiler import ProfilerActivity, profile
 
     synchronize()
@@ -268,38 +272,38 @@ def kernels_of(work: Callable[[], object]) -> list[list[Any]]:
 
 
 def command(*words: object) -> str:
-    """What a command of charlm's prints."""
+    """Run a charlm command. Returns its output."""
     line = [sys.executable, "-m", "charlm", *map(str, words)]
     return subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True, env=os.environ).stdout
 
 
-def train(arguments: argparse.Namespace, notes: Notes) -> None:
-    """Train for a minute as a person would, and evaluate."""
+def train(arguments: argparse.Namespace, recorder: Recorder) -> None:
+    """Train with the command line and evaluate."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        began = time.perf_counter()
+        start = time.perf_counter()
         options = ["--split", "90/10/0", "--time", arguments.time, "--device", arguments.device, "--json"]
         options += shlex.split(arguments.options)
         trained = json.loads(command("train", arguments.text, "--out", run, *options))
-        spent = time.perf_counter() - began
-        # One stream is evaluated on the CPU: a GPU would launch kernels for each of its characters.
+        spent = time.perf_counter() - start
+        # The evaluation reads one stream and runs on the CPU: a GPU would launch kernels for each character.
         evaluated = json.loads(command("eval", "-c", run, "--split", "valid", "--json"))
         metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         curve = [[m["seconds"], m["step"], m["valid_nats_per_char"]] for m in metrics if m["kind"] == "valid"]
-        chosen = json.loads((run / f"step-{RunFolder(run).step_numbers()[-1]}" / "config.json").read_text())
+        config = json.loads((run / f"step-{RunFolder(run).step_numbers()[-1]}" / "config.json").read_text())
     figures = {
         "trained": trained,
         "wall_seconds": spent,
         "nats_per_char": evaluated["nats_per_char"],
         "engine": evaluated["engine"],
         "curve": curve,
-        "recipe": {"model": chosen["model"], "training": chosen["training"]},
+        "recipe": {"model": config["model"], "training": config["training"]},
     }
-    notes.add("train", {"time": arguments.time, "split": "90/10/0", "options": arguments.options}, figures)
+    recorder.add("train", {"time": arguments.time, "split": "90/10/0", "options": arguments.options}, figures)
 
 
-def resume(arguments: argparse.Namespace, notes: Notes) -> None:
-    """Whether a run that was stopped and resumed ends with the weights of an uninterrupted one."""
+def resume(arguments: argparse.Namespace, recorder: Recorder) -> None:
+    """Whether an interrupted and resumed run ends with the same weights as an uninterrupted one."""
     for precision in arguments.precisions:
         digests = []
         for stop_at in (None, 10):
@@ -313,7 +317,7 @@ def resume(arguments: argparse.Namespace, notes: Notes) -> None:
                 if stop_at is not None:
                     runs.resume(run)
                 digests.append(hashlib.sha256((run / "step-20/model.safetensors").read_bytes()).hexdigest()[:16])
-        notes.add("resume", {"precision": precision}, {"same_bits": len(set(digests)) == 1, "digests": digests})
+        recorder.add("resume", {"precision": precision}, {"same_bits": len(set(digests)) == 1, "digests": digests})
 
 
 def _train_up_to(prepared: PreparedRun, step: int | None) -> None:
@@ -322,30 +326,30 @@ def _train_up_to(prepared: PreparedRun, step: int | None) -> None:
             prepared.trainer.stop()
 
 
-# ---------------------------------------------------------------------------------------------------- write
+# ---------------------------------------------------------------------------------------------------- generation
 
 
-def write(arguments: argparse.Namespace, notes: Notes) -> None:
-    """Characters a second, the prompt and the sampling included."""
+def generation(arguments: argparse.Namespace, recorder: Recorder) -> None:
+    """Characters per second, including the prompt and sampling."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         charlm.train(arguments.text, out=run, steps=30, size="large", device=arguments.device)
         for device in (arguments.device, "cpu", "auto"):
             model = charlm.load(run, device=device)
             for count, length in ((1, 2000), (4096, 100)):
-                list(model.samples(min(count, 256), length=20, seed=1))  # what is prepared once
-                began = time.perf_counter()
-                written = sum(map(len, model.samples(count, length=length, seed=1)))
-                speed = written / (time.perf_counter() - began)
+                list(model.samples(min(count, 256), length=20, seed=1))  # initialization, not timed
+                start = time.perf_counter()
+                characters = sum(map(len, model.samples(count, length=length, seed=1)))
+                speed = characters / (time.perf_counter() - start)
                 figures = {"chars_per_s": speed, "engine": model.generation_engine.name}
-                notes.add("write", {"device": device, "samples": count, "length": length}, figures)
+                recorder.add("write", {"device": device, "samples": count, "length": length}, figures)
 
 
 # ---------------------------------------------------------------------------------------------------- documents
 
 
-def documents(arguments: argparse.Namespace, notes: Notes) -> None:
-    """How fast documents are learnt, packed and padded."""
+def documents(arguments: argparse.Namespace, recorder: Recorder) -> None:
+    """Speed of training on documents, packed and padded."""
     packs = char_lm.packs
     for name, choice in (("packed", packs), ("padded", lambda tensor: False)):
         char_lm.packs = choice
@@ -355,32 +359,32 @@ def documents(arguments: argparse.Namespace, notes: Notes) -> None:
                 texts = TextOptions([str(arguments.lines)], documents="lines")
                 where = RunOptions(Path(folder) / "run", None, arguments.device)
                 with new_run(texts, request, where) as prepared:
-                    notes.add("documents", {"layout": name}, _document_speed(prepared))
+                    recorder.add("documents", {"layout": name}, _document_speed(prepared))
         finally:
             char_lm.packs = packs
 
 
 def _document_speed(prepared: PreparedRun) -> dict[str, Any]:
     events = prepared.trainer.events()
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP_STEPS):
         next(events)
     synchronize()
-    began, characters = time.perf_counter(), 0
-    for _ in range(TIMED):
+    start, characters = time.perf_counter(), 0
+    for _ in range(TIMED_STEPS):
         event = next(events)
         characters += event.characters if isinstance(event, Stepped) else 0
     synchronize()
-    seconds = time.perf_counter() - began
-    return {"chars_per_s": characters / seconds, "ms": 1000 * seconds / TIMED}
+    seconds = time.perf_counter() - start
+    return {"chars_per_s": characters / seconds, "ms": 1000 * seconds / TIMED_STEPS}
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Notes], None]] = {
+PARTS: dict[str, Callable[[argparse.Namespace, Recorder], None]] = {
     "losses": losses,
     "graph": graph,
     "steps": steps,
     "train": train,
     "resume": resume,
-    "write": write,
+    "write": generation,
     "documents": documents,
 }
 

@@ -1,16 +1,16 @@
-"""Whether the native engine learns what torch learns: training losses side by side, seed by seed.
+"""Whether the native engine learns the same as torch: training losses for each seed.
 
     python benchmarks/loss_curves.py TEXT [--steps 1000] [--seeds 3] [--json]
 
-Trains charlm on TEXT (1 x 256, 32 streams, chunks of 64, a constant rate, dropouts as ``charlm train`` chooses them, no
-limit of time) with seeds 1, 2, ... in each of three ways: the native engine in bf16 and in fp32, and torch in fp32
-(CHARLM_ENGINE=torch). At one seed all three begin with the same weights and see the same chunks and dropout masks, so
-what lies between them is rounding, which a training makes larger and larger; what lies between the seeds is chance.
+Trains charlm on TEXT (1 x 256, 32 streams, chunks of 64, constant learning rate, default dropouts, no time limit) with
+seeds 1, 2, ... in three ways: the native engine in bf16 and in fp32, and torch in fp32 (CHARLM_ENGINE=torch). With the
+same seed all three start with the same weights and use the same chunks and dropout masks. They differ only by rounding
+errors, which grow during training. The differences between seeds are random.
 
-    steps           a window of 100 steps whose training losses are averaged, and last the loss on the validation text
+    steps           a window of 100 steps whose training losses are averaged; the last row is the validation loss
     (three names)   nats per character, the mean over the seeds
-    between         the largest difference between two of the three at the same seed
-    over_seeds      the largest loss of torch fp32 among the seeds, less the smallest: what chance alone does
+    between         the largest difference between two of the three with the same seed
+    over_seeds      the largest loss of torch fp32 over the seeds - the smallest: the random variation
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ SETTINGS: dict[str, Any] = {"layers": 1, "hidden": 256, "batch": 32, "bptt": 64,
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("text", type=Path, help="a text to learn")
-    parser.add_argument("--steps", type=int, default=1000, help="steps of every training (default 1000)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings in each way (default 3)")
-    parser.add_argument("--threads", type=int, help="threads (default: torch's own choice)")
+    parser.add_argument("text", type=Path, help="training text")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each training (default 1000)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default 3)")
+    parser.add_argument("--threads", type=int, help="threads (default: chosen by torch)")
     arguments = parser.parse_args()
-    curves = [
+    results = [
         take_turns({name: _training(arguments, name, seed) for name in CONTENDERS}, 1)
         for seed in range(1, arguments.seeds + 1)
     ]
-    of_seeds = [{name: curve for name, (curve,) in of_seed.items()} for of_seed in curves]
-    report(arguments, [{"steps": window, **compare(of_seeds, window)} for window in of_seeds[0]["torch_fp32"]])
+    curves = [{name: curve for name, (curve,) in result.items()} for result in results]
+    report(arguments, [{"steps": window, **compare(curves, window)} for window in curves[0]["torch_fp32"]])
 
 
 def _training(arguments: argparse.Namespace, name: str, seed: int) -> Callable[[], Curve]:
@@ -53,26 +53,26 @@ def _training(arguments: argparse.Namespace, name: str, seed: int) -> Callable[[
 
 
 def train(arguments: argparse.Namespace, engine: str, precision: str, seed: int) -> Curve:
-    """Name of a window -> mean loss of one training in it; "validation" -> the loss after the last step."""
+    """Train once. Returns the mean training loss by window, and at "validation" the loss after the last step."""
     losses: list[float] = []
     validation = []
 
-    def listen(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, Stepped):
             losses.append(event.nats_per_char)
         elif isinstance(event, Evaluated):
             validation.append(event.valid_nats_per_char)
 
-    wishes = {**SETTINGS, "steps": arguments.steps, "eval_every": arguments.steps, "threads": arguments.threads}
+    options = {**SETTINGS, "steps": arguments.steps, "eval_every": arguments.steps, "threads": arguments.threads}
     with tempfile.TemporaryDirectory() as folder, charlm_engine(engine):
         charlm.train(
             arguments.text,
             out=Path(folder) / "run",
             device="cpu",
             precision=precision,
-            on_event=listen,
+            on_event=on_event,
             seed=seed,
-            **wishes,
+            **options,
         )
     windows = {
         f"{start + 1}-{min(start + WINDOW, len(losses))}": mean(losses[start : start + WINDOW])
@@ -81,14 +81,14 @@ def train(arguments: argparse.Namespace, engine: str, precision: str, seed: int)
     return {**windows, "validation": validation[-1]}
 
 
-def compare(of_seeds: Sequence[Mapping[str, Curve]], window: str) -> dict[str, float]:
-    """One row: the means over the seeds, and what lies between contenders and between seeds."""
-    losses = [{name: curve[window] for name, curve in curves.items()} for curves in of_seeds]
-    oracle = [of_seed["torch_fp32"] for of_seed in losses]
+def compare(curves: Sequence[Mapping[str, Curve]], window: str) -> dict[str, float]:
+    """One row: the means over the seeds, and the differences between contenders and between seeds."""
+    losses = [{name: curve[window] for name, curve in by_name.items()} for by_name in curves]
+    reference = [by_name["torch_fp32"] for by_name in losses]
     return {
-        **{name: mean(of_seed[name] for of_seed in losses) for name in CONTENDERS},
-        "between": max(max(of_seed.values()) - min(of_seed.values()) for of_seed in losses),
-        "over_seeds": max(oracle) - min(oracle),
+        **{name: mean(by_name[name] for by_name in losses) for name in CONTENDERS},
+        "between": max(max(by_name.values()) - min(by_name.values()) for by_name in losses),
+        "over_seeds": max(reference) - min(reference),
     }
 
 

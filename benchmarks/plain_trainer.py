@@ -1,6 +1,6 @@
-"""The trainer that the tutorials of PyTorch teach, written afresh, for peers.py: see there for what it is.
+"""The trainer of the PyTorch tutorials on language models, for peers.py, which describes it.
 
-It trains in turns: its clock stands still while others have theirs.
+It trains in turns: its clock is paused while others train. T time steps, B streams, V vocabulary, H hidden, L length.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from charlm.corpus.prepared import Corpus
 from charlm.evaluation.measure import evaluate
 
-LAYERS, DROPOUT, BATCH, BPTT, CLIP, SGD_RATE, ANNEAL = 2, 0.2, 20, 35, 0.25, 20.0, 4.0
+LAYERS, DROPOUT, BATCH, BPTT, CLIP, SGD_LR, ANNEAL = 2, 0.2, 20, 35, 0.25, 20.0, 4.0
 VALIDATION_BATCH = 10
 WINDOW = 64
 
@@ -42,7 +42,7 @@ class Clock:
 
 
 class PlainModel(nn.Module):
-    """What the tutorials build: ids [T, B] and a state to logits [T, B, V] and the next state."""
+    """The model of the tutorials. Maps ids [T, B] and a state to logits [T, B, V] and the next state."""
 
     def __init__(self, vocabulary_size: int, hidden: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class PlainModel(nn.Module):
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
         nn.init.zeros_(self.decoder.bias)
 
-    def start(self, batch: int) -> tuple[Tensor, Tensor]:
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
         zeros = torch.zeros(LAYERS, batch, self.lstm.hidden_size)
         return zeros, zeros
 
@@ -64,13 +64,13 @@ class PlainModel(nn.Module):
 
 
 class PlainEngine:
-    """The part of charlm's ``Engine`` that its evaluations use, for a ``PlainModel``."""
+    """A ``PlainModel`` with the methods of charlm's ``Engine`` that evaluations use."""
 
     def __init__(self, model: PlainModel) -> None:
         self.model = model.eval()
 
-    def start(self, batch: int) -> Any:
-        return self.model.start(batch)
+    def initial_state(self, batch: int) -> Any:
+        return self.model.initial_state(batch)
 
     @torch.inference_mode()
     def losses(self, ids_TB: Any, targets_TB: Any, state: Any) -> tuple[Any, Any]:
@@ -81,31 +81,31 @@ class PlainEngine:
 
 
 def batchify(ids: Tensor, batch: int) -> Tensor:
-    """``ids`` as parallel streams, [length, batch]; what is left over is cut off."""
+    """Split ``ids`` into parallel streams [length, batch]. The remainder is dropped."""
     return ids[: len(ids) // batch * batch].view(batch, -1).t().contiguous()
 
 
 class Peer:
-    """The plain trainer: a model, an optimizer, an epoch after another."""
+    """The plain trainer: a model and an optimizer, trained epoch by epoch."""
 
-    def __init__(self, corpus: Corpus, hidden: int, optimizer: str, rate: float, seed: int) -> None:
+    def __init__(self, corpus: Corpus, hidden: int, optimizer: str, lr: float, seed: int) -> None:
         torch.manual_seed(seed)
         self.corpus = corpus
         self.clock = Clock()
         self.train_LB = batchify(_read(corpus, "train"), BATCH)
         self.valid_LB = batchify(_read(corpus, "valid"), VALIDATION_BATCH)
         self.model = PlainModel(corpus.tokenizer.vocabulary_size, hidden)
-        self.optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer](self.model.parameters(), rate)
+        self.optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer](self.model.parameters(), lr)
         self.best = math.inf
         self.best_model = copy.deepcopy(self.model)
         self.steps = self.epochs = 0
-        self.work = self.train()
+        self.training_steps = self.train()
 
     def train(self) -> Iterator[None]:
-        """Without end; a pause after each step."""
+        """Train without end. Yields after each step."""
         while True:
             self.model.train()
-            state = self.model.start(BATCH)
+            state = self.model.initial_state(BATCH)
             for inputs_TB, targets_TB in chunks(self.train_LB):
                 state = tuple(part.detach() for part in state)
                 self.optimizer.zero_grad()
@@ -122,9 +122,9 @@ class Peer:
 
     @torch.no_grad()
     def validate(self) -> bool:
-        """Whether the loss is the best so far; then the weights are kept."""
+        """Evaluate on the validation part. Keeps the weights and returns True if the loss is the best so far."""
         self.model.eval()
-        state, total = self.model.start(VALIDATION_BATCH), 0.0
+        state, total = self.model.initial_state(VALIDATION_BATCH), 0.0
         for inputs_TB, targets_TB in chunks(self.valid_LB):
             logits_TBV, state = self.model(inputs_TB, state)
             loss = nn.functional.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten())
@@ -135,13 +135,13 @@ class Peer:
         self.best, self.best_model = loss, copy.deepcopy(self.model)
         return True
 
-    def turn(self, until: float) -> None:
+    def train_until(self, until: float) -> None:
         with self.clock:
             while self.clock.seconds < until:
-                next(self.work)
+                next(self.training_steps)
 
     def finish(self) -> dict[str, Any]:
-        self.validate()  # the part of an epoch at the end may be the best; not counted
+        self.validate()  # the incomplete last epoch may be the best; its validation is not timed
         engine, tokenizer, held_out = PlainEngine(self.best_model), self.corpus.tokenizer, [held_out_ids(self.corpus)]
         return {
             "exact": evaluate(engine, tokenizer, held_out).nats_per_char,
@@ -155,7 +155,7 @@ class Peer:
 
 
 def chunks(ids_LB: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets of an epoch."""
+    """Inputs and targets [T, B] of an epoch."""
     for start in range(0, len(ids_LB) - 1, BPTT):
         stop = min(start + BPTT, len(ids_LB) - 1)
         yield ids_LB[start:stop], ids_LB[start + 1 : stop + 1]
@@ -167,6 +167,6 @@ def _read(corpus: Corpus, part: str) -> Tensor:
 
 
 def held_out_ids(corpus: Corpus) -> Any:
-    """The test part, or where there is none, validation."""
+    """The ids of the test part, or of the validation part if there is no test part."""
     ids = corpus.ids("test" if corpus.sizes["test"].ids else "valid")
     return ids.read(0, len(ids))

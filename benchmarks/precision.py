@@ -1,16 +1,15 @@
-"""What the fast precisions cost: the loss of the native engine in fp32, bf16 and int8, beside torch's.
+"""What low precisions cost: the loss of the native engine in fp32, bf16 and int8, compared with torch.
 
     python benchmarks/precision.py CHECKPOINT TEXT [--characters 100000] [--json]
 
-All read the same last --characters of TEXT (UTF-8), which the training should not have seen, in one exact pass that
-carries the state from the first to the last. torch in fp32 (what charlm computes with where CHARLM_ENGINE is torch)
-is the oracle for the native engine's fp32.
+All read the last --characters of TEXT (UTF-8), which should not be part of the training text, in one exact pass with
+carried state. torch in fp32 (CHARLM_ENGINE=torch) is the reference for the native engine in fp32.
 
     nats_per_char       the loss
-    over_fp32           how much it is above that of the native engine in fp32
-    standard_error      of that difference, which is paired character by character; from the means of blocks of 100
-                        characters, because neighbours are not independent
-    largest             the largest difference at a single character, either way
+    over_fp32           the difference from the loss of the native engine in fp32
+    standard_error      of that difference, which is paired by characters. It is computed from the means of blocks of
+                        100 characters, because adjacent characters are not independent
+    largest             the largest absolute difference at a single character
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ CONTENDERS = {
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="a run or one of its steps")
-    parser.add_argument("text", type=Path, help="a text whose end was held out")
-    parser.add_argument("--characters", type=int, default=100_000, help="how many of its last (default 100000)")
+    parser.add_argument("text", type=Path, help="a text whose end is not in the training text")
+    parser.add_argument("--characters", type=int, default=100_000, help="characters to read (default 100000)")
     parser.add_argument("--threads", type=int, help="threads (default: all cores)")
     arguments = parser.parse_args()
     keep_freed_memory()
@@ -67,7 +66,7 @@ def main() -> None:
 
 
 def standard_error(values: NDArray[np.float64]) -> float | None:
-    """Of their mean; None where they are too few to tell."""
+    """The standard error of the mean, or None for fewer than two blocks."""
     blocks = values[: len(values) // BLOCK * BLOCK].reshape(-1, BLOCK).mean(axis=1)
     return float(blocks.std(ddof=1) / math.sqrt(len(blocks))) if len(blocks) > 1 else None
 

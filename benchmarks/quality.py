@@ -1,24 +1,24 @@
-"""How good a model a training of given length makes: exact pass and nanoGPT's crops, on the part that was held out.
+"""How good a model is after a training of a given duration: exact pass and nanoGPT's crops on the held-out part.
 
     python benchmarks/quality.py tinyshakespeare.txt --times 2m 10m 60m --seeds 1 2 3
     python benchmarks/quality.py tinyshakespeare.txt --times 2m 10m 60m --split 80/10/10
     python benchmarks/quality.py tinyshakespeare.txt --times 10m --set size=large dropout_output=0.5
     python benchmarks/quality.py --table
 
-Trains with charlm's defaults, then measures the best checkpoint: one exact pass with the state carried from the first
-character to the last, and means over windows of 256 and of 64 characters from a cold state. With --split A/B/0 the
-held-out text also steered the rate and the choice of the best step, as is usual in the field; with three parts the
-test part steered nothing. With --dynamic, in addition an exact pass of dynamic evaluation, where the model goes on
-learning from what it has read.
+Trains with charlm's defaults, then evaluates the best checkpoint: one exact pass with carried state, and means over
+windows of 256 and of 64 characters, each from the initial state. With --split A/B/0 the held-out text is also the
+validation text, which chooses the learning rate and the best step, as is usual in the field. With three parts the test
+part influences nothing. --dynamic adds an exact pass of dynamic evaluation, in which the model continues to learn from
+the text that it has read.
 
-A finished training is a line in results/quality.jsonl (see results.py); those that are there are not made again. With
---keep FOLDER the runs stay there: one that was stopped in the middle goes on, and --dynamic needs no new training.
+Each finished training is a line in results/quality.jsonl (see results.py) and is not repeated. With --keep FOLDER the
+runs are kept there. An interrupted run can then be resumed, and --dynamic needs no new training.
 
-    exact, standard_error   nats per character of the exact pass: the mean over the seeds (smallest-largest); the error
-                            tells how far another text of the same kind could lie
+    exact, standard_error   nats per character of the exact pass: the mean over the seeds (minimum-maximum); the error
+                            estimates how far the loss on another text of the same kind could differ
     bits                    the same mean in bits per character
     crops, dynamic          nats per character
-    steps                   the mean
+    steps                   the mean over the seeds
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from results import (
     Measurement,
     Row,
     add_training_options,
-    campaign_parser,
-    carry_out,
-    duration,
-    engine,
+    engine_name,
+    format_duration,
+    format_options,
     grouped,
-    in_words,
     key,
-    over_seeds,
-    parse_wishes,
+    mean_and_range,
+    measurement_parser,
+    parse_options,
     recipe_of,
+    run_measurements,
     sha256,
     train,
 )
@@ -59,18 +59,18 @@ WINDOWS = (256, 64)
 
 
 def main() -> None:
-    parser = campaign_parser(__doc__, "quality")
-    parser.add_argument("texts", type=Path, nargs="*", metavar="TEXT", help="a text to learn")
-    parser.add_argument("--times", nargs="+", default=["5m"], help="lengths of a training (default 5m)")
+    parser = measurement_parser(__doc__, "quality")
+    parser.add_argument("texts", type=Path, nargs="*", metavar="TEXT", help="training text")
+    parser.add_argument("--times", nargs="+", default=["5m"], help="durations of a training (default 5m)")
     add_training_options(parser)
-    parser.add_argument("--dynamic", action="store_true", help="also dynamic evaluation")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the runs stay (default: nowhere)")
+    parser.add_argument("--dynamic", action="store_true", help="add dynamic evaluation")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the runs (default: delete them)")
     arguments = parser.parse_args()
-    carry_out(arguments, measurements(arguments), table)
+    run_measurements(arguments, measurements(arguments), table)
 
 
 def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
-    wishes = parse_wishes(arguments.set)
+    options = parse_options(arguments.set)
     for text in arguments.texts:
         digest = sha256(text)
         for length in arguments.times:
@@ -80,8 +80,8 @@ def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
                     "split": arguments.split,
                     "seconds": parse_duration(length),
                     "seed": seed,
-                    "options": wishes,
-                    "engine": engine(),
+                    "options": options,
+                    "engine": engine_name(),
                 }
                 yield Measurement(
                     text,
@@ -92,18 +92,19 @@ def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
 
 
 def measure(text: Path, settings: dict[str, Any], keep: Path | None, dynamic: bool) -> dict[str, Any]:
-    """Train and measure once."""
+    """Train once and evaluate."""
     with tempfile.TemporaryDirectory() as folder:
         return measure_run(text, settings, run_folder(text, settings, keep or Path(folder)), dynamic)
 
 
 def run_folder(text: Path, settings: dict[str, Any], folder: Path) -> Path:
-    """A place that belongs to these settings alone."""
+    """A folder whose name is unique to the settings."""
     digest = hashlib.sha256(key(settings).encode()).hexdigest()[:8]
-    return folder / f"{text.stem}-{duration(settings['seconds'])}-seed{settings['seed']}-{digest}"
+    return folder / f"{text.stem}-{format_duration(settings['seconds'])}-seed{settings['seed']}-{digest}"
 
 
 def measure_run(text: Path, settings: dict[str, Any], run: Path, dynamic: bool) -> dict[str, Any]:
+    """Train or resume the run in ``run``, then evaluate its best checkpoint."""
     trained = train(
         text,
         run,
@@ -140,7 +141,7 @@ def measure_run(text: Path, settings: dict[str, Any], run: Path, dynamic: bool) 
 
 def table(entries: Sequence[Entry]) -> list[Row]:
     """A row for each group of seeds."""
-    return [_row(shared, entries) for shared, entries in grouped(entries, "seed")]
+    return [_row(shared, group) for shared, group in grouped(entries, "seed")]
 
 
 def _row(shared: dict[str, Any], entries: Sequence[Entry]) -> Row:
@@ -153,16 +154,16 @@ def _row(shared: dict[str, Any], entries: Sequence[Entry]) -> Row:
     return {
         "text": entries[0]["text"],
         "split": shared["split"],
-        "time": duration(shared["seconds"]),
-        "options": in_words(shared["options"]),
+        "time": format_duration(shared["seconds"]),
+        "options": format_options(shared["options"]),
         "engine": shared["engine"],
         "seeds": len(entries),
         "steps": round(mean(column("steps"))),
-        "exact": over_seeds(column("exact")),
+        "exact": mean_and_range(column("exact")),
         "standard_error": f"{mean(errors):.4f}" if errors else "-",
         "bits": f"{mean(column('exact')) / math.log(2):.4f}",
-        **{f"crops_{window}": over_seeds(column(f"crops_{window}")) for window in WINDOWS},
-        "dynamic": over_seeds(column("dynamic")),
+        **{f"crops_{window}": mean_and_range(column(f"crops_{window}")) for window in WINDOWS},
+        "dynamic": mean_and_range(column("dynamic")),
     }
 
 

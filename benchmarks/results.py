@@ -1,19 +1,19 @@
-"""What the benchmarks share that run for hours: results on disk, so that a campaign may be stopped and goes on later.
+"""Results on disk for the benchmarks that run for hours, so that they can be interrupted and continued.
 
-Every finished measurement is one line, a JSON object, at the end of ``benchmarks/results/NAME.jsonl``; a line is there
-whole or not at all. What a file holds already is not measured again: the key is ``settings``, all that defines the
-measurement, with what computes among it, since what a time is worth depends on that. Where a key stands twice, the
-later line counts.
+Each finished measurement is one JSON object, appended as a line to ``benchmarks/results/NAME.jsonl``. A line is either
+complete or absent. Measurements that a file already contains are skipped. The key of a measurement is ``settings``,
+everything that defines it. It includes the engine, because the value of a training time depends on it. If a key is
+duplicate, the later line counts.
 
     text, settings      what was measured: the text's name; its sha256, the split, seconds of training, seed, options,
                         charlm's engine
-    figures             what came out
-    recipe              the model and the training that charlm chose, as its config.json has them; null where it did not
-    wall_seconds        what the measurement took, evaluations included; after a stop, since then
-    cpu_seconds         of all its threads together; few for its wall_seconds where others kept the machine busy
+    figures             the measured values
+    recipe              the model and training settings that charlm chose, as in config.json; null if there are none
+    wall_seconds        duration of the measurement, evaluations included; after an interruption, only the last part
+    cpu_seconds         CPU time of all threads; low compared with wall_seconds if the machine had other work
     date, machine, versions, commit
 
-Ctrl-C ends a campaign at any time; the same command goes on with what is missing.
+Ctrl-C ends a benchmark at any time. The same command continues with the missing measurements.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ import torch
 from common import make_parser, print_table
 
 import charlm
-from charlm import native, runs
+from charlm import native
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import open_checkpoint
 from charlm.corpus.prepared import Corpus
@@ -53,31 +53,31 @@ from charlm.training.recipe import Recipe, resolve
 
 FOLDER = Path(__file__).with_name("results")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "i8mm", "sve")
-"""Of a processor, what decides how fast a training is."""
+"""The processor features that determine the speed of training."""
 Entry = dict[str, Any]
 Row = dict[str, Any]
 
 
 class Results:
-    """The file ``path``, which need not exist yet."""
+    """A file of results. ``path`` does not have to exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def entries(self) -> list[Entry]:
-        """All that was measured, each key once. A torn last line counts as absent; exits at any other bad line."""
+        """All results, one for each key. A truncated last line is ignored. Exits at any other invalid line."""
         return list(self._by_key().values())
 
     def find(self, settings: Mapping[str, Any]) -> Entry | None:
-        """What was measured with exactly these settings."""
+        """The result with exactly these settings, or None."""
         return self._by_key().get(key(settings))
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Write ``entry``, which has ``settings`` among its values, at the end of the file and onto the disk."""
-        line = json.dumps(plain(entry), allow_nan=False, ensure_ascii=False) + "\n"
+        """Append ``entry``, which must contain ``settings``, to the file and flush it to the disk."""
+        line = json.dumps(to_json(entry), allow_nan=False, ensure_ascii=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # another campaign may write just now
+            fcntl.flock(file, fcntl.LOCK_EX)  # another benchmark may be writing at the same time
             file.seek(0)
             data = file.read()
             whole = data.rfind(b"\n") + 1
@@ -97,7 +97,7 @@ class Results:
             if entry:
                 found[key(entry["settings"])] = entry
             elif line.strip() and number < len(lines):
-                raise SystemExit(f"line {number} of {self.path} is no measurement; mend it or take it out")
+                raise SystemExit(f"line {number} of {self.path} is not a valid result; fix or delete it")
         return found
 
 
@@ -110,59 +110,59 @@ def _entry(line: bytes) -> Entry | None:
 
 
 def key(settings: Mapping[str, Any]) -> str:
-    """The same text for the same settings, in whatever order."""
-    return json.dumps(plain(settings), sort_keys=True)
+    """A string that is equal for equal settings in any order."""
+    return json.dumps(to_json(settings), sort_keys=True)
 
 
-def plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: paths and numbers that are not finite become texts."""
+def to_json(value: Any) -> Any:
+    """``value`` as JSON can store it: paths and non-finite numbers become strings."""
     if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {str(name): to_json(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [to_json(part) for part in value]
     if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
         return str(value)
     return value
 
 
-# ------------------------------------------------------------------------------------------------ campaigns
+# ------------------------------------------------------------------------------------------------ measurements
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One line to be: ``measure`` gives its ``figures`` and, where charlm was trained, its ``recipe``."""
+    """A future line of the file. ``measure`` returns its ``figures`` and ``recipe``."""
 
     text: Path
     settings: dict[str, Any]
     measure: Callable[[], dict[str, Any]]
     is_complete: Callable[[Entry], bool] = lambda entry: True
-    """Whether a line with these settings has all that is wanted now."""
+    """Whether an existing line with these settings has all values that are needed now."""
 
 
-def campaign_parser(documentation: str | None, name: str) -> argparse.ArgumentParser:
-    """A parser with the options of all campaigns."""
+def measurement_parser(documentation: str | None, name: str) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks with results on disk have."""
     parser = make_parser(documentation)
     default = FOLDER / f"{name}.jsonl"
-    parser.add_argument("--results", type=Path, default=default, help=f"the file to add to (default {default.name})")
-    parser.add_argument("--table", action="store_true", help="measure nothing, only print what the file holds")
+    parser.add_argument("--results", type=Path, default=default, help=f"file to append to (default {default.name})")
+    parser.add_argument("--table", action="store_true", help="only print the results in the file")
     return parser
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """--split, --seeds and --set."""
-    parser.add_argument("--split", default="90/10/0", help="parts to learn, to steer by, to test on (default 90/10/0)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default 1 2 3")
+    """Add --split, --seeds and --set."""
+    parser.add_argument("--split", default="90/10/0", help="train/validation/test (default 90/10/0)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds (default 1 2 3)")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE", help="options of charlm train, such as size=small lr=0.01"
     )
 
 
-def carry_out(
+def run_measurements(
     arguments: argparse.Namespace,
     measurements: Iterable[Measurement],
     table: Callable[[Sequence[Entry]], Sequence[Row]],
 ) -> None:
-    """Measure what is missing, one after the other, and print the ``table`` of all that the file holds then."""
+    """Run the missing measurements one after the other, then print the ``table`` of all results in the file."""
     results, stopped = Results(arguments.results), False
     try:
         for measurement in () if arguments.table else measurements:
@@ -175,30 +175,30 @@ def carry_out(
     elif rows:
         print_table(rows)
     else:
-        print(f"{results.path} holds nothing yet")
+        print(f"{results.path} has no results yet")
     if stopped:
-        print("stopped; the same command goes on with what is missing", file=sys.stderr)
+        print("interrupted; the same command continues with the missing measurements", file=sys.stderr)
         raise SystemExit(130)
 
 
 def measure_once(results: Results, measurement: Measurement) -> bool:
-    """Measure and write it down, unless it is there already; whether it was measured."""
+    """Measure and store the result, unless the file already has it. Returns whether it was measured."""
     settings = measurement.settings
-    told = ", ".join(f"{name} {value}" for name, value in plain(settings).items() if name != "sha256")
+    described = ", ".join(f"{name} {value}" for name, value in to_json(settings).items() if name != "sha256")
     found = results.find(settings)
     if found is not None and measurement.is_complete(found):
-        print(f"{measurement.text.name}: {told}: there already", file=sys.stderr)
+        print(f"{measurement.text.name}: {described}: already measured", file=sys.stderr)
         return False
-    print(f"{measurement.text.name}: {told}", file=sys.stderr)
-    began, worked = time.perf_counter(), time.process_time()
+    print(f"{measurement.text.name}: {described}", file=sys.stderr)
+    wall_start, cpu_start = time.perf_counter(), time.process_time()
     outcome = measurement.measure()
-    spent = {"wall_seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - worked}
-    results.add({"text": measurement.text.name, "settings": settings, **outcome, **spent, **circumstances()})
+    spent = {"wall_seconds": time.perf_counter() - wall_start, "cpu_seconds": time.process_time() - cpu_start}
+    results.add({"text": measurement.text.name, "settings": settings, **outcome, **spent, **provenance()})
     return True
 
 
-def circumstances() -> dict[str, Any]:
-    """When, where and with what something is measured."""
+def provenance() -> dict[str, Any]:
+    """Date, machine, versions and commit of a measurement."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -212,38 +212,38 @@ def circumstances() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Cores, the processor's name and those of its ``FEATURES``, and what charlm computes with on it."""
+    """Cores, the processor's name, the ``FEATURES`` that it has, charlm's engine, and the number of threads."""
     try:
-        told = Path("/proc/cpuinfo").read_text()
+        cpuinfo = Path("/proc/cpuinfo").read_text()
     except OSError:
-        told = ""
-    first = dict(line.partition(":")[::2] for line in told.partition("\n\n")[0].splitlines())
+        cpuinfo = ""
+    first = dict(line.partition(":")[::2] for line in cpuinfo.partition("\n\n")[0].splitlines())
     facts = {name.strip(): value.strip() for name, value in first.items()}
     flags = set((facts.get("flags") or facts.get("Features") or "").split())
     return {
         "cores": cores(),
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
         "features": [feature for feature in FEATURES if feature in flags],
-        "engine": engine(),
+        "engine": engine_name(),
         "threads": torch.get_num_threads(),
     }
 
 
-def engine() -> str:
-    """What charlm computes with on this processor: "native avx2", "torch"."""
+def engine_name() -> str:
+    """The engine that charlm uses on this processor, such as "native avx2" or "torch"."""
     return "torch" if native.find_library() is None else f"native {native.instruction_set()}"
 
 
 def commit() -> str | None:
-    """Git's name for the charlm that runs, with a "+" where its code was changed since; None where git knows none."""
+    """The git commit of the imported charlm, with a "+" if its code was modified since. None outside a repository."""
     home = Path(charlm.__file__).parent
 
-    def ask(*words: str) -> str:
+    def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=home, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
-        name = ask("rev-parse", "--short=12", "HEAD")
-        return name + ("+" if ask("status", "--porcelain", "--", ".") else "")
+        name = git("rev-parse", "--short=12", "HEAD")
+        return name + ("+" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -252,35 +252,35 @@ def commit() -> str | None:
 
 
 def sha256(text: Path) -> str:
-    """The digest of a file."""
+    """The SHA-256 digest of a file in hexadecimal."""
     return hashlib.sha256(text.read_bytes()).hexdigest()
 
 
-def parse_wishes(pairs: Iterable[str]) -> dict[str, Any]:
-    """Keywords for ``charlm.train`` from texts like "lr=0.01": the fields of ``TrainingOptions``, in their types.
+def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+    """Convert strings such as "lr=0.01" to keywords for ``charlm.train``, in the types of ``TrainingOptions``.
 
-    Exits where one has no such name or value.
+    Exits if a name or a value is invalid.
     """
-    options = definitions(TrainingOptions)
+    known = definitions(TrainingOptions)
     fixed = ("time", "seed")
-    wishes = {}
+    options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals or name not in options or name in fixed:
-            known = ", ".join(name for name in options if name not in fixed)
-            raise SystemExit(f"--set {pair}: write NAME=VALUE, where NAME is one of {known}")
-        kind = options[name].kinds[0]
+        if not equals or name not in known or name in fixed:
+            names = ", ".join(name for name in known if name not in fixed)
+            raise SystemExit(f"--set {pair}: write NAME=VALUE, where NAME is one of {names}")
+        kind = known[name].kinds[0]
         try:
-            wishes[name] = kind(value)
+            options[name] = kind(value)
         except ValueError:
-            raise SystemExit(f"--set {pair}: {value!r} is no {kind.__name__}") from None
-    return wishes
+            raise SystemExit(f"--set {pair}: {value!r} is not of type {kind.__name__}") from None
+    return options
 
 
-def train(text: Path, out: Path, **wishes: Any) -> TrainingResult:
-    """``charlm.train``, or where ``out`` holds a run already, what is left of it. Ctrl-C ends the campaign."""
+def train(text: Path, out: Path, **options: Any) -> TrainingResult:
+    """``charlm.train``, or ``charlm.resume`` if ``out`` contains a run. Raises KeyboardInterrupt after Ctrl-C."""
     trained = (
-        runs.resume(out) if out.exists() and RunFolder(out).step_numbers() else charlm.train(text, out=out, **wishes)
+        charlm.resume(out) if out.exists() and RunFolder(out).step_numbers() else charlm.train(text, out=out, **options)
     )
     if trained.reason == "interrupted":
         raise KeyboardInterrupt
@@ -288,7 +288,7 @@ def train(text: Path, out: Path, **wishes: Any) -> TrainingResult:
 
 
 def recipe_for(request: TrainingOptions, corpus: Corpus, device: torch.device) -> Recipe:
-    """What charlm chooses for a training on ``corpus``."""
+    """The recipe that charlm chooses for a training on ``corpus``."""
     return resolve(
         request,
         corpus.sizes["train"],
@@ -301,7 +301,7 @@ def recipe_for(request: TrainingOptions, corpus: Corpus, device: torch.device) -
 
 
 def recipe_of(run: Path) -> dict[str, Any]:
-    """What charlm chose for a run."""
+    """The model and training settings of a run."""
     config = open_checkpoint(run).config
     return {"model": config["model"], "training": config["training"]}
 
@@ -310,7 +310,7 @@ def recipe_of(run: Path) -> dict[str, Any]:
 
 
 def grouped(entries: Iterable[Entry], *without: str) -> Iterator[tuple[dict[str, Any], list[Entry]]]:
-    """Entries whose settings differ in nothing but those named, with the settings they share, in the file's order."""
+    """Group the entries whose settings are equal except for ``without``. Yields the shared settings and the entries."""
     groups: dict[str, tuple[dict[str, Any], list[Entry]]] = {}
     for entry in entries:
         shared = {name: value for name, value in entry["settings"].items() if name not in without}
@@ -318,19 +318,19 @@ def grouped(entries: Iterable[Entry], *without: str) -> Iterator[tuple[dict[str,
     yield from groups.values()
 
 
-def over_seeds(values: Sequence[float], digits: int = 4) -> str:
-    """The mean, and from where to where the values go if there are several."""
+def mean_and_range(values: Sequence[float], digits: int = 4) -> str:
+    """The mean, and for several values also (minimum-maximum). A dash for no values."""
     if not values:
         return "-"
     middle = f"{mean(values):.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
-def in_words(options: Mapping[str, Any]) -> str:
-    """Options as --set takes them; a dash for none."""
+def format_options(options: Mapping[str, Any]) -> str:
+    """Options as --set accepts them. A dash for no options."""
     return " ".join(f"{name}={value}" for name, value in options.items()) or "-"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as --time takes them."""
+def format_duration(seconds: float) -> str:
+    """Seconds as --time accepts them."""
     return f"{seconds / 60:g}m" if seconds % 60 == 0 else f"{seconds:g}s"

@@ -1,11 +1,11 @@
-"""Whether two versions of charlm compute the same: weights, losses and text, bit by bit.
+"""Whether two versions of charlm compute the same weights, losses and texts, bit by bit.
 
     git worktree add ../before COMMIT && (cd ../before && cmake -S . -B build && cmake --build build)
     python benchmarks/same_bits.py ../before .
 
-A change that should not alter results keeps them under the same seed. Each version trains a text that runs on, with
-every dropout, and a text of lines, as long as ``--steps`` says, in every precision that the processor is fast in; then
-it evaluates, and writes with a fixed seed. The engine must have been built in both folders. Exits with 1 where
+A change that should not alter results must give the same results under the same seed. Each version trains on running
+text with every kind of dropout, and on a text of lines, for ``--steps`` steps in each of ``--precisions``. Then it
+evaluates and generates text with a fixed seed. The native engine must be built in both folders. Exits with 1 if
 anything differs.
 """
 
@@ -31,16 +31,16 @@ TRAININGS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("before", type=Path, help="the folder of one version")
-    parser.add_argument("after", type=Path, help="the folder of the other")
+    parser.add_argument("before", type=Path, help="folder of one version")
+    parser.add_argument("after", type=Path, help="folder of the other version")
     parser.add_argument("--steps", type=int, default=60, help="steps of each training (default 60)")
-    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], help="default fp32 bf16")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"], help="precisions (default fp32 bf16)")
     arguments = parser.parse_args()
     differences = 0
     for name, options in TRAININGS.items():
         for precision in arguments.precisions:
-            words = [*options, "--precision", precision, "--steps", str(arguments.steps)]
-            before, after = (results(folder, words) for folder in (arguments.before, arguments.after))
+            arguments_of_train = [*options, "--precision", precision, "--steps", str(arguments.steps)]
+            before, after = (results(folder, arguments_of_train) for folder in (arguments.before, arguments.after))
             same = before == after
             differences += not same
             print(f"{name}, {precision}: {'the same' if same else 'DIFFERENT'}")
@@ -50,9 +50,9 @@ def main() -> None:
 
 
 def results(folder: Path, options: list[str]) -> dict[str, object]:
-    """What one version makes: digests of weights and text, and losses."""
-    with tempfile.TemporaryDirectory() as place:
-        text, run = Path(place) / "text.txt", Path(place) / "run"
+    """Train, evaluate and generate with one version. Returns digests of the weights and the text, and losses."""
+    with tempfile.TemporaryDirectory() as temporary:
+        text, run = Path(temporary) / "text.txt", Path(temporary) / "run"
         text.write_text(_text(), encoding="utf-8")
         trained = _charlm(folder, "train", text, "--out", run, "--threads", "1", "--seed", "7", "--json", *options)
         weights = sorted(run.glob("step-*/*.safetensors"))
@@ -60,29 +60,29 @@ def results(folder: Path, options: list[str]) -> dict[str, object]:
             f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in weights
         }
         evaluated = json.loads(_charlm(folder, "eval", "-c", run, "--threads", "1", "--json"))
-        written = _charlm(folder, "generate", "-c", run, "--seed", "3", "--length", "300", "--prompt", "The ")
+        generated = _charlm(folder, "generate", "-c", run, "--seed", "3", "--length", "300", "--prompt", "The ")
         return {
             **digests,
             "best": json.loads(trained)["best_nats_per_char"],
             "nats": evaluated["nats_per_char"],
             "standard_error": evaluated["standard_error"],
-            "text": hashlib.sha256(written).hexdigest()[:16],
+            "text": hashlib.sha256(generated).hexdigest()[:16],
         }
 
 
 def _text() -> str:
-    """Half English, half code, from Python itself: the same for the same Python."""
+    """Text and code from the documentation of Python: the same for the same version of Python."""
     from pydoc_data.topics import topics
 
     return "\n".join(topics[name].strip("\n") for name in sorted(topics))[:120_000] + "\n"
 
 
 def _charlm(folder: Path, *words: object) -> bytes:
-    """What a command of the version in ``folder`` prints."""
+    """Run a command of the version in ``folder``. Returns its output."""
     line = [sys.executable, "-m", "charlm", *map(str, words)]
-    surroundings = {**os.environ, "PYTHONPATH": str(folder.resolve())}
-    done = subprocess.run(line, check=True, capture_output=True, cwd=folder.resolve(), env=surroundings)
-    return done.stdout
+    environment = {**os.environ, "PYTHONPATH": str(folder.resolve())}
+    completed = subprocess.run(line, check=True, capture_output=True, cwd=folder.resolve(), env=environment)
+    return completed.stdout
 
 
 if __name__ == "__main__":

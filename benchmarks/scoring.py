@@ -1,19 +1,19 @@
-"""Scoring many short lines: charlm beside a plain torch scorer, and the memory that ten times the lines take.
+"""Scoring many short lines: charlm compared with a plain torch scorer, and the memory for ten times the lines.
 
     python benchmarks/scoring.py RUN FILE [--lines 1000000] [--rounds 3] [--json]
 
-RUN is a run of ``charlm train --documents lines``, FILE a text whose lines are scored, again and again until there are
-enough. Contenders, with the same weights, in fp32 but for one, one after another in each round:
+RUN is a run of ``charlm train --documents lines``. The lines of FILE are repeated until there are --lines. The
+contenders have the same weights and use fp32 unless noted. They take turns in each round:
 
-    charlm              charlm score < lines: finding them, ids, losses, sums and writing included, as a whole process
+    charlm              charlm score < lines: the whole process, from splitting the input to printing the scores
     charlm bf16         the same with --precision bf16
     library             LanguageModel.score_documents on the lines in memory
-    one at a time       the same model and engine, line after line
-    torch, padded       nn.Embedding, nn.LSTM and a tied decoder over batches of lines as they come, filled up to the
-                        longest, in the batch size that is best for it; cross entropy with the padding left out
+    one at a time       the same model and engine, one line per call
+    torch, padded       nn.Embedding, nn.LSTM and a tied decoder over batches of lines in input order, padded to the
+                        longest, with the batch size that is best for it; cross entropy without the padding
 
-Scores must agree to 1e-4 nats a character. ``chars_per_s`` are real characters, end markers counted. The last rows give
-the peak resident memory of ``charlm score`` over stdin for a tenth of the lines and for all.
+The scores must agree to 1e-4 nats per character. ``chars_per_s`` counts real characters and end markers. The last rows
+are the peak resident memory of ``charlm score`` from stdin for a tenth of the lines and for all.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from charlm.checkpoint.model_parts import read_model_parts
 from charlm.language_model import LanguageModel
 from charlm.tokenizer.documents import DocumentTokenizer
 
-TORCH_LINES, ALONE_LINES, BATCHES = 50_000, 1_000, (64, 256, 1024)
-_PEAK = """
+TORCH_LINES, SINGLE_LINES, BATCHES = 50_000, 1_000, (64, 256, 1024)
+_SCORE_AND_PRINT_PEAK = """
 import sys
 from charlm.cli.app import main
 try:
@@ -58,11 +58,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     model = charlm.load(arguments.run, device="cpu")
-    given = [line for line in arguments.file.read_text("utf-8").splitlines() if line]
-    lines = list(itertools.islice(itertools.cycle(given), arguments.lines))
+    file_lines = [line for line in arguments.file.read_text("utf-8").splitlines() if line]
+    lines = list(itertools.islice(itertools.cycle(file_lines), arguments.lines))
     plain = PlainTorch(model)
-    check(model, plain, given[:500])
-    batch = max(BATCHES, key=lambda batch: speed(given[:10_000], lambda lines: plain.score(lines, batch)))
+    check(model, plain, file_lines[:500])
+    batch = max(BATCHES, key=lambda batch: speed(file_lines[:10_000], lambda lines: plain.score(lines, batch)))
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
         file.flush()
@@ -71,7 +71,7 @@ def main() -> None:
             "charlm bf16": lambda: speed(lines, lambda _: score_stdin(arguments.run, Path(file.name), "bf16")),
             "library": lambda: speed(lines, lambda lines: list(model.score_documents(lines))),
             "one at a time": lambda: speed(
-                lines[:ALONE_LINES], lambda lines: [list(model.score_documents([line])) for line in lines]
+                lines[:SINGLE_LINES], lambda lines: [list(model.score_documents([line])) for line in lines]
             ),
             f"torch, padded, {batch} lines": lambda: speed(
                 lines[:TORCH_LINES], lambda lines: plain.score(lines, batch)
@@ -91,25 +91,25 @@ def main() -> None:
 
 
 def speed(lines: list[str], work: Callable[[list[str]], object]) -> float:
-    """Characters a second, end markers counted."""
-    began = time.perf_counter()
+    """Characters per second of ``work``, end markers included."""
+    start = time.perf_counter()
     work(lines)
-    return sum(len(line) + 1 for line in lines) / (time.perf_counter() - began)
+    return sum(len(line) + 1 for line in lines) / (time.perf_counter() - start)
 
 
 def score_stdin(run: Path, path: Path, precision: str = "fp32") -> float:
-    """``charlm score`` over a file through a pipe; its peak resident memory in MB."""
+    """Run ``charlm score`` on a file through a pipe. Returns its peak resident memory in MB."""
     with subprocess.Popen(["cat", str(path)], stdout=subprocess.PIPE) as source:
-        command = [sys.executable, "-c", _PEAK, "score", "--checkpoint", str(run), "--device", "cpu"]
+        command = [sys.executable, "-c", _SCORE_AND_PRINT_PEAK, "score", "--checkpoint", str(run), "--device", "cpu"]
         command += ["--precision", precision]
-        done = subprocess.run(
+        completed = subprocess.run(
             command, stdin=source.stdout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True
         )
-    return int(done.stderr.split()[-1]) * 1024 / 1e6
+    return int(completed.stderr.split()[-1]) * 1024 / 1e6
 
 
 class PlainTorch:
-    """What a user of torch would write in an afternoon."""
+    """A simple scorer in plain torch."""
 
     def __init__(self, model: LanguageModel) -> None:
         parts = read_model_parts(model.checkpoint)
@@ -119,7 +119,7 @@ class PlainTorch:
         self._embedding = nn.Embedding.from_pretrained(torch.from_numpy(weights["embedding.weight"]))
         self._bias = torch.from_numpy(weights["decoder.bias"])
         self._lstm = nn.LSTM(config.embedding, config.hidden, config.layers)
-        assert config.embedding == config.hidden, "nn.LSTM has layers of one width"
+        assert config.embedding == config.hidden, "nn.LSTM needs layers of equal width"
         with torch.no_grad():
             for layer in range(config.layers):
                 for name in ("weight_ih", "weight_hh"):
@@ -129,6 +129,7 @@ class PlainTorch:
 
     @torch.inference_mode()
     def score(self, lines: list[str], batch: int) -> list[float]:
+        """The loss of each line in nats."""
         scores: list[float] = []
         for first in range(0, len(lines), batch):
             encoded = [self._tokenizer.encode(line).astype(np.int64) for line in lines[first : first + batch]]
@@ -146,7 +147,7 @@ class PlainTorch:
 
 
 def check(model: LanguageModel, plain: PlainTorch, lines: list[str]) -> None:
-    """Raise unless both mean the same."""
+    """Raise AssertionError unless both give the same scores."""
     ours = np.array([scored.nats for scored in model.score_documents(lines)])
     lengths = np.array([len(line) + 1 for line in lines])
     difference = np.abs(ours - np.array(plain.score(lines, 64))) / lengths

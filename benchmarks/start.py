@@ -1,18 +1,17 @@
-"""How long a cold process takes until it has written its first character, and what of that torch would cost.
+"""How long a new process takes to generate its first character, and how much of that an import of torch costs.
 
     python benchmarks/start.py CHECKPOINT [--rounds 9] [--json]
 
-Every turn is a new process; the files it reads are in the system's cache from a first turn that is not counted.
-Reported below the table is whether generating on a CPU has loaded torch.
+Each turn is a new process. An uncounted first turn brings the files into the system's cache. The line below the table
+says whether generation on a CPU imports torch.
 
     what        the command
     median_s    wall time of the process in seconds, the median over the rounds
-    best_s      the shortest
+    best_s      the minimum
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -32,14 +31,14 @@ print("torch" in sys.modules)
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("checkpoint", type=Path, help="a run or one of its steps")
-    parser.add_argument("--rounds", type=int, default=9, help="processes of every kind (default 9)")
+    parser.add_argument("--rounds", type=int, default=9, help="processes of each kind (default 9)")
     arguments = parser.parse_args()
     checkpoint = str(arguments.checkpoint)
-    write = ["-m", "charlm", "generate", "--checkpoint", checkpoint, "--prompt", "Hello", "--length", "1"]
-    write += ["--device", "cpu"]
+    generate = ["-m", "charlm", "generate", "--checkpoint", checkpoint, "--prompt", "Hello", "--length", "1"]
+    generate += ["--device", "cpu"]
     contenders = {
-        "charlm generate": _process(write),
-        "charlm generate, CHARLM_ENGINE=torch": _process(write, engine="torch"),
+        "charlm generate": _process(generate),
+        "charlm generate, CHARLM_ENGINE=torch": _process(generate, engine="torch"),
         'python -c "import torch"': _process(["-c", "import torch"]),
         "charlm --help": _process(["-m", "charlm", "--help"]),
         "python -c pass": _process(["-c", "pass"]),
@@ -52,19 +51,19 @@ def main() -> None:
 
 def _process(arguments: list[str], engine: str | None = None) -> Callable[[], float]:
     def seconds() -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         _run(arguments, engine)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     return seconds
 
 
 def _run(arguments: list[str], engine: str | None = None) -> str:
-    """What a new Python prints."""
+    """Run a new Python process. Returns its output."""
     with charlm_engine(engine):
         command = [sys.executable, *arguments]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env={**os.environ})
-    return done.stdout.decode().strip()
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL).stdout
+    return output.decode().strip()
 
 
 if __name__ == "__main__":

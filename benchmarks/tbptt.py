@@ -2,18 +2,18 @@
 
     python benchmarks/tbptt.py [FILE] [--characters 20000] [--rounds 3] [--json]
 
-One pass over the same text is made with chunks of T characters, from T = 1 to the whole text in one chunk. The state
-is carried from chunk to chunk, cut off from its graph at every border, and every chunk gives one update. Short chunks
-need little memory and give many updates, but a gradient sees no further back than its chunk; the whole text in one
-chunk needs memory for every character at once and gives one update for it. Somewhere between is the best bargain.
+Makes one pass over the same text with chunks of T characters, from T = 1 to the whole text in one chunk. The state is
+carried from chunk to chunk and detached between them, and each chunk makes one update. Short chunks need little memory
+and make many updates, but a gradient does not reach back beyond its chunk. The whole text in one chunk needs memory
+for all characters at once and makes a single update. The best length is between these extremes.
 
-The text is the beginning of FILE (UTF-8), or the text built into ``charlm train --demo``. Each T runs in a fresh
-process. Characters are counted over all streams.
+The text is the beginning of FILE (UTF-8), or the text of ``charlm train --demo``. Each T runs in a new process.
+Characters are counted over all streams.
 
-    updates                   chunks in the pass, each of which changes the weights once
-    peak_mb                   most resident memory during the pass, above what it was before the first chunk
-    seconds_per_1000_chars    forward, backward and update
-    nats_per_char             loss of the trained model on the text it has just learnt, read once more from the start
+    updates                   number of chunks in the pass, each with one update of the weights
+    peak_mb                   peak resident memory during the pass, minus that before the first chunk
+    seconds_per_1000_chars    forward pass, backward pass and update
+    nats_per_char             loss of the trained model on the same text, read again from its start
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import make_parser, peak_memory_mb, report, run_alone, take_turns
+from common import make_parser, peak_memory_mb, report, run_in_new_process, take_turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,30 +39,32 @@ SEED = 1
 
 def main() -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("file", nargs="?", type=Path, help="a text; without it, the demo text of charlm")
+    parser.add_argument("file", nargs="?", type=Path, help="a text (default: the demo text of charlm)")
     parser.add_argument("--characters", type=int, default=20_000, help="characters per stream (default 20000)")
     parser.add_argument("--batch", type=int, default=8, help="streams (default 8)")
-    parser.add_argument("--hidden", type=int, default=256, help="width of the one layer (default 256)")
-    parser.add_argument("--lr", type=float, default=2e-3, help="Adam's rate, the same for every T (default 0.002)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: the steadiest ratios)")
-    parser.add_argument("--rounds", type=int, default=3, help="passes for every T (default 3)")
-    parser.add_argument("--chunk", type=int, help=argparse.SUPPRESS)  # the one T that a fresh process is started for
+    parser.add_argument("--hidden", type=int, default=256, help="width of the layer (default 256)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="learning rate of Adam for all T (default 0.002)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1: the most stable ratios)")
+    parser.add_argument("--rounds", type=int, default=3, help="passes for each T (default 3)")
+    parser.add_argument("--chunk", type=int, help=argparse.SUPPRESS)  # used in the new process
     arguments = parser.parse_args()
     if arguments.chunk is not None:
         print(json.dumps(measure(arguments)))
         return
     lengths = [*(chunk for chunk in CHUNKS if chunk < arguments.characters), arguments.characters]
-    results = take_turns({f"T = {chunk}": _fresh_process(arguments, chunk) for chunk in lengths}, arguments.rounds)
+    results = take_turns(
+        {f"T = {chunk}": _measure_in_new_process(arguments, chunk) for chunk in lengths}, arguments.rounds
+    )
     names = [*map(str, lengths[:-1]), "whole text"]
     rows = [{"T": name, **_medians(passes)} for name, passes in zip(names, results.values(), strict=True)]
     report(arguments, rows)
 
 
-def _fresh_process(arguments: argparse.Namespace, chunk: int) -> Any:
+def _measure_in_new_process(arguments: argparse.Namespace, chunk: int) -> Any:
     options = [] if arguments.file is None else [arguments.file]
     for name in ("characters", "batch", "hidden", "lr", "threads"):
         options += [f"--{name}", getattr(arguments, name)]
-    return lambda: run_alone(__file__, *options, "--chunk", chunk)
+    return lambda: run_in_new_process(__file__, *options, "--chunk", chunk)
 
 
 def _medians(passes: list[dict[str, float]]) -> dict[str, float]:
@@ -70,7 +72,7 @@ def _medians(passes: list[dict[str, float]]) -> dict[str, float]:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """One pass with chunks of ``arguments.chunk``, in a process of its own."""
+    """One pass with chunks of ``arguments.chunk``. Runs in a separate process."""
     import torch
 
     from charlm.config import ModelConfig, TrainingConfig
@@ -81,15 +83,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     ids_TB, vocabulary_size = read_streams(arguments.file, arguments.batch, arguments.characters)
     config = ModelConfig(vocabulary_size, 1, arguments.hidden, arguments.hidden)
     training = TrainingConfig(lr=arguments.lr, batch=arguments.batch)
-    # What the first step ever taken loads or allocates is no affair of T.
-    throwaway = CharLM(config, SEED)
-    learn(throwaway, make_optimizer(throwaway, training), ids_TB[:2], 1, training.clip)
+    # The first step of a process imports and allocates; this does not depend on T.
+    warm_up = CharLM(config, SEED)
+    train(warm_up, make_optimizer(warm_up, training), ids_TB[:2], 1, training.clip)
     model = CharLM(config, SEED)
     optimizer = make_optimizer(model, training)
     before = peak_memory_mb()
-    began = time.perf_counter()
-    updates = learn(model, optimizer, ids_TB, arguments.chunk, training.clip)
-    seconds = time.perf_counter() - began
+    start = time.perf_counter()
+    updates = train(model, optimizer, ids_TB, arguments.chunk, training.clip)
+    seconds = time.perf_counter() - start
     return {
         "updates": updates,
         "peak_mb": peak_memory_mb() - before,
@@ -99,7 +101,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def read_streams(file: Path | None, batch: int, characters: int) -> tuple[Tensor, int]:
-    """The ids of ``batch`` streams of ``characters`` and one target more, [T, B], and the size of the vocabulary."""
+    """The ids [T + 1, B] of ``batch`` streams of T = ``characters`` inputs and a last target; the vocabulary size."""
     import numpy as np
     import torch
 
@@ -109,26 +111,26 @@ def read_streams(file: Path | None, batch: int, characters: int) -> tuple[Tensor
     from charlm.tokenizer.protocol import code_points
 
     text = demo_text() if file is None else "".join(decode_blocks(read_blocks(file), "utf-8", str(file)))
-    wanted = batch * characters + 1
-    if len(text) < wanted:
-        raise SystemExit(f"the text has {len(text)} characters, {wanted} are needed; use a smaller --characters")
-    codes = code_points(text[:wanted])
+    needed = batch * characters + 1
+    if len(text) < needed:
+        raise SystemExit(f"the text has {len(text)} characters, {needed} are needed; use a smaller --characters")
+    codes = code_points(text[:needed])
     counts = dict(enumerate(np.bincount(codes).tolist()))
     tokenizer = CharTokenizer.build(counts)
-    ids = torch.from_numpy(tokenizer.encode_codes(codes)[:wanted].astype(np.int64))
+    ids = torch.from_numpy(tokenizer.encode_codes(codes)[:needed].astype(np.int64))
     # Windows of T + 1 that overlap by one: the last target of a stream is the first input of the next.
     return ids.unfold(0, characters + 1, characters).t().contiguous(), tokenizer.vocabulary_size
 
 
 def chunks(ids_TB: Tensor, length: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets, each [T, B], chunk by chunk; the last may be shorter."""
+    """Inputs and targets [T, B] of each chunk. The last may be shorter."""
     for start in range(0, len(ids_TB) - 1, length):
         window_TB = ids_TB[start : start + length + 1]
         yield window_TB[:-1], window_TB[1:]
 
 
-def learn(model: CharLM, optimizer: Any, ids_TB: Tensor, length: int, clip: float) -> int:
-    """Truncated backpropagation through time over all of ``ids_TB``; the number of updates."""
+def train(model: CharLM, optimizer: Any, ids_TB: Tensor, length: int, clip: float) -> int:
+    """Train with truncated backpropagation through time on ``ids_TB``. Returns the number of updates."""
     import torch
 
     from charlm.model.char_lm import cross_entropy, detach
@@ -147,7 +149,7 @@ def learn(model: CharLM, optimizer: Any, ids_TB: Tensor, length: int, clip: floa
 
 
 def mean_loss(model: CharLM, ids_TB: Tensor) -> float:
-    """Nats per character over all of ``ids_TB``."""
+    """Mean loss over ``ids_TB`` in nats per character."""
     import torch
 
     from charlm.model.char_lm import cross_entropy

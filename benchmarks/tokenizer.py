@@ -1,16 +1,16 @@
-"""How fast text becomes ids: charlm's look-up in a table against SentencePiece itself and a Python dictionary.
+"""How fast text becomes ids: charlm's table look-up compared with SentencePiece and a Python dictionary.
 
     python benchmarks/tokenizer.py FILE... [--rounds 5] [--json]
 
-Each file (UTF-8) gives a vocabulary of its own, with which all contenders encode it; that their ids agree is checked.
-Figures are MB of UTF-8 per second, medians over the rounds.
+A vocabulary is built for each file (UTF-8), and all contenders encode the file with it. The script checks that their
+ids agree. The figures are MB of UTF-8 per second, medians over the rounds.
 
     charlm             CharTokenizer.encode, on blocks of 1 MB
     sentencepiece      SentencePieceProcessor.encode with charlm's tokenizer.model, on the same blocks, one thread
-    sentencepiece_2    its batch mode with two threads; the blocks are cut in sixteen, so that both have work
+    sentencepiece_2    its batch mode with two threads; each block is cut into 16 parts, so that both have work
     dictionary         [ids[character] for character in block]
-    charlm_gain        charlm's figure by the best of the others
-    same_ids           whether all four gave the same ids
+    charlm_gain        charlm's figure / the best of the others
+    same_ids           whether all four give the same ids
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Encoder = Callable[[], list[Any]]
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="texts in UTF-8")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of every contender (default 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
     arguments = parser.parse_args()
     report(arguments, [measure(file, arguments.rounds) for file in arguments.files])
 
@@ -45,7 +45,7 @@ def measure(file: Path, rounds: int) -> dict[str, Any]:
     blocks = list(decode_blocks(read_blocks(file), "utf-8", str(file)))
     counts = Counter(chain.from_iterable(blocks))
     if any(chr(code) in counts for code in NOT_PIECES):
-        raise SystemExit(f"{file} has a NUL or U+2581, which SentencePiece cannot hold; leave it out")
+        raise SystemExit(f"{file} contains NUL or U+2581, which SentencePiece cannot represent; use another file")
     encoders = make_encoders(CharTokenizer.build({ord(c): n for c, n in counts.items()}), blocks)
     size = sum(len(block.encode()) for block in blocks) / MB
     seconds = take_turns({name: lambda work=work: seconds_per_call(work) for name, work in encoders.items()}, rounds)
@@ -61,7 +61,7 @@ def measure(file: Path, rounds: int) -> dict[str, Any]:
 
 
 def make_encoders(tokenizer: CharTokenizer, blocks: list[str]) -> dict[str, Encoder]:
-    """The contenders: each encodes all of ``blocks`` and returns the ids in parts."""
+    """The contenders by name. Each encodes all of ``blocks`` and returns the ids in parts."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.to_bytes())
     part = max(1, max(map(len, blocks)) // 16)
     parts = [block[start : start + part] for block in blocks for start in range(0, len(block), part)]
@@ -75,7 +75,7 @@ def make_encoders(tokenizer: CharTokenizer, blocks: list[str]) -> dict[str, Enco
 
 
 def same_ids(encoders: Iterable[Encoder]) -> bool:
-    """Whether all ``encoders`` give the same ids, in whatever parts."""
+    """Whether all ``encoders`` give the same ids, regardless of how they are split into parts."""
     first, *others = (np.concatenate([np.asarray(part, np.int64) for part in encode()]) for encode in encoders)
     return all(np.array_equal(first, other) for other in others)
 

@@ -19,7 +19,7 @@ from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, has_step_name, open_checkpoint, with_manifest
 from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json
-from charlm.corpus.prepared import corpus_beside
+from charlm.corpus.prepared import find_corpus
 from charlm.engine import create_engine
 from charlm.errors import CannotCreateError, CharlmError, InputOutputError, UsageError
 from charlm.system.disk import sync_folders, write_folder
@@ -103,7 +103,7 @@ def _size(folder: Path) -> int:
 def _losses(path: Path, before: ModelParts, after: ModelParts) -> tuple[float | None, float | None]:
     """The losses of two versions of a model on the validation text of the run with the checkpoint ``path``."""
     try:
-        corpus = corpus_beside(path)
+        corpus = find_corpus(path)
         if corpus is None or not corpus.sizes["valid"].ids:
             return None, None
         if corpus.tokenizer.description() != before.tokenizer.description():

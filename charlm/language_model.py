@@ -262,7 +262,7 @@ class LanguageModel:
         return dynamic.evaluate_dynamically(learner, self.tokenizer, blocks, progress)
 
     def adapted(self, blocks: Iterable[Ids], progress: Progress = no_progress) -> LanguageModel:
-        """A copy of the model that has learnt from a text, given as ``blocks`` of ids.
+        """A copy of the model, trained on a text, which is given as ``blocks`` of ids.
 
         Errors as in ``evaluate_dynamically``.
         """

@@ -4,7 +4,7 @@ Importing torch and its optimizers takes up to three seconds of processor time, 
 Here one process pays it once, and forks for each command. What a command does from its ``main`` on is the same.
 
 ``python prefork.py SOCKET`` serves. ``Server.run`` sends a command to it; so does the script that ``Server.install``
-writes, which stands in for ``charlm`` on PATH.
+writes, which replaces ``charlm`` on PATH.
 """
 
 import contextlib
@@ -92,7 +92,7 @@ def _open_for_reading(data: bytes | None) -> BinaryIO:
         return open(os.devnull, "rb")
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as file:
-        assert len(data) <= select.PIPE_BUF, "a pipe that nobody reads must hold the data"
+        assert len(data) <= select.PIPE_BUF, "the data must fit into a pipe without a reader"
         file.write(data)
     return os.fdopen(reader, "rb")
 

@@ -1,4 +1,4 @@
-"""Results of long benchmarks: every line is complete, and nothing is measured twice."""
+"""Results of long benchmarks: every line is complete, and no measurement is repeated."""
 
 import importlib
 import json
@@ -92,17 +92,19 @@ def test_ctrl_c_ends_a_benchmark_and_keeps_its_results(results, tmp_path, capsys
 
     arguments = Namespace(results=tmp_path / "file.jsonl", table=False, json=True)
     with pytest.raises(SystemExit, match="130"):
-        results.carry_out(arguments, measurements(), lambda entries: [{"seed": e["settings"]["seed"]} for e in entries])
+        results.run_measurements(
+            arguments, measurements(), lambda entries: [{"seed": e["settings"]["seed"]} for e in entries]
+        )
     assert json.loads(capsys.readouterr().out) == {"rows": [{"seed": 1}]}
 
 
 def test_options_become_keywords_of_the_right_types(results):
-    assert results.parse_wishes(["size=small", "lr=1", "batch=8", "clip=inf"]) == {
+    assert results.parse_options(["size=small", "lr=1", "batch=8", "clip=inf"]) == {
         "size": "small", "lr": 1.0, "batch": 8, "clip": math.inf,
     }  # fmt: skip
     for wrong in ("lr", "lr=high", "batch=1.5", "seed=1", "colour=red"):
         with pytest.raises(SystemExit, match="--set"):
-            results.parse_wishes([wrong])
+            results.parse_options([wrong])
 
 
 def test_interrupted_training_ends_the_benchmark_and_can_be_resumed(results, text_file, tmp_path, monkeypatch):
@@ -128,7 +130,7 @@ def test_groups_share_all_settings_except_the_seed(results):
         ("a", [1, 2]),
         ("b", [1, 2]),
     ]
-    assert results.over_seeds([1.0, 2.0], 1) == "1.5 (1.0-2.0)"
+    assert results.mean_and_range([1.0, 2.0], 1) == "1.5 (1.0-2.0)"
 
 
 @pytest.mark.parametrize("name", ["quality", "corpora", "peers", "ablation"])
@@ -136,7 +138,7 @@ def test_every_benchmark_prints_a_table_of_its_results(name, results, tmp_path, 
     script = importlib.import_module(name)
     monkeypatch.setattr("sys.argv", [name, "--table", "--results", str(tmp_path / "none.jsonl")])
     script.main()
-    assert "holds nothing yet" in capsys.readouterr().out
+    assert "has no results yet" in capsys.readouterr().out
 
 
 def test_peer_is_reached_where_the_loss_first_falls_below_it(results, tmp_path):
@@ -148,7 +150,7 @@ def test_peer_is_reached_where_the_loss_first_falls_below_it(results, tmp_path):
     file.add({"text": "a.txt", "settings": settings, "figures": {"charlm": ours, **theirs}})
     (row,) = peers.table(file.entries())
     assert (row["best rates"], row["adam"], row["reaches_sgd"]) == ("0.2", "1.3000", "2.0")
-    assert (row["reaches_adam"], row["reaches_nanogpt"]) == ("0 of 1 do", "2.0")
+    assert (row["reaches_adam"], row["reaches_nanogpt"]) == ("0 of 1", "2.0")
 
 
 @pytest.mark.parametrize("variant", ["default", "untied", "untied, as nn.Linear"])
@@ -168,6 +170,6 @@ def test_ablation_skips_variants_that_change_nothing(results, text_file):
     ablation = importlib.import_module("ablation")
     names = ["default", "no dropout", "dropout between layers 0.2"]
     settings = {"split": "90/10/0", "steps": 2, "options": {"hidden": 8, "layers": 1}}
-    assert ablation.differing(text_file, settings, names) == ["default"]
+    assert ablation.differing_variants(text_file, settings, names) == ["default"]
     settings["options"]["layers"] = 2
-    assert ablation.differing(text_file, settings, names) == ["default", "dropout between layers 0.2"]
+    assert ablation.differing_variants(text_file, settings, names) == ["default", "dropout between layers 0.2"]

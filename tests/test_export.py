@@ -21,7 +21,7 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import CONFIG, MANIFEST, MODEL, TOKENIZER, open_checkpoint
 from charlm.checkpoint.tensors import tensors_from_bytes
 from charlm.checkpoint.weights import dequantize, quantize
-from charlm.corpus.prepared import corpus_beside
+from charlm.corpus.prepared import find_corpus
 from charlm.engine.native import NativeEngine
 from charlm.errors import CannotCreateError, DataError, InputOutputError, MissingInputError, UsageError
 from charlm.export import EXPORT_FORMATS, export
@@ -256,10 +256,10 @@ def test_it_cannot_be_resumed_but_initializes_a_run(exports, text_file, tmp_path
     assert open_checkpoint(trained.run).config["weights"] == "f32"
 
 
-def test_a_folder_of_texts_named_corpus_beside_it_is_ignored(exports, trained_run, tmp_path):
+def test_folder_of_texts_named_corpus_is_ignored(exports, trained_run, tmp_path):
     copy = Path(shutil.copytree(exports["f16"].path, tmp_path / "small"))
     (tmp_path / "corpus").mkdir()
-    assert corpus_beside(copy) is None
+    assert find_corpus(copy) is None
     assert export(copy, tmp_path / "again").nats_after is None
 
 

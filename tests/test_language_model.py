@@ -200,7 +200,7 @@ def test_it_generates_in_the_precision_measured_for_the_checkpoint(trained_run):
 
 
 @needs_native
-@pytest.mark.parametrize("costs", [None, [], {"int8": "nought"}, {"int8": True}, {"int8": 1.0}])
+@pytest.mark.parametrize("costs", [None, [], {"int8": "0"}, {"int8": True}, {"int8": 1.0}])
 def test_invalid_precision_costs_are_ignored(model, costs):
     checkpoint = dataclasses.replace(
         model.checkpoint, config={**model.checkpoint.config, "precision_costs": costs},
@@ -286,8 +286,8 @@ def test_evaluate_splits_documents_as_training_did(document_model):
 def test_fingerprints_identify_training_documents(document_model, document_run):
     corpus = open_corpus(document_run / "corpus")
     ids, ends = corpus.ids("train"), corpus.ends("train")
-    learnt = set(corpus.fingerprints().tolist())
+    training_fingerprints = set(corpus.fingerprints().tolist())
     (first,) = ends.read(0, 1)
-    assert document_model.fingerprint("no such line was ever there") not in learnt
-    spelt = corpus.tokenizer.decode(ids.read(0, int(first)))
-    assert document_model.fingerprint(spelt) in learnt or "\ufffd" in spelt
+    assert document_model.fingerprint("a line that is not in the training text") not in training_fingerprints
+    document = corpus.tokenizer.decode(ids.read(0, int(first)))
+    assert document_model.fingerprint(document) in training_fingerprints or "\ufffd" in document

@@ -172,11 +172,11 @@ def _filtered(model: LanguageModel, drawn: Iterator[str], count: int, unique: bo
 
 
 def _training_documents(model: LanguageModel) -> frozenset[int]:
-    from charlm.corpus.prepared import corpus_beside
+    from charlm.corpus.prepared import find_corpus
 
-    corpus = corpus_beside(model.checkpoint.path)
+    corpus = find_corpus(model.checkpoint.path)
     if corpus is None:
-        raise MissingInputError(f"{model.checkpoint.path} has no corpus beside it to compare with; leave out --novel")
+        raise MissingInputError(f"{model.checkpoint.path} has no corpus to compare with; leave out --novel")
     return frozenset(corpus.fingerprints().tolist())
 
 

@@ -89,12 +89,12 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
 
 
 def _corpus_of(model: LanguageModel, command: str) -> Corpus:
-    from charlm.corpus.prepared import corpus_beside
+    from charlm.corpus.prepared import find_corpus
 
     path = model.checkpoint.path
-    corpus = corpus_beside(path)
+    corpus = find_corpus(path)
     if corpus is None:
-        raise MissingInputError(f"{path} has no corpus beside it; name a text: {command}")
+        raise MissingInputError(f"{path} has no corpus; name a text: {command}")
     if corpus.tokenizer.description() != model.tokenizer.description():
         raise DataError(f"{corpus.folder} is not the corpus {path} was trained on; name a text: {command}")
     return corpus

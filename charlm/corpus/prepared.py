@@ -148,8 +148,8 @@ def parse_split(text: str) -> tuple[float, float, float]:
     return shares[0] / 100, shares[1] / 100, shares[2] / 100
 
 
-def corpus_beside(checkpoint: Path) -> Corpus | None:
-    """The corpus of the run ``checkpoint``, or of the run with the step ``checkpoint``; None if there is none."""
+def find_corpus(checkpoint: Path) -> Corpus | None:
+    """Open the corpus of the run ``checkpoint``, or of the run with the step ``checkpoint``. None if there is none."""
     folder = next(
         (home / "corpus" for home in (checkpoint, checkpoint.parent) if (home / "corpus/corpus.json").is_file()), None
     )
@@ -165,7 +165,7 @@ def open_corpus(folder: Path) -> Corpus:
         model = read_at_most(folder / "tokenizer.model", _MAX_MODEL_BYTES) if has_model else None
     except OSError as error:
         raise MissingInputError(
-            f"{folder} holds no prepared corpus ({error.strerror}); train from the text again"
+            f"{folder} has no prepared corpus ({error.strerror}); train from the text again"
         ) from None
     try:
         tokenizer = load_tokenizer(description["tokenizer"], model)

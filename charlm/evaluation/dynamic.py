@@ -8,7 +8,7 @@ takes the step
 where g is the gradient of the segment's mean loss, theta_0 the trained weights, and rms the root mean square of such
 gradients on the training text, for each weight: weights with large gradients in training move more here, and decay
 faster. The clipping is not in the papers: without it the weights soon diverge on a text unlike the training text. No
-segment is scored after the model has learnt from it.
+segment is scored after the model was trained on it.
 
 The text is read in one stream. A document begins with the initial state. Shapes: N ids in a segment, N <= ``SEGMENT``;
 V vocabulary.
@@ -27,7 +27,7 @@ import torch
 from charlm.checkpoint.step import CONFIG, GRADIENTS, open_checkpoint
 from charlm.checkpoint.weights import weights_from_bytes
 from charlm.config import ModelConfig
-from charlm.corpus.prepared import Corpus, corpus_beside
+from charlm.corpus.prepared import Corpus, find_corpus
 from charlm.engine import FloatArray
 from charlm.errors import DataError
 from charlm.evaluation.losses import Progress, no_progress
@@ -164,7 +164,7 @@ def gradient_rms(path: Path, config: ModelConfig, weights: Mapping[str, FloatArr
     stored = open_checkpoint(path, names=[CONFIG, GRADIENTS]).files.get(GRADIENTS)
     if stored is not None:
         return weights_from_bytes(stored, str(path / GRADIENTS), config.parameter_shapes())
-    corpus = corpus_beside(path)
+    corpus = find_corpus(path)
     if corpus is None:
         raise DataError(f"{path} has neither the gradients of its training nor its corpus; use the run it came from")
     return compute_gradient_rms(make_network(config, weights), corpus)

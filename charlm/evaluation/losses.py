@@ -208,7 +208,7 @@ class DocumentSplitter:
 def batched_document_losses(
     engine: Engine, start_id: int, ids: Ids, ends: NDArray[np.int64], progress: Progress = no_progress
 ) -> FloatArray:
-    """The losses [N] of documents that lie one after another in ``ids`` [N].
+    """The losses [N] of documents that are concatenated in ``ids`` [N].
 
     ``ends`` are the indices after each document's last id, so the last is N.
     """

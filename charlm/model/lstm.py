@@ -80,7 +80,7 @@ def _torch_lstm(
 def _half_lstm(
     x_TBI: Tensor, state: LayerState, weights: tuple[Tensor, ...], batch_sizes: Tensor | None = None
 ) -> tuple[Tensor, LayerState]:
-    """``_torch_lstm`` in autocast's type on CUDA. Autocast itself would take float16, whatever its type is."""
+    """``_torch_lstm`` in autocast's type on CUDA. Autocast itself would use float16 for every type."""
     dtype = torch.get_autocast_dtype("cuda")
     weight_ih, *others = (weight.to(dtype) for weight in weights)
     x = x_TBI.to(dtype)

@@ -122,8 +122,8 @@ def memory_errors(advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        said = " ".join(str(error).split())[:100]
-        raise OutOfMemoryError(f"out of memory{f' ({said})' if said else ''}; {advice}") from None
+        detail = " ".join(str(error).split())[:100]
+        raise OutOfMemoryError(f"out of memory{f' ({detail})' if detail else ''}; {advice}") from None
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
             raise

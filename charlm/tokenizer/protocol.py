@@ -89,7 +89,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode_documents(self, codes: Codes, ends: NDArray[np.int64]) -> Ids:
-        """Ids of documents that lie one after another in ``codes`` and end at the indices ``ends``.
+        """Ids of documents that are concatenated in ``codes`` and end at the indices ``ends``.
 
         ``end_id`` is inserted after each document. A tokenizer without ``end_id`` inserts nothing: its ids are those
         of ``encode_codes``.
@@ -117,7 +117,7 @@ class Tokenizer(Protocol):
         ...
 
     def description(self) -> dict[str, Any]:
-        """The JSON values that config.json keeps of it, beside ``to_bytes``."""
+        """The JSON values of the tokenizer in config.json, in addition to ``to_bytes``."""
         ...
 
 

@@ -47,12 +47,12 @@ class Average:
             self._plateau.observe(loss)
 
     @property
-    def _has_begun(self) -> bool:
+    def _is_active(self) -> bool:
         return self._kind == "ema" or (self._kind == "triggered" and self._plateau.reductions > 0)
 
     def update(self) -> None:
         """Add the model's current weights to the average."""
-        if not self._has_begun:
+        if not self._is_active:
             return
         weights = self._weights()
         if not self._mean:
@@ -86,7 +86,7 @@ class Average:
         return [parameter.detach() for parameter in self._model.parameters()]
 
     def last_weights(self) -> dict[str, NDArray[Any]]:
-        """The model's own weights, which a checkpoint keeps beside the averaged ones; empty without an average."""
+        """The last weights of the model, which a checkpoint keeps with the averaged ones; empty without an average."""
         return {f"{_PREFIX}{name}": array for name, array in self._model.weights().items()} if self.steps else {}
 
     def state(self) -> dict[str, Any]:
@@ -126,5 +126,5 @@ def _last_weights(
     last = {name: tensors.get(f"{_PREFIX}{name}") for name in weights}
     found = {name: array for name, array in last.items() if array is not None and array.dtype == np.float32}
     if {name: array.shape for name, array in found.items()} != {name: array.shape for name, array in weights.items()}:
-        raise DataError(f"{where}: the last weights beside the averaged ones are missing or of another model")
+        raise DataError(f"{where}: the last weights in addition to the averaged ones are missing or of another model")
     return found

@@ -140,8 +140,8 @@ def _chunks(options: TrainingOptions, ids: int, device: str, length: int = Train
     """32 streams on a CPU, 128 on a GPU; fewer for a short text, so that an epoch has more than a few chunks."""
     bptt, batch = options.get("bptt"), options.get("batch")
     bptt = length if bptt is None else bptt
-    most = max(1, min(32 if device == "cpu" else 128, ids // (8 * max(1, bptt))))
-    return {"batch": most if batch is None else batch, "bptt": bptt}
+    max_batch = max(1, min(32 if device == "cpu" else 128, ids // (8 * max(1, bptt))))
+    return {"batch": max_batch if batch is None else batch, "bptt": bptt}
 
 
 def _chunk_length(steps: float, reasons: list[str]) -> int:

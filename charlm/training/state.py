@@ -2,9 +2,9 @@
 
 ``snapshot`` copies it to plain arrays and JSON values, ``restore`` puts a checkpoint back. In a checkpoint
 ``model.safetensors`` holds the weights (the averaged ones, if there is an average), ``training.safetensors`` the last
-weights beside an average, every optimizer tensor, the carried state h and c of each layer and the state of the dropout
-generator, and ``training.json`` the cursor, the schedule, the best loss, the sums since the last evaluation and the
-clock.
+weights if there is an average, every optimizer tensor, the carried state h and c of each layer and the state of the
+dropout generator, and ``training.json`` the cursor, the schedule, the best loss, the sums since the last evaluation and
+the clock.
 """
 
 from __future__ import annotations

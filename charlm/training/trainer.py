@@ -189,7 +189,7 @@ class Trainer:
         return spent is not None and spent >= 1.0
 
     def _evaluation_seconds(self) -> float:
-        """Time of an evaluation: that of the last one; before the first, a third of training on as many ids."""
+        """Duration of the last evaluation. Before it, a third of the training time for the same number of ids."""
         if self.progress.evaluation_seconds or not self.progress.ids_seen:
             return self.progress.evaluation_seconds
         return self.seconds / self.progress.ids_seen * len(self.validator.text.ids) / 3

@@ -57,7 +57,7 @@ class Validator:
         with state.average.applied():
             loss = self._loss(state, stop)
             is_best = state.observe_validation(loss, train_loss)
-            # Weights that are not the best are not what people generate with.
+            # Only the best weights are used for generation.
             costs = self._precision_costs(state) if is_best or loss is None else {}
             progress.int8_cost, progress.bf16_cost = costs.get("int8"), costs.get("bf16")
             return Validated(train_loss, loss, clipped_share, is_best, self._sample(state))

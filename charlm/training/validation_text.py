@@ -12,7 +12,7 @@ from charlm.tokenizer.protocol import Ids
 from charlm.training.recipe import MAX_VALIDATION_IDS
 
 _COST_PIECES, _COST_PIECE = 32, 512
-"""``precision_loss`` reads this many pieces of this many ids, spread over the text; of documents, as many ids."""
+"""``precision_loss`` reads this many pieces of this many ids, spread over the text. For documents, the same total."""
 
 
 class ValidationText:

@@ -20,9 +20,9 @@ MATRICES = arrays(
 
 def native_integers(weight_RC):
     """The int8 quantization of ``Model::pack_gates``: integers, and the factors for their sums."""
-    most_R = np.maximum(np.abs(weight_RC).max(axis=1), np.float32(1e-12))
-    factor_R = np.float32(127) / most_R
-    return np.rint(weight_RC * factor_R[:, None]), most_R / np.float32(127 * 127)
+    max_R = np.maximum(np.abs(weight_RC).max(axis=1), np.float32(1e-12))
+    factor_R = np.float32(127) / max_R
+    return np.rint(weight_RC * factor_R[:, None]), max_R / np.float32(127 * 127)
 
 
 @settings(max_examples=300)

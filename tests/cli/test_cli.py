@@ -45,7 +45,7 @@ def test_the_everyday_commands(text_file, tmp_path):
     stderr = trained.stderr.decode()
     for words in ("parameters", "tying", "to beat", "first loss", "validation", "charlm generate"):
         assert words in stderr
-    assert "%|" not in stderr  # no progress bar where stderr is no terminal
+    assert "%|" not in stderr  # no progress bar, because stderr is not a terminal
     written = charlm("generate", "--prompt", "the cat", "--length", 30, "--seed", 1, cwd=tmp_path)
     assert written.stdout.decode().startswith("the cat")
     assert len(written.stdout.decode().removesuffix("\n")) in (36, 37)

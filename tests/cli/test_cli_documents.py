@@ -176,7 +176,7 @@ def test_a_model_of_running_text_scores_files_and_lines(trained_run, text_file):
 
 
 def in_terminal(command, stdin, **environment):
-    """What a command writes to a terminal of its own."""
+    """Run a command in a new terminal. Returns its output."""
     ours, theirs = pty.openpty()
     variables = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     process = subprocess.Popen(

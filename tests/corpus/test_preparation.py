@@ -176,14 +176,14 @@ def test_files_and_separate_texts_as_documents(tmp_path):
     (tmp_path / "many").mkdir()
     for number in range(20):
         (tmp_path / "many" / f"{number:02}.txt").write_text(f"file {number}\n\nsecond paragraph\n" * (number > 0))
-    (tmp_path / "valid.txt").write_text("of its own\n\n")
+    (tmp_path / "valid.txt").write_text("validation text\n\n")
     source, other = open_source([str(tmp_path / "many")]), open_source([str(tmp_path / "valid.txt")])
     corpus = prepare(
         tmp_path / "corpus", source, others={"valid": other}, documents=DocumentOptions("files"), kind="byte"
     )
     assert lines_of(corpus, "train")[2] == "file 3\n\nsecond paragraph\n"
     assert corpus.sizes["train"].documents == 19  # without the empty file
-    assert lines_of(corpus, "valid") == ["of its own\n\n"]
+    assert lines_of(corpus, "valid") == ["validation text\n\n"]
 
 
 def test_damaged_ends_are_noticed(tmp_path):

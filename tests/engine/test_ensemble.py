@@ -235,8 +235,8 @@ def test_eval_of_several(trained_run, rival_run, text_file, tmp_path):
 def test_members_of_other_texts_need_a_file(trained_run, rival_run, document_run, lines_file, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(next(rival_run.glob("step-*")), bare)
-    said = one_line(charlm("eval", "-c", trained_run, "-c", bare))
-    assert "no corpus beside it; name a text: charlm eval FILE" in said
+    message = one_line(charlm("eval", "-c", trained_run, "-c", bare))
+    assert "has no corpus; name a text: charlm eval FILE" in message
     options = {"steps": 2, "size": "tiny", "batch": 2, "bptt": 16, "threads": 1, "device": "cpu", "precision": "fp32"}
     for seed in (5, 6):  # the same text and sizes, but the test split has other documents
         library.train(lines_file, out=tmp_path / f"{seed}", documents="lines", tokenizer="byte", seed=seed, **options)

@@ -211,8 +211,8 @@ def test_the_figures_are_those_of_two_evaluations(trained_run, rival_run, text_f
 def test_text_output(trained_run, rival_run, text_file):
     shown = charlm("compare", rival_run, trained_run, text_file).stdout.decode()
     found = compared(rival_run, trained_run, text_file)["difference"]
-    said = f"B is better by {found['bits_per_char']:.4f} ± {found['bits_standard_error']:.4f} bits per character"
-    assert shown.splitlines()[-1].startswith(said)
+    expected = f"B is better by {found['bits_per_char']:.4f} ± {found['bits_standard_error']:.4f} bits per character"
+    assert shown.splitlines()[-1].startswith(expected)
     for words in ("characters/s", "parameters", "size of the model", f"A: {rival_run}"):
         assert words in shown
     shown = charlm("compare", trained_run, next(trained_run.glob("step-*")), "-", stdin=b"the cat sat " * 90)
@@ -237,11 +237,11 @@ def test_without_a_common_split_a_text_is_needed(trained_run, rival_run, documen
     for first, second, text, hint in (
         (trained_run, tmp_path / "cut", text_file, "not the same text with the same splits"),
         (document_run, tmp_path / "apart", lines_file, "not the same text with the same splits"),
-        (trained_run, tmp_path / "bare", text_file, "no corpus beside it"),
+        (trained_run, tmp_path / "bare", text_file, "has no corpus"),
     ):
-        said = one_line(charlm("compare", first, second))
-        assert hint in said
-        assert "charlm compare A B FILE" in said
+        message = one_line(charlm("compare", first, second))
+        assert hint in message
+        assert "charlm compare A B FILE" in message
         compared(first, second, text)
     result = charlm("compare", tmp_path / "cut", tmp_path / "cut")
     assert "no test split; using the validation split" in result.stderr.decode()

@@ -198,10 +198,10 @@ const ModelShape kModels[] = {
     {33, {17, 50, 17}, 2, 3},
     {33, {10, 10}, 9, 7},
     {70, {24, 80, 33, 24}, 9, 13},
-    // So many rows that threads divide these and not the units.
+    // With this many rows, threads divide the rows and not the units.
     {70, {24, 64, 24}, 9, 17},
 };
-// So many ids that the model has no input table. It is slow, so only fp32 and int8 are checked.
+// With this many ids, the model has no input table. It is slow, so only fp32 and int8 are checked.
 const ModelShape kWithoutTable = {87382, {1, 192, 1}, 2, 3};
 // T, B, H and the width of the input.
 constexpr long kTrainings[][4] = {{1, 1, 16, 16},  {2, 3, 48, 80},  {9, 7, 80, 16},  {9, 13, 48, 48},
@@ -222,7 +222,7 @@ void check_two_at_once(const ModelCase& one, const ModelCase& other) {
   }
 }
 
-// Stands in for libgomp's GOMP_parallel.
+// Replaces libgomp's GOMP_parallel.
 std::atomic<bool> openmp_used{false};
 
 void parallel(void (*work)(void*), void* data, unsigned threads, unsigned) {

@@ -1,7 +1,7 @@
 """The native engine under sanitizers, without Python or torch: native_driver.cpp, built with charlm/native.
 
-Whatever a sanitizer reports is therefore an error of the engine. The driver prints "ok" at the end when every law that
-it checks has held. ``run_trials`` checks each instruction set of this machine with each sanitizer.
+Every report of a sanitizer is therefore an error of the engine. The driver prints "ok" at the end if all its checks
+pass. ``run_trials`` checks each instruction set of this machine with each sanitizer.
 """
 
 import platform
@@ -55,7 +55,7 @@ def _options(sanitizer: str) -> list[str]:
 
 
 def check(sanitizer: str, names: Sequence[str], folder: Path) -> None:
-    """Raise AssertionError if the sanitizer reports anything, or a law is broken, with these instruction sets."""
+    """Raise AssertionError if a sanitizer reports anything or the driver fails, with these instruction sets."""
     result = run([build("g++", _options(sanitizer), names, folder), *names])
     assert not any(report in result.stderr for report in REPORTS), result.stderr
     assert result.returncode == 0, result.stdout + result.stderr

@@ -60,7 +60,7 @@ ROWS = (
     ),
     (
         "scale",
-        "a text of {large_mb} MB beside one of {small_mb} MB, {steps} steps on each",
+        "a text of {large_mb} MB compared with one of {small_mb} MB, {steps} steps on each",
         "peak memory {peak_large_mb} and {peak_small_mb} MB; prepared at {prepare_mb_per_s} MB/s",
     ),
     (

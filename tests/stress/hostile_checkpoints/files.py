@@ -83,7 +83,7 @@ def put_special_file(mutant: Mutant, draw: random.Random) -> None:
 
 
 def add_leftovers(mutant: Mutant, draw: random.Random) -> None:
-    """Add what may be beside a step: links out of the run, pipes, other steps."""
+    """Add other entries to the folder of a step: links out of the run, pipes, other steps."""
     victim = str(mutant.marker.parent / "victim")
     content = draw.choice(
         [Link(victim), Link(victim + "/thesis.txt"), Link("."), SpecialFile("pipe"), SpecialFile("folder"), b"x"]

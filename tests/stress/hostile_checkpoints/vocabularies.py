@@ -80,7 +80,7 @@ def _bytes_first(pieces: list[bytes]) -> list[bytes]:
 _HUGE = (30_000, 70_000)
 _VOCABULARIES: list[tuple[str, Callable[[list[bytes], random.Random], list[bytes]]]] = [
     ("one less", lambda pieces, draw: [p for p in pieces if p != draw.choice(pieces)]),
-    ("one twice", lambda pieces, draw: [*pieces, draw.choice(pieces)]),
+    ("one duplicate", lambda pieces, draw: [*pieces, draw.choice(pieces)]),
     ("shuffled", lambda pieces, draw: draw.sample(pieces, len(pieces))),
     ("no character", lambda pieces, draw: _bytes_first(pieces)),
     ("one control character", lambda pieces, draw: [*_bytes_first(pieces), _piece(b"a", _CONTROL)]),

@@ -52,9 +52,9 @@ def _train_on_changing(folder: Path, change: str, at: int, form: str | None) -> 
             CHANGES[change](path)
 
     texts = TextOptions([str(path)], documents=form)
-    wishes = {name: value for name, value in SMALL.items() if name not in ("device", "precision")}
+    options = {name: value for name, value in SMALL.items() if name not in ("device", "precision")}
     try:
-        with new_run(texts, TrainingOptions(**wishes), RunOptions(run, None, "cpu", "fp32", progress)) as prepared:
+        with new_run(texts, TrainingOptions(**options), RunOptions(run, None, "cpu", "fp32", progress)) as prepared:
             for _ in prepared.trainer.events():
                 pass
     except CharlmError as error:

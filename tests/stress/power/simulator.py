@@ -25,7 +25,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Change:
-    """A change of a folder's entries: ``node`` moves from the name ``before`` to ``after``; None is no entry."""
+    """A change of a folder's entries: ``node`` moves from the name ``before`` to ``after``; None means no entry."""
 
     node: "_File | _Folder"
     before: str | None
