@@ -389,7 +389,8 @@ def _check_corpus(run: Path, corpus: Corpus, checkpoint: Checkpoint) -> None:
     described = checkpoint.config.get("corpus")
     if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
         raise DataError(
-            f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore the original corpus folder"
+            f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore the original "
+            "corpus folder"
         )
     # Checked before the sources that it names are opened. The first checkpoints of format 1 do not have it.
     if described.get("description_sha256", corpus.description_sha256) != corpus.description_sha256:

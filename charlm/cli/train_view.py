@@ -170,8 +170,8 @@ class _View:
         if self._first and not self._quiet:
             self._first = False
             say(
-                f"first loss: {event.nats_per_char:.3f} nats/char ({bits(event.nats_per_char):.2f} bits/char), before the "
-                f"first update, over {self._vocabulary_size} ids"
+                f"first loss: {event.nats_per_char:.3f} nats/char ({bits(event.nats_per_char):.2f} bits/char), before "
+                f"the first update, over {self._vocabulary_size} ids"
             )
         weight = 0.95 if self._smoothed is not None else 0.0
         self._smoothed = weight * (self._smoothed or 0.0) + (1 - weight) * event.nats_per_char

@@ -259,7 +259,7 @@ def _about(count: float) -> str:
 
 
 def _rounded(value: float) -> float:
-    """Round to one significant digit (two if it starts with 1), so that similar estimates mostly give the same value."""
+    """Round to one significant digit (two if it starts with 1), so that close estimates usually give the same value."""
     return float(f"{value:.{0 if value >= 2 * 10 ** math.floor(math.log10(value)) else 1}e}")
 
 

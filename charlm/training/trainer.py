@@ -73,7 +73,7 @@ class Trainer:
     @classmethod
     def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
         """A trainer in the state of ``checkpoint``, opened with all its files. Raises ``DataError``."""
-        # The weights are read first, so that a forged config cannot make us allocate more memory than the weights take.
+        # The weights are checked first, so that a forged config cannot make us allocate more memory than they take.
         trainer = cls(run, corpus, read_model_parts(checkpoint).config, config)
         trainer._restore(checkpoint)
         trainer._started = time.monotonic() - trainer.progress.seconds
@@ -187,7 +187,7 @@ class Trainer:
         return spent is not None and spent >= 1.0
 
     def _evaluation_seconds(self) -> float:
-        """Time of an evaluation: that of the last one; before it: a third of the time to train on as many ids."""
+        """Time of the last evaluation; before the first: a third of the time to train on as many ids."""
         if self.progress.evaluation_seconds or not self.progress.ids_seen:
             return self.progress.evaluation_seconds
         return self.seconds / self.progress.ids_seen * len(self.validator.text.ids) / 3
