@@ -15,17 +15,17 @@ from conftest import needs_native
 from charlm.checkpoint.shipped import SHIPPED
 
 ROOT = Path(__file__).parent.parent
-BUILD = "import sys, json; from scikit_build_core.build import build_wheel; build_wheel(*map(json.loads, sys.argv[1:]))"
+BUILD = "import json, sys; from scikit_build_core.build import {0}; {0}(*map(json.loads, sys.argv[1:]))"
 
 pytestmark = pytest.mark.slow
 
 
-def build_wheel(folder, **environment):
+def build_wheel(folder, hook="build_wheel", **environment):
     """Build a wheel with the portable kernels only, which takes a third of the time; return its path and messages."""
     settings = {"build-dir": str(folder / "build")}
     settings |= {f"cmake.define.CHARLM_HAS_{name}": "OFF" for name in ("avx2", "avx512", "avx512_bf16", "amx")}
     built = subprocess.run(
-        [sys.executable, "-c", BUILD, json.dumps(str(folder)), json.dumps(settings)],
+        [sys.executable, "-c", BUILD.format(hook), json.dumps(str(folder)), json.dumps(settings)],
         cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert built.returncode == 0, built.stdout + built.stderr
@@ -106,3 +106,13 @@ def test_without_a_compiler_it_is_built_without_the_engine(tmp_path):
     assert wheel.name.endswith("-py3-none-any.whl")
     assert "the native engine could not be built" in messages
     assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".so", ".dll"))]
+
+
+def test_an_editable_install_lets_pythonpath_come_first(tmp_path):
+    """It is a path, not an import hook that knows the modules: another working tree can be run in the environment."""
+    wheel, messages = build_wheel(tmp_path, "build_editable", CXX="no-compiler")
+    assert "there is no C++ compiler" in messages
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("charlm.pth").decode() == f"{ROOT}\n"
+        hooks = [archive.read(name).decode() for name in archive.namelist() if name.startswith("_editable")]
+    assert "charlm/" not in "".join(hooks)
