@@ -1,5 +1,6 @@
 # make demo   train on a built-in text for two minutes, measure it, write with it
 # make test   lint, types, import contracts, tests
+# make wheel  a wheel for every Python of this platform, in dist/
 # make stress slow tests of the promises, in hours; make stress NAME=kill runs one of them
 # make docs   write the generated parts of the documentation
 
@@ -7,18 +8,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test stress docs clean
+.PHONY: demo test wheel stress docs clean
 
-$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard charlm/native/*.cpp charlm/native/*.h)
+# pip constrains only what it installs here, not what it installs to build. So the build tools come first, and the build
+# is not isolated. It also compiles only what changed since the last build.
+$(STAMP): pyproject.toml constraints.txt CMakeLists.txt $(wildcard charlm/native/*.cpp charlm/native/*.h)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(PIP) install -c constraints.txt scikit-build-core cmake ninja
+	$(PIP) install -c constraints.txt --no-build-isolation -e ".[dev]"
 	touch $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/charlm train --demo --time 2m
 	$(BIN)/charlm eval
 	$(BIN)/charlm generate --prompt "The " --length 600
+	@echo "charlm is installed in $(VENV). To use it in this shell: . $(BIN)/activate"
 
 test: $(STAMP)
 	$(BIN)/ruff check .
@@ -27,6 +33,10 @@ test: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+wheel: $(STAMP)
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
 stress: $(STAMP)
 	cd tests && $(abspath $(BIN))/python -m stress $(NAME)
 
@@ -34,4 +44,4 @@ docs: $(STAMP)
 	$(BIN)/python tests/test_docs.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist charlm/native/*.so *.egg-info

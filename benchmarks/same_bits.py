@@ -1,6 +1,6 @@
 """Whether two versions of charlm compute the same weights, losses and texts, bit by bit.
 
-    git worktree add ../before COMMIT && (cd ../before && python setup.py build_ext --inplace)
+    git worktree add ../before COMMIT && (cd ../before && cmake -S . -B build && cmake --build build)
     python benchmarks/same_bits.py ../before .
 
 A change that should not alter results must give the same results under the same seed. Each version trains on running

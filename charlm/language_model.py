@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.checkpoint.model_parts import ModelParts, read_model_parts
+from charlm.checkpoint.shipped import find_checkpoint
 from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
 from charlm.config import DEFAULT_TEMPERATURE, ModelConfig, SamplingConfig, from_dict
 from charlm.corpus.documents import Piece, split_documents
@@ -41,14 +42,14 @@ Purpose = Literal["evaluation", "generation"]
 
 
 def load(path: str | Path, device: str = "auto", precision: str = "auto", threads: int | None = None) -> LanguageModel:
-    """Open a run (at its best step) or one of its steps.
+    """Open a run (at its best step), one of its steps, or by name a model that comes with charlm ("shakespeare").
 
     ``precision`` "auto" evaluates in fp32 and generates in the fastest precision that loses at most 0.001 nats per
     character, as measured when the checkpoint was saved; "fp32", "bf16" and "int8" apply to both. Raises
     ``MissingInputError``, ``DataError`` for a checkpoint that fails its checks, ``UsageError`` for an invalid argument
     or a device that this machine does not have.
     """
-    return LanguageModel.from_checkpoint(open_checkpoint(Path(path)), device, precision, threads)
+    return LanguageModel.from_checkpoint(open_checkpoint(find_checkpoint(Path(path))), device, precision, threads)
 
 
 class _EngineOptions(NamedTuple):

@@ -54,6 +54,7 @@ from charlm.training.state import is_finished
 from charlm.training.trainer import Trainer
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Unpack
 
 TOKENIZERS = ("char", "byte")
@@ -185,7 +186,8 @@ def resume(
     Raises the errors of ``charlm.errors``.
     """
     path = Path(_path("run", run))
-    checked = check_options(options, TrainingOptions, "resume")
+    known = TrainingOptions if options.keys() <= definitions(TrainingOptions).keys() else ResumeOptions
+    checked = check_options(options, known, "resume")
     with resumed_run(path, checked, None if device is None else str(device)) as prepared:
         if prepared.finished:
             progress = prepared.trainer.progress
@@ -331,7 +333,7 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
                 f"older step with --init-from {run / f'step-{named_step}'}"
             )
         config = _extended(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
-        config = dataclasses.replace(config, device=str(choose_device(device or config.device)))
+        config = _on_device(config, choose_device(device or config.device))
         corpus = open_corpus(run / "corpus")
         _check_corpus(run, corpus, checkpoint)
         trainer = Trainer.resume(run, corpus, checkpoint, config)
@@ -364,6 +366,13 @@ def _refuse_fixed_options(options: TrainingOptions) -> None:
             raise UsageError(
                 f"a resumed run keeps its {command_line_name(name)}; leave it out, or start a new run with --init-from"
             )
+
+
+def _on_device(config: TrainingConfig, device: torch.device) -> TrainingConfig:
+    """``config`` for another device, in a precision that it has."""
+    fits = config.precision != "fp16" or device.type == "cuda"
+    precision = config.precision if fits else choose_precision("auto", device)
+    return dataclasses.replace(config, device=str(device), precision=precision)
 
 
 def _is_extended(options: TrainingOptions) -> bool:

@@ -86,7 +86,7 @@ def make_environment(folder):
         prefork_server().install(commands, patterns=("train*", "eval*", "compare*", "score*", "*--adapt*"))
     else:
         (commands / "charlm").symlink_to(Path(sys.executable).with_name("charlm"))
-    for name in ("pyproject.toml", "constraints.txt", "setup.py"):
+    for name in ("pyproject.toml", "constraints.txt", "CMakeLists.txt"):
         (folder / name).touch()
     (commands.parent / ".installed").touch()
     (folder / "Makefile").write_text(shortened((ROOT / "Makefile").read_text("utf-8")), encoding="utf-8")

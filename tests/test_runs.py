@@ -111,6 +111,7 @@ def test_an_existing_folder_is_kept_and_a_killed_start_is_reused(text_file, tmp_
     assert list((tmp_path / "mine").iterdir()) == []
     (tmp_path / "mine" / "corpus").mkdir()
     (tmp_path / "mine" / "corpus" / "text").touch()
+    (tmp_path / "mine" / ".lock").touch()
     assert brief(text_file, tmp_path / "mine", 2).step == 2
 
 
@@ -184,7 +185,7 @@ def test_a_resumed_run_keeps_its_options(text_file, tmp_path):
 
 def test_a_changed_text_cannot_be_resumed(text, tmp_path):
     own = tmp_path / "own.txt"
-    own.write_text(text)
+    own.write_bytes(text.encode())
     brief(own, tmp_path / "run", 3)
     own.write_text(text + "more")
     with pytest.raises(DataError, match="--init-from"):
@@ -354,3 +355,30 @@ assert not {"torch", "numpy", "sentencepiece"} & set(sys.modules)
 assert charlm.runs.TrainingResult and charlm.resume is charlm.runs.resume
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["corpus", "metrics.jsonl"])
+def test_a_folder_of_the_user_is_never_taken_for_a_killed_run(text, tmp_path, name):
+    """Also where it has a name that a run has, too."""
+    own = tmp_path / "project" / name / "text.txt" if name == "corpus" else tmp_path / "project" / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes(text.encode())
+    with pytest.raises(CannotCreateError, match="is not a run"):
+        brief(own, tmp_path / "project")
+    assert own.read_bytes() == text.encode()
+
+
+def test_resume_names_only_the_options_that_it_has(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"resume\(\) has no option 'foo'; it has epochs, save_every, steps, threads, time$"
+    ):
+        charlm.resume(tmp_path, foo=1)
+
+
+def test_a_run_in_half_precision_of_a_gpu_continues_on_a_cpu(text_file, tmp_path):
+    run = brief(text_file, tmp_path / "run", 2, precision="fp32").run
+    opened = open_checkpoint(run, "latest", ALL_FILES)
+    config = {**opened.config, "training": {**opened.config["training"], "precision": "fp16"}}
+    save_step(run, 2, {**opened.files, CONFIG: dump_json(config)})
+    with runs.resumed_run(run, TrainingOptions(steps=3), "cpu") as prepared:
+        assert prepared.trainer.config.precision in ("fp32", "bf16")

@@ -78,7 +78,8 @@ class RunFolder:
         if self.step_numbers():
             return
         for entry in self.path.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if _may_precede_first_step(entry):
+                remove(entry)
         for folder in self.created:
             with contextlib.suppress(OSError):  # another run may have been created in it
                 folder.rmdir()
@@ -166,8 +167,14 @@ def _refuse_taken(out: Path) -> None:
         raise CannotCreateError(
             f"{out} holds a run already; continue it with --resume --out {out}, or choose another --out"
         )
-    if out.exists() and (not out.is_dir() or not all(map(_may_precede_first_step, out.iterdir()))):
+    if out.exists() and not _is_empty_or_beginning(out):
         raise CannotCreateError(f"{out} exists and is not a run; choose another --out, so that nothing is overwritten")
+
+
+def _is_empty_or_beginning(path: Path) -> bool:
+    """Whether ``path`` is an empty folder, or what a killed training left: it has charlm's lock, and nothing else."""
+    entries = list(path.iterdir()) if path.is_dir() else [path]
+    return not entries or (path / _LOCK in entries and all(map(_may_precede_first_step, entries)))
 
 
 def _may_precede_first_step(path: Path) -> bool:

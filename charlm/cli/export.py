@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from charlm.cli.advice import shell_command
 from charlm.cli.output import bits, say
 
 
@@ -31,7 +32,7 @@ def export(
             f"validation loss on a sample of the text: {before:.4f} nats/char before, {after:.4f} nats/char after "
             f"({bits(after):.3f} bits/char; difference {after - before:+.5f} nats/char)"
         )
-    say(f'next: charlm generate --checkpoint {made.path} --prompt "..."')
+    say(f'next: {shell_command("generate", "--checkpoint", made.path)} --prompt "..."')
 
 
 def _size(count: int) -> str:

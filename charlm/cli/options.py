@@ -9,15 +9,20 @@ import typer
 
 CheckpointOption = Annotated[
     Path | None,
-    typer.Option("--checkpoint", "-c", help="A run or one of its steps. [default: the newest run in ./checkpoints]"),
+    typer.Option(
+        "--checkpoint",
+        "-c",
+        help="A run, one of its steps, or shakespeare, which comes with charlm. "
+        "[default: the newest run in ./checkpoints]",
+    ),
 ]
 CheckpointsOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--checkpoint",
         "-c",
-        help="A run or one of its steps; given several times: the mean of their probabilities. "
-        "[default: the newest run in ./checkpoints]",
+        help="A run, one of its steps, or shakespeare, which comes with charlm; given several times: the mean of "
+        "their probabilities. [default: the newest run in ./checkpoints]",
     ),
 ]
 DeviceOption = Annotated[

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from charlm.cli.advice import shell_command
 from charlm.cli.output import bits, duration, progress_bar, say, write_json
 from charlm.corpus.prepared import Corpus
 from charlm.errors import InterruptedBySignal
@@ -60,11 +61,10 @@ def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_js
     if view.reason == "interrupted" and signals.received is not None:
         raise InterruptedBySignal(
             f"stopped and saved at step {trainer.progress.step}; "
-            f"continue with: charlm train --resume --out {trainer.run}",
+            f"continue with: {shell_command('train', '--resume', '--out', trainer.run)}",
             signals.received,
         )
-    if not quiet:
-        _show_result(trainer, view.reason)
+    _show_result(trainer, view.reason)
     _report(trainer, view.reason, as_json)
 
 
@@ -144,7 +144,7 @@ class _View:
         if isinstance(event, Finished):
             self.reason = event.reason
         elif isinstance(event, SaveFailed):
-            say(f"charlm: warning: {event.reason}; training continues and will try again")
+            say(f"charlm: warning: {event.reason}{'; training continues and will try again' * event.will_retry}")
         elif isinstance(event, RolledBack):
             say(f"charlm: warning: {event.reason}; continuing from step {event.step} with lr x {event.factor:g}")
         elif isinstance(event, Stepped):
@@ -208,7 +208,7 @@ def _show_result(trainer: Trainer, reason: str) -> None:
             f"best validation loss: {progress.best:.4f} nats/char ({bits(progress.best):.3f} bits/char) "
             f"at step {progress.best_step}"
         )
-    say(f'saved in {trainer.run}; next: charlm generate --checkpoint {trainer.run} --prompt "..."')
+    say(f'saved in {trainer.run}; next: {shell_command("generate", "--checkpoint", trainer.run)} --prompt "..."')
 
 
 def _report(trainer: Trainer, reason: str, as_json: bool) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 import os
 from ctypes import c_double, c_int, c_int64, c_void_p
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from numpy.typing import NDArray
 
 from charlm.errors import UsageError
 
+LIBRARY = "engine.so"
+"""The library's file name, beside this file. CMake uses it on Linux and macOS."""
 INTERFACE = 2
 """What ``charlm_interface`` of a matching library returns (``kInterface`` in api.h)."""
 STORAGES = {"fp32": 0, "bf16": 1, "int8": 2}
@@ -114,10 +115,8 @@ def _lookup() -> Library | Unavailable:
 def _load(instruction_set: str) -> Library | Unavailable:
     if instruction_set and instruction_set not in INSTRUCTION_SETS:
         raise UsageError(f"CHARLM_ISA is {instruction_set!r}; set it to one of {', '.join(INSTRUCTION_SETS)}")
-    here = Path(__file__).parent
-    paths = [here / f"engine{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    path = next((path for path in paths if path.exists()), None)
-    if path is None:
+    path = Path(__file__).with_name(LIBRARY)
+    if not path.exists():
         return Unavailable("the native engine was not built when charlm was installed (no C++ compiler?)")
     try:
         functions = ctypes.CDLL(str(path))

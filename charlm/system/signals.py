@@ -30,6 +30,7 @@ class StopSignals:
         self._received_at = 0.0
         self._before: dict[int, Any] = {}
         self._stop: Callable[[], None] | None = None
+        self._message = "stopped before training began; nothing was saved"
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -46,6 +47,7 @@ class StopSignals:
     def deferred(self, stop: Callable[[], None]) -> Iterator[None]:
         """While entered, the first signal calls ``stop`` instead of raising; a second one exits at once."""
         self._stop = stop
+        self._message = "stopped after training had ended; the run is saved"
         if self.received is not None:  # the code that ran then has swallowed the exception
             stop()
         try:
@@ -60,5 +62,5 @@ class StopSignals:
             return
         self.received, self._received_at = number, time.monotonic()
         if self._stop is None:
-            raise InterruptedBySignal("stopped before training began; nothing was saved", number)
+            raise InterruptedBySignal(self._message, number)
         self._stop()

@@ -46,10 +46,11 @@ class Saved:
 
 @dataclass(frozen=True)
 class SaveFailed:
-    """A checkpoint could not be written; training continues and tries again."""
+    """Something could not be saved. ``will_retry`` says whether training continues and tries again."""
 
     step: int
     reason: str
+    will_retry: bool = True
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class Saver:
             if progress.best_step == progress.step:
                 # These weights will be lost: the best step is again the one on disk.
                 progress.best, progress.best_step = self._best_on_disk
-            return SaveFailed(progress.step, str(error))
+            return SaveFailed(progress.step, str(error).partition(";")[0])
         self._failed_saves = 0
         progress.saved_step = progress.step
         self._best_on_disk = progress.best, progress.best_step

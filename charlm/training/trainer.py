@@ -7,6 +7,7 @@ prints nothing. Everything that changes is in ``Trainer.state``, which is saved 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Generator, Iterator
@@ -20,7 +21,7 @@ from charlm.checkpoint.step import Checkpoint
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.batches import Chunk, make_batches
 from charlm.corpus.prepared import Corpus
-from charlm.errors import DivergedError, InputOutputError, OutOfMemoryError
+from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation.dynamic import gradient_rms_ids
 from charlm.model.char_lm import CharLM
 from charlm.system.cores import cores
@@ -118,7 +119,8 @@ class Trainer:
             reason = "interrupted"
         except OutOfMemoryError:
             if self.progress.step > (self.progress.saved_step or 0):
-                yield self._save(must=True)
+                with contextlib.suppress(NonFiniteError):
+                    yield self._save(must=True)
             raise
         if self.progress.saved_step != self.progress.step or reason != "interrupted":
             try:
@@ -285,8 +287,10 @@ class Trainer:
         try:
             with memory_errors(self._memory_advice):
                 self.saver.save_gradients(self.device, self._stop_requested)
-        except (InputOutputError, OutOfMemoryError) as error:
-            yield SaveFailed(self.progress.step, str(error))
+        except CharlmError as error:
+            lost = "dynamic evaluation will have to read the corpus, because the size of the gradients was not saved"
+            reason = f"{lost} ({str(error).partition(';')[0]})"
+            yield SaveFailed(self.progress.step, reason, will_retry=False)
 
     def _roll_back(self, reason: str) -> RolledBack:
         """Continue from the best checkpoint at a lower learning rate; the second time, give up.
@@ -297,7 +301,8 @@ class Trainer:
         if progress.rate_factor < 1.0 or progress.saved_step is None:
             if self.state.weights_are_finite():
                 progress.skipped_in_a_row = 0
-                self._save(must=True)
+                with contextlib.suppress(InputOutputError):
+                    self._save(must=True)
             raise DivergedError(f"{reason}; {self.saver.advice(self.config.lr)}")
         diverged_at = progress.step
         self.saver.roll_back(self.state, self.batches, reason)

@@ -166,11 +166,10 @@ class _Graph:
             _copy_state(self._state, after)
 
     def replay(self, inputs_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
-        """The update for other inputs of the same shape."""
+        """The update for other inputs of the same shape. The next call overwrites the state that it returns."""
         self._inputs_TB.copy_(inputs_TB)
         self._targets_TB.copy_(targets_TB)
-        if state is not self._state:
-            _copy_state(self._state, state)
+        _copy_state(self._state, state)
         self._graph.replay()
         return self._values_2, self._state
 

@@ -46,8 +46,7 @@ def test_a_missing_library_is_reported(no_cache, monkeypatch, tmp_path):
 
 
 def test_an_invalid_library_is_reported(no_cache, monkeypatch, tmp_path):
-    suffix = native.importlib.machinery.EXTENSION_SUFFIXES[0]
-    (tmp_path / f"engine{suffix}").write_bytes(b"not a library")
+    (tmp_path / native.LIBRARY).write_bytes(b"not a library")
     monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
     assert native.find_library() is None
     assert "could not be loaded" in native.unavailable_reason()

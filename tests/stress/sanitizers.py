@@ -4,8 +4,8 @@ Every report of a sanitizer is therefore an error of the engine. The driver prin
 pass. ``run_trials`` checks each instruction set of this machine with each sanitizer.
 """
 
-import ast
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -65,18 +65,13 @@ def check(sanitizer: str, names: Sequence[str], folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- building
 
 
-def setup_options() -> tuple[list[str], dict[str, list[str]]]:
-    """FLAGS and INSTRUCTION_SETS of setup.py, without executing the rest of it."""
-    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    wanted = {"FLAGS", "AVX512", "AVX512_BF16", "INSTRUCTION_SETS"}
-    constants = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.Assign) and wanted & {ast.unparse(name) for name in node.targets}
-    ]
-    found = {}
-    exec(compile(ast.Module(constants, []), "setup.py", "exec"), found)
-    return found["FLAGS"], found["INSTRUCTION_SETS"]
+def build_options() -> tuple[list[str], dict[str, list[str]]]:
+    """FLAGS, and the flags of each instruction set, of CMakeLists.txt."""
+    lists: dict[str, list[str]] = {}
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    for name, words in re.findall(r"^set\((FLAGS\w*|INSTRUCTION_SETS) (.+)\)$", text, re.MULTILINE):
+        lists[name] = [flag for word in words.split() for flag in lists.get(word.strip("${}"), [word])]
+    return lists["FLAGS"], {name: lists[f"FLAGS_{name}"] for name in lists["INSTRUCTION_SETS"]}
 
 
 def can_build(compiler: str, options: Sequence[str], folder: Path) -> bool:
@@ -89,7 +84,7 @@ def can_build(compiler: str, options: Sequence[str], folder: Path) -> bool:
 
 def build(compiler: str, options: Sequence[str], names: Sequence[str], folder: Path) -> Path:
     """Compile the driver and the engine with these instruction sets, which always include the portable one."""
-    flags, instruction_sets = setup_options()
+    flags, instruction_sets = build_options()
     flags = [*[flag for flag in flags if not flag.startswith("-O")], *options, f"-I{SOURCES}"]
     macros = [f"-DCHARLM_HAS_{name.upper()}=1" for name in names if name in instruction_sets]
 

@@ -166,6 +166,19 @@ def test_step_that_could_not_be_saved_is_not_the_best(make_trainer, monkeypatch)
     assert open_checkpoint(trainer.run).validation == trainer.progress.best == 2.0
 
 
+def test_gradients_that_could_not_be_saved_are_reported_and_not_tried_again(make_trainer, monkeypatch):
+    trainer = make_trainer(steps=6)
+
+    def refuse(*arguments):
+        raise InputOutputError("no room; make some")
+
+    monkeypatch.setattr(trainer.saver, "save_gradients", refuse)
+    failed, finished = train(trainer)[-2:]
+    assert (type(failed), failed.will_retry, finished.reason) == (SaveFailed, False, "budget")
+    assert "no room" in failed.reason
+    assert "make some" not in failed.reason
+
+
 def test_unwritable_metrics_do_not_stop_the_training(make_trainer, caplog):
     trainer = make_trainer(steps=10)
     (trainer.run / "metrics.jsonl").mkdir()
