@@ -23,7 +23,7 @@ from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError
 from charlm.evaluation.comparison import tokenizer_difference
-from charlm.evaluation.losses import Progress, exact_losses, no_progress
+from charlm.evaluation.losses import ProgressCallback, exact_losses, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_together
 from charlm.evaluation.metrics import Evaluation
 from charlm.evaluation.scoring import Scored, Surprisal, encode_documents, score_documents, surprisals
@@ -168,13 +168,15 @@ class LanguageModel:
         stop: str | None = None,
         seed: int | None = None,
     ) -> str:
-        """Generate ``length`` characters after ``prompt``, fewer if the text ``stop`` comes. Neither is returned.
+        """Generate ``length`` characters after ``prompt``, or fewer if ``stop`` is generated.
+
+        Neither the prompt nor ``stop`` is returned.
 
         A model of documents continues the document that ``prompt`` begins, up to its end at most. The same ``seed``
         gives the same text; without one each text is different. Raises ``UsageError`` for invalid arguments and
         ``DataError`` for a lone surrogate in the prompt.
         """
-        config = SamplingConfig(temperature, top_k, top_p, min_p)
+        config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         return "".join(self.stream(prompt, length, config, stop=stop, seed=seed))
 
     def stream(
@@ -204,7 +206,7 @@ class LanguageModel:
         stop: str | None = None,
         seed: int | None = None,
     ) -> Iterator[str]:
-        """``count`` texts (None: without end) that continue one prompt, many in parallel. The first is ``stream``'s."""
+        """``count`` texts (None: endless) that continue one prompt, many in parallel. The first is ``stream``'s."""
         config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
         ids, engine = self._prompt_ids(prompt), self.generation_engine
         return sample_texts(engine, self.tokenizer, ids, length, config, count=count, stop=stop, seed=seed)
@@ -229,7 +231,7 @@ class LanguageModel:
         return self.evaluate_ids(itertools.starmap(self.tokenizer.encode_documents, documents), window)
 
     def evaluate_ids(
-        self, blocks: Iterable[Ids], window: int | None = None, progress: Progress = no_progress
+        self, blocks: Iterable[Ids], window: int | None = None, progress: ProgressCallback = no_progress
     ) -> Evaluation:
         """``evaluate`` for ids in blocks of any size, also for texts larger than memory.
 
@@ -239,7 +241,7 @@ class LanguageModel:
         return evaluate(self.engine, self.tokenizer, blocks, window, progress)
 
     def evaluate_members(
-        self, blocks: Iterable[Ids], window: int | None = None, progress: Progress = no_progress
+        self, blocks: Iterable[Ids], window: int | None = None, progress: ProgressCallback = no_progress
     ) -> tuple[Evaluation, list[Evaluation]]:
         """``evaluate_ids`` for an ensemble, and the evaluation of each member; each member reads the text once.
 
@@ -250,7 +252,7 @@ class LanguageModel:
         engines = [member.engine for member in self.members]
         return evaluate_together(engines, self.tokenizer, blocks, window, progress)
 
-    def evaluate_dynamically(self, blocks: Iterable[Ids], progress: Progress = no_progress) -> Evaluation:
+    def evaluate_dynamically(self, blocks: Iterable[Ids], progress: ProgressCallback = no_progress) -> Evaluation:
         """``evaluate_ids`` with a copy of the model that learns from the text as it reads it; see ``dynamic``.
 
         Runs on the CPU in fp32. Raises ``DataError`` if the checkpoint has neither the gradients of its training nor
@@ -261,7 +263,7 @@ class LanguageModel:
         _, learner = self._copy_and_learner()
         return dynamic.evaluate_dynamically(learner, self.tokenizer, blocks, progress)
 
-    def adapted(self, blocks: Iterable[Ids], progress: Progress = no_progress) -> LanguageModel:
+    def adapted(self, blocks: Iterable[Ids], progress: ProgressCallback = no_progress) -> LanguageModel:
         """A copy of the model, trained on a text, which is given as ``blocks`` of ids.
 
         Errors as in ``evaluate_dynamically``.
@@ -285,7 +287,7 @@ class LanguageModel:
     def score(self, text: str) -> NDArray[np.float64]:
         """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
 
-        With the byte tokenizer, of each byte. No document ends in ``text``.
+        With the byte tokenizer, of each byte. ``text`` is treated as one unfinished document: no end marker is scored.
         """
         blocks = (self.tokenizer.encode(block) for block in _text_blocks(text))
         pieces = list(exact_losses(self.engine, self.tokenizer.start_id, blocks))
@@ -346,7 +348,7 @@ def _check_same_tokenizer(first: LanguageModel, other: LanguageModel) -> None:
         return
     reason = tokenizer_difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
     documents = first.tokenizer.document_kind or other.tokenizer.document_kind
-    # The seed shuffles documents before they are split, and the vocabulary is that of the training split.
+    # The seed shuffles documents before they are split, and the vocabulary is built from the training split.
     settings = "split, tokenizer, documents and seed" if documents else "split and tokenizer"
     raise DataError(
         f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {reason}; choose models that were "

@@ -61,7 +61,7 @@ TOKENIZERS = ("char", "byte")
 MIN_CHARACTERS = 100
 DEFAULT_SPLIT = "90/5/5"
 
-Progress = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The folder of a run and the hardware. The model starts with the weights of the checkpoint ``init_from``."""
+    """Where to save and what to run on. The model starts with the weights of the checkpoint ``init_from``."""
 
     out: Path | None = None
     init_from: Path | None = None
     device: str = "auto"
     precision: str = "auto"
-    progress: Progress = field(default=lambda characters: None)
+    progress: ProgressCallback = field(default=lambda characters: None)
     """Called while the corpus is prepared, with the number of characters read since the last call."""
 
 
@@ -227,7 +227,7 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     precision = choose_precision(run_options.precision, device)
     base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
-    # Before minutes are spent on the corpus.
+    # Fail early: preparing the corpus may take minutes.
     _validate_texts(texts, base)
     validate(options, documents=texts.documents is not None, architecture=architecture)
     source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
@@ -287,7 +287,11 @@ def _document_options(texts: TextOptions, options: TrainingOptions) -> DocumentO
 
 
 def _prepare(
-    run: Path, source: TextSource | None, texts: TextOptions, documents: DocumentOptions | None, progress: Progress
+    run: Path,
+    source: TextSource | None,
+    texts: TextOptions,
+    documents: DocumentOptions | None,
+    progress: ProgressCallback,
 ) -> Corpus:
     folder = run / "corpus"
     folder.mkdir()
@@ -306,7 +310,7 @@ def _prepare(
     if characters < MIN_CHARACTERS:
         raise DataError(
             f"the training part of the text has only {characters} characters; use a text of at least {MIN_CHARACTERS}, "
-            "better several hundred thousand"
+            "preferably several hundred thousand"
         )
     return corpus
 
@@ -329,7 +333,7 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
         checkpoint = open_checkpoint(run, "latest", ALL_FILES)
         if named_step is not None and named_step != checkpoint.step:
             raise UsageError(
-                f"{run} has a later step, {checkpoint.step}; resume the run itself, {run}, or start a new run from the "
+                f"{run} has a newer checkpoint (step {checkpoint.step}); resume the run, or start a new run from the "
                 f"older step with --init-from {run / f'step-{named_step}'}"
             )
         config = _extended(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
@@ -364,7 +368,8 @@ def _refuse_fixed_options(options: TrainingOptions) -> None:
     for name, value in options.items():
         if value is not None and name not in definitions(ResumeOptions):
             raise UsageError(
-                f"a resumed run keeps its {command_line_name(name)}; leave it out, or start a new run with --init-from"
+                f"{command_line_name(name)} cannot change when a run is resumed; leave it out, or start a new run with "
+                "--init-from"
             )
 
 
@@ -392,7 +397,10 @@ def _extended(config: TrainingConfig, options: TrainingOptions) -> TrainingConfi
 def _check_corpus(run: Path, corpus: Corpus, checkpoint: Checkpoint) -> None:
     described = checkpoint.config.get("corpus")
     if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
-        raise DataError(f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore it")
+        raise DataError(
+            f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore the original "
+            "corpus folder"
+        )
     # Checked before the sources that it names are opened. The first checkpoints of format 1 do not have it.
     if described.get("description_sha256", corpus.description_sha256) != corpus.description_sha256:
         raise DataError(

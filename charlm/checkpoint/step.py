@@ -95,8 +95,8 @@ def open_checkpoint(path: Path, prefer: str = "best", names: Iterable[str] = GEN
     """Open a run or one of its steps and check the files ``names``.
 
     In a run, ``prefer="best"`` opens the step with the lowest validation loss (the latest step if none has one),
-    ``prefer="latest"`` the newest. A step that fails its checks is skipped with a warning. A step that ``path`` itself
-    names is opened or refused. Raises ``MissingInputError`` or ``DataError``.
+    ``prefer="latest"`` the newest. A step that fails its checks is skipped with a warning. If ``path`` is a
+    step, there is no fallback to another. Raises ``MissingInputError`` or ``DataError``.
     """
     if not path.exists():
         raise MissingInputError(
@@ -122,7 +122,7 @@ def _first_valid(run: Path, candidates: list[Path], names: Iterable[str]) -> Che
             first_error = first_error or error
         else:
             return checkpoint
-    raise DataError(f"{run} has no checkpoint that passes its checks; the error of the first one: {first_error}")
+    raise DataError(f"{run} has no checkpoint that passes its checks; first error: {first_error}")
 
 
 def _ordered(steps: list[tuple[int, Path]], prefer: str) -> list[Path]:
@@ -172,7 +172,7 @@ def _read(path: Path, names: Iterable[str]) -> Checkpoint:
     files = {name: _read_file(path, name, entries) for name in wanted}
     config = parse_json(files.get(CONFIG) or _read_file(path, CONFIG, entries), f"{path / CONFIG}")
     if not isinstance(config, dict) or type(config.get("format")) is not int or type(config.get("step")) is not int:
-        raise DataError(f"{path / CONFIG} has no format and step: it is not a charlm checkpoint; use another step")
+        raise DataError(f"{path / CONFIG} lacks `format` or `step`, so it is not a charlm checkpoint; use another step")
     _refuse_newer(path, config["format"])
     return Checkpoint(path, files, config)
 
@@ -210,7 +210,7 @@ def _read_file(path: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     where = path / name
     entry = entries.get(name)
     if not isinstance(entry, dict):
-        raise DataError(f"{path} was saved without {name}, which this needs; use another step")
+        raise DataError(f"{path} lacks {name}, which is needed here; use another step")
     try:
         size = where.stat().st_size
         size_is_valid = size == entry.get("bytes") and (size <= MAX_JSON_BYTES or not name.endswith(".json"))

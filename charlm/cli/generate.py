@@ -67,7 +67,7 @@ def generate(
     from charlm.config import SamplingConfig
     from charlm.language_model import load
 
-    config = SamplingConfig(temperature, top_k, top_p, min_p)
+    config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     if stop == "":
         raise UsageError("--stop may not be empty; leave it out, or give the text to stop before")
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
@@ -168,7 +168,7 @@ def _filtered(model: LanguageModel, drawn: Iterator[str], count: int, unique: bo
     notes += [f"{duplicates:,} ({duplicates / total:.1%}) are duplicates"] if unique else []
     say(f"{written:,} of {total:,} drawn: {', '.join(notes)}")
     if written < count:
-        say(f"{count - written:,} fewer than asked for, because the model repeats itself; try a higher --temperature")
+        say(f"{count - written:,} fewer than asked for: stopped after drawing {total:,}; try a higher --temperature")
 
 
 def _training_documents(model: LanguageModel) -> frozenset[int]:

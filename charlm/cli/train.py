@@ -70,7 +70,9 @@ def train(
     split: Annotated[
         str | None,
         typer.Option(
-            "--split", help="Percentages for train/valid/test, in order; documents are shuffled. [default: 90/5/5]"
+            "--split",
+            help="Percentages for train/valid/test; running text is cut in order, documents are shuffled first. "
+            "[default: 90/5/5]",
         ),
     ] = None,
     valid: Annotated[str | None, typer.Option("--valid", help="A separate validation text.")] = None,
@@ -82,7 +84,7 @@ def train(
     json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Train on a text; without --epochs, --steps or --time until the validation loss stops improving."""
+    """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving."""
     _check_sources(bool(corpus), demo, resume)
     from charlm.cli.train_view import PreparationProgress, run_training
     from charlm.runs import RunOptions, TextOptions, new_run, resumed_run
@@ -106,7 +108,7 @@ def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
         return
     if corpus + demo + resume == 0 and not sys.stdin.isatty():
         raise UsageError("no text given; use charlm train FILE, charlm train - for stdin, or charlm train --demo")
-    raise UsageError("give exactly one of a text (charlm train FILE), --demo and --resume")
+    raise UsageError("give exactly one of a text (charlm train FILE), --demo or --resume")
 
 
 def _refuse_with_resume(texts: TextOptions, run_options: RunOptions) -> None:
@@ -116,4 +118,4 @@ def _refuse_with_resume(texts: TextOptions, run_options: RunOptions) -> None:
     if run_options.precision != "auto":
         given.append("precision")
     if given:
-        raise UsageError(f"a resumed run keeps its {command_line_name(given[0])}; leave it out")
+        raise UsageError(f"{command_line_name(given[0])} cannot change when a run is resumed; leave it out")

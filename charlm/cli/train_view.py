@@ -46,7 +46,7 @@ def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_js
     if prepared.finished:
         step, spent = trainer.progress.step, duration(trainer.progress.seconds)
         say(
-            f"{trainer.run} is finished already, at step {step} after {spent}; to extend it, set a higher --steps, "
+            f"{trainer.run} has already finished, at step {step} after {spent}; extend it with a higher --steps, "
             "--epochs or --time"
         )
         _report(trainer, "finished before", as_json)
@@ -73,7 +73,11 @@ def _show_setup(prepared: PreparedRun) -> None:
     sizes, model = corpus.sizes, trainer.model.config
     parts = ", ".join(f"{sizes[name].characters:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].characters)
     distinct = int(corpus.description["distinct_characters"])
-    say(f"{corpus.name}: {parts} characters; {distinct} distinct, {model.vocabulary_size} ids")
+    unknown = " (256 for unknown characters)" if corpus.tokenizer.has_byte_fallback else ""
+    say(
+        f"{corpus.name}: {parts} characters; {distinct} distinct characters, "
+        f"vocabulary of {model.vocabulary_size} ids{unknown}"
+    )
     if corpus.tokenizer.document_kind:
         _show_documents(corpus)
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
@@ -88,7 +92,7 @@ def _show_setup(prepared: PreparedRun) -> None:
         float(corpus.description["unigram_nats"]),
     )
     say(
-        f"baselines to beat: {uniform:.3f} nats/char ({bits(uniform):.2f} bits/char) with all characters equally "
+        f"baselines: {uniform:.3f} nats/char ({bits(uniform):.2f} bits/char) with all characters equally "
         f"likely, {unigram:.3f} nats/char ({bits(unigram):.2f} bits/char) with their frequencies"
     )
     if sizes["valid"].ids > len(trainer.validator.text.ids):
@@ -104,8 +108,8 @@ def _show_documents(corpus: Corpus) -> None:
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
             say(
-                f"{repeated:,} of the {sizes[name].documents:,} {word} documents are in the training split, too, which "
-                "makes its loss too low; --distinct drops duplicate documents"
+                f"{repeated:,} of the {sizes[name].documents:,} {word} documents also occur in the training split, so "
+                f"the {word} loss is too optimistic; --distinct drops duplicate documents"
             )
 
 
@@ -135,6 +139,7 @@ class _View:
         self._bar = bar
         self._quiet = quiet
         self._first = trainer.progress.step == 0
+        self._vocabulary_size = trainer.model.config.vocabulary_size
         self._start = self._last_line = time.monotonic()
         self._characters = 0
         self._smoothed: float | None = None
@@ -146,7 +151,10 @@ class _View:
         elif isinstance(event, SaveFailed):
             say(f"charlm: warning: {event.reason}{'; training continues and will try again' * event.will_retry}")
         elif isinstance(event, RolledBack):
-            say(f"charlm: warning: {event.reason}; continuing from step {event.step} with lr x {event.factor:g}")
+            say(
+                f"charlm: warning: {event.reason}; continuing from step {event.step} at {event.factor:g} times the "
+                "learning rate"
+            )
         elif isinstance(event, Stepped):
             self._step(event)
         elif isinstance(event, Evaluated) and not self._quiet:
@@ -161,7 +169,10 @@ class _View:
             return
         if self._first and not self._quiet:
             self._first = False
-            say(f"first loss: {event.nats_per_char:.3f} nats/char ({bits(event.nats_per_char):.2f} bits/char)")
+            say(
+                f"first loss: {event.nats_per_char:.3f} nats/char ({bits(event.nats_per_char):.2f} bits/char), before "
+                f"the first update, over {self._vocabulary_size} ids"
+            )
         weight = 0.95 if self._smoothed is not None else 0.0
         self._smoothed = weight * (self._smoothed or 0.0) + (1 - weight) * event.nats_per_char
         now = time.monotonic()

@@ -1,8 +1,8 @@
 """Documents: many small texts in one text. ``split_documents`` is the one place where a document is cut from a text.
 
-A document is a line, a paragraph between blank lines, or a file (``DOCUMENT_SEPARATORS``). The separator belongs to
-neither of its neighbours. Texts are split in pieces, so that a document may be larger than memory, and many documents
-at a time, as arrays.
+A document is a line, a paragraph between blank lines, or a file (``DOCUMENT_SEPARATORS``). Separators are not
+part of any document. Texts are split in pieces, so that a document may be larger than memory, and many documents at a
+time, as arrays.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_document_kind(document_kind: str) -> None:
 def split_documents(files: Iterable[Iterable[Codes]], document_kind: str, keep_empty: bool = False) -> Iterator[Piece]:
     """The documents of files, each given as blocks of codes. The end of a file ends a document, too.
 
-    Empty documents are left out unless ``keep_empty``; there are never empty documents between blank lines.
+    Empty documents are left out unless ``keep_empty``; "blank-lines" never yields empty documents.
     """
     split = {"lines": _split_at_lines, "blank-lines": _split_at_blank_lines, "files": _one_document}[document_kind]
     pieces = (piece for blocks in files for piece in split(blocks))
@@ -93,7 +93,7 @@ def _split_at_blank_lines(blocks: Iterable[Codes]) -> Iterator[Piece]:
 
 
 def _remove_blank_lines(codes: Codes, visible: NDArray[np.bool_]) -> Piece:
-    """``codes``, which do not end in white space, without runs of line ends that only white space separates."""
+    """``codes``, which do not end in white space, with blank lines, and the line ends before them, removed."""
     line_ends = np.flatnonzero(codes == _LINE_FEED)
     if not len(line_ends):
         return Piece(codes, line_ends)
@@ -109,7 +109,7 @@ def _remove_blank_lines(codes: Codes, visible: NDArray[np.bool_]) -> Piece:
 
 
 def _line_end(codes: Codes, end: int) -> int:
-    """Where the line ends whose line feed is at ``end``: before a carriage return, if there is one."""
+    """The end of the line terminated at ``end``, excluding a carriage return."""
     return end - int(end > 0 and codes[end - 1] == _CARRIAGE_RETURN)
 
 

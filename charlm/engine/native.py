@@ -124,7 +124,9 @@ class NativeEngine:
         h, c = (array.copy() for array in state)
         logits_BC = np.ascontiguousarray(logits_BV[:, candidates_C], np.float32)
         constraint_state_B = np.array(constraint_state_B, np.int64)
-        sampling = native.Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
+        sampling = native.Sampling(
+            temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, min_p=config.min_p
+        )
         uniform_NB = np.ascontiguousarray(uniform_NB, np.float64)
         ids_NB = generator.generate(sampling, h, c, logits_BC, constraint_state_B, uniform_NB)
         next_logits_BV = np.full((len(constraint_state_B), self.vocabulary_size), -np.inf, np.float32)

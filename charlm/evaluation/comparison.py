@@ -20,7 +20,7 @@ import numpy as np
 from charlm.config import SamplingConfig
 from charlm.engine import Engine
 from charlm.errors import DataError
-from charlm.evaluation.losses import CHUNK, Losses, Progress, compute_losses, no_progress
+from charlm.evaluation.losses import CHUNK, Losses, ProgressCallback, compute_losses, no_progress
 from charlm.evaluation.metrics import DocumentTally, Evaluation, Tally, Units, make_standard_error, make_tally
 from charlm.generation.sampling import uniform_generators
 from charlm.generation.streams import IdStream
@@ -105,7 +105,7 @@ def tokenizer_difference(first: Tokenizer, second: Tokenizer) -> str | None:
 _UNITS = {"char": "characters", "byte": "bytes"}
 
 
-def compare(first: ComparisonInput, second: ComparisonInput, progress: Progress = no_progress) -> Comparison:
+def compare(first: ComparisonInput, second: ComparisonInput, progress: ProgressCallback = no_progress) -> Comparison:
     """Compare two models, which read one text in parallel, in constant memory.
 
     ``progress`` is called for the first model. Raises ``DataError`` if there is no text, or if the models were given
@@ -125,7 +125,7 @@ def compare(first: ComparisonInput, second: ComparisonInput, progress: Progress 
 class _ModelReader:
     """Reads the text with one model: its units as they are completed, and the time that the model took."""
 
-    def __init__(self, inputs: ComparisonInput, progress: Progress) -> None:
+    def __init__(self, inputs: ComparisonInput, progress: ProgressCallback) -> None:
         self.tally = make_tally(inputs.tokenizer)
         self.seconds = 0.0
         self.pending: Units = np.zeros((2, 0))

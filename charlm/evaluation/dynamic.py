@@ -30,7 +30,7 @@ from charlm.config import ModelConfig
 from charlm.corpus.prepared import Corpus, find_corpus
 from charlm.engine import FloatArray
 from charlm.errors import DataError
-from charlm.evaluation.losses import Progress, no_progress
+from charlm.evaluation.losses import ProgressCallback, no_progress
 from charlm.evaluation.metrics import Evaluation, Tally
 from charlm.model.char_lm import CharLM, State, cross_entropy, detach
 from charlm.system.devices import keep_freed_memory
@@ -94,7 +94,7 @@ class Learner:
 
 
 def evaluate_dynamically(
-    learner: Learner, tokenizer: Tokenizer, blocks: Iterable[Ids], progress: Progress = no_progress
+    learner: Learner, tokenizer: Tokenizer, blocks: Iterable[Ids], progress: ProgressCallback = no_progress
 ) -> Evaluation:
     """The evaluation of a text given as ``blocks`` of ids of any size.
 

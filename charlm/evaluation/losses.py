@@ -24,14 +24,14 @@ DOCUMENT_POOL = 1 << 18
 MAX_BATCH_IDS = 1 << 14
 """Ids in one call of the engine for documents or windows, padding included."""
 
-Progress = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 """Called with the number of ids read since the last call."""
 Losses = Iterator[tuple[Ids, FloatArray]]
 """Consecutive ids [N] and their losses [N], piece by piece."""
 
 
 def no_progress(ids: int) -> None:
-    """A ``Progress`` that reports nothing."""
+    """A ``ProgressCallback`` that reports nothing."""
 
 
 def compute_losses(
@@ -39,7 +39,7 @@ def compute_losses(
     tokenizer: Tokenizer,
     blocks: Iterable[Ids],
     window: int | None = None,
-    progress: Progress = no_progress,
+    progress: ProgressCallback = no_progress,
 ) -> Losses:
     """Ids and their losses: of documents, if the tokenizer has an end marker, of running text, or of its windows.
 
@@ -50,14 +50,14 @@ def compute_losses(
         raise UsageError(f"window must be 1 or more, not {window}")
     if tokenizer.end_id is not None:
         if window is not None:
-            raise UsageError("documents are each read from a cold state anyway; evaluate them without a window")
+            raise UsageError("each document is read from the initial state anyway; evaluate without a window")
         return document_losses(engine, tokenizer.start_id, tokenizer.end_id, blocks, progress)
     if window is not None:
         return _report(crop_losses(engine, blocks, window), progress)
     return _report(exact_losses(engine, tokenizer.start_id, blocks), progress)
 
 
-def _report(losses: Losses, progress: Progress) -> Losses:
+def _report(losses: Losses, progress: ProgressCallback) -> Losses:
     for ids, nats in losses:
         yield ids, nats
         progress(len(ids))
@@ -80,7 +80,7 @@ def exact_losses(engine: Engine, start_id: int, blocks: Iterable[Ids]) -> Losses
 
 
 def stream_losses(
-    engine: Engine, start_id: int, ids: Ids, streams: int, warmup: int, progress: Progress = no_progress
+    engine: Engine, start_id: int, ids: Ids, streams: int, warmup: int, progress: ProgressCallback = no_progress
 ) -> FloatArray:
     """The losses [N] of ``ids`` [N], read in parallel ``streams``, each after ``warmup`` ids of the text before it.
 
@@ -106,9 +106,9 @@ def stream_losses(
 def crop_losses(engine: Engine, blocks: Iterable[Ids], window: int) -> Losses:
     """Ids and their losses in windows of ``window`` ids, each read from the initial state. nanoGPT reports their mean.
 
-    The windows are adjacent, whereas nanoGPT draws a few at random; the expectation is the same. In its protocol
-    nothing is known before a window, so the first id of each is read, not predicted. Raises ``DataError`` if the text
-    is shorter than a window.
+    The windows are adjacent, whereas nanoGPT draws a few at random; the expectation is the same. As in
+    nanoGPT, a window has no preceding context: the id before its first prediction is all that is read. An incomplete
+    last window is left out. Raises ``DataError`` if the text is shorter than a window.
     """
     batch = max(1, MAX_BATCH_IDS // window)
     pending, any_read = np.zeros(0, np.int64), False
@@ -139,7 +139,7 @@ def _window_losses(engine: Engine, ids: Ids, window: int) -> tuple[Ids, FloatArr
 
 
 def document_losses(
-    engine: Engine, start_id: int, end_id: int, blocks: Iterable[Ids], progress: Progress = no_progress
+    engine: Engine, start_id: int, end_id: int, blocks: Iterable[Ids], progress: ProgressCallback = no_progress
 ) -> Losses:
     """Ids and their losses, in order, of documents in ``blocks`` of any size, each document with its end marker.
 
@@ -193,7 +193,7 @@ class DocumentSplitter:
         return len(self._pending) >= DOCUMENT_POOL
 
     def take_long_document(self) -> Iterator[Ids]:
-        """That document, piece by piece, up to its end marker or the end of the text. Must be read to its end."""
+        """The long document in pieces, up to its end marker or the end of the text. The iterator must be exhausted."""
         piece, self._pending = self._pending, self._pending[:0]
         yield piece
         for block in self._blocks:
@@ -206,7 +206,7 @@ class DocumentSplitter:
 
 
 def batched_document_losses(
-    engine: Engine, start_id: int, ids: Ids, ends: NDArray[np.int64], progress: Progress = no_progress
+    engine: Engine, start_id: int, ids: Ids, ends: NDArray[np.int64], progress: ProgressCallback = no_progress
 ) -> FloatArray:
     """The losses [N] of documents that are concatenated in ``ids`` [N].
 

@@ -8,7 +8,7 @@ from itertools import tee
 from charlm.config import ModelConfig
 from charlm.engine import MAX_PRECISION_COST, Engine, FloatArray, create_engine
 from charlm.engine.ensemble import ensemble_losses
-from charlm.evaluation.losses import Progress, compute_losses, no_progress, stream_losses
+from charlm.evaluation.losses import ProgressCallback, compute_losses, no_progress, stream_losses
 from charlm.evaluation.metrics import Evaluation, Tally, make_tally
 from charlm.native import find_library
 from charlm.tokenizer.protocol import Ids, Tokenizer
@@ -19,7 +19,7 @@ def evaluate(
     tokenizer: Tokenizer,
     blocks: Iterable[Ids],
     window: int | None = None,
-    progress: Progress = no_progress,
+    progress: ProgressCallback = no_progress,
 ) -> Evaluation:
     """Exact sums over a text given as ``blocks`` of ids of any size, or over its windows; see ``compute_losses``.
 
@@ -37,7 +37,7 @@ def evaluate_streams(
     ids: Ids,
     streams: int = 32,
     warmup: int = 128,
-    progress: Progress = no_progress,
+    progress: ProgressCallback = no_progress,
 ) -> Evaluation:
     """Nearly ``evaluate``, many times faster: in parallel ``streams``; see ``stream_losses``. For running text.
 
@@ -53,7 +53,7 @@ def evaluate_together(
     tokenizer: Tokenizer,
     blocks: Iterable[Ids],
     window: int | None = None,
-    progress: Progress = no_progress,
+    progress: ProgressCallback = no_progress,
 ) -> tuple[Evaluation, list[Evaluation]]:
     """The evaluation of the mean of the engines' probabilities, and that of each engine; each reads the text once.
 

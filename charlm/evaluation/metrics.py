@@ -1,11 +1,11 @@
-"""Metrics of a text: exact sums of losses over characters, however many ids encode a character.
+"""Metrics of a text: exact sums of losses over characters, even where several ids encode one character.
 
     nats per character = summed nats / characters predicted;  bits = nats / ln 2;  perplexity = exp(nats per character)
 
 A character encoded as several byte pieces is one character; its loss is the sum over its pieces. Every character is
 predicted, the first of a text from the tokenizer's start id (a newline). The standard error of running text comes from
-the means of blocks of characters, because neighbouring characters are not independent. That of documents comes from
-the documents. Shapes: N ids, U units.
+the means of blocks of characters, because neighbouring characters are not independent: blocks of 1,000 characters if
+there are at least 20 of them, else of 100. That of documents comes from the documents. Shapes: N ids, U units.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BLOCK_SIZE = 100
 _LONG_BLOCK_SIZE = 1000
 _MIN_LONG_BLOCKS = 20
 _MIN_UNITS = 5
-"""Blocks or documents that a standard error needs at least."""
+"""Minimum number of blocks or documents for a standard error."""
 
 Units = NDArray[np.float64]
 """[2, U] the nats and the number of characters of consecutive units: characters (1 each) or documents."""
@@ -43,7 +43,7 @@ class Evaluation:
     unknown_characters: int
     """Characters that the training text does not have."""
     unknown_nats: float
-    """The summed losses of these."""
+    """Total loss of the unknown characters."""
     standard_error: float | None
     """Of ``nats_per_char``; None if the text is too short for one."""
     documents: int = 0
@@ -158,7 +158,7 @@ class BlockStandardError:
 
 
 class DocumentStandardError:
-    """The standard error of summed nats over summed characters, from the sums of documents, in constant memory."""
+    """The standard error of the mean loss of characters, from the sums of documents, in constant memory."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -172,7 +172,9 @@ class DocumentStandardError:
         self._squares += units @ units.T
 
     def value(self, nats_per_char: float) -> float | None:
-        """Of a ratio of sums, ``nats_per_char`` (Cochran 1977, 2.11); None for fewer than five documents."""
+        """Standard error of the ratio ``nats_per_char`` = total nats / total characters (Cochran 1977, 2.11).
+
+        None for fewer than five documents."""
         if self._count < _MIN_UNITS:
             return None
         weights = np.array([1.0, -nats_per_char])

@@ -30,7 +30,7 @@ class TextAssembler:
         self._pending = ""
 
     def feed(self, ids: NDArray[np.int64]) -> str:
-        """The text that is final after these ids. What may be the beginning of ``stop`` stays pending."""
+        """The text that is final after these ids. Text that could be the start of ``stop`` is held back."""
         if not self.remaining:
             return ""
         ids = ids[: self.remaining]

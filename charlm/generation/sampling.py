@@ -1,9 +1,9 @@
 """Sampling: logits and a uniform number to the next id.
 
 ``SamplingConfig`` holds the settings. The random numbers are an input: every stream has its own seeded generator of
-uniform numbers, and each id takes one of them. So the same seed gives the same ids, sample i does not depend on the
-number of samples, and every engine that maps (logits, u) to an id as ``next_ids`` does generates the same
-text. Shapes: B streams, V vocabulary.
+uniform numbers, and each id takes one of them. So the same seed gives the same ids, sample i does not depend on
+how many other samples are drawn, and every engine that maps (logits, u) to an id as ``next_ids`` does generates the
+same text. Shapes: B streams, V vocabulary.
 """
 
 from __future__ import annotations

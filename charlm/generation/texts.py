@@ -57,7 +57,7 @@ def sample_texts(
     stop: str | None,
     seed: int,
 ) -> Iterator[str]:
-    """``count`` texts in order (None: without end), many in parallel. The first is that of ``stream_text``.
+    """``count`` texts in order (None: endless), many in parallel. The first is that of ``stream_text``.
 
     Raises ``UsageError`` at once.
     """

@@ -125,7 +125,7 @@ def _load(instruction_set: str) -> Library | Unavailable:
     except (OSError, AttributeError) as error:
         return Unavailable(f"the native engine could not be loaded ({str(error)[:80]})")
     if interface != INTERFACE:
-        return Unavailable("the native engine was built from other sources; install charlm again")
+        return Unavailable("the native engine does not match this version of charlm; install charlm again")
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(functions, name)
         function.restype, function.argtypes = result, arguments

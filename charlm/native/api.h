@@ -21,7 +21,7 @@ class Generator;
 class Model;
 }  // namespace charlm
 
-// Increase it with every change of this interface, so that Python rejects a library built from other sources.
+// Increase it with every change of this interface, so that Python rejects a library that does not match.
 constexpr int kInterface = 2;
 
 CHARLM_API int charlm_interface();

@@ -18,7 +18,8 @@ struct SamplingScratch {
 };
 
 // The index of the candidate that `uniform`, a number in [0, 1), selects among those that are allowed, as next_ids of
-// charlm/sampling.py does. `logits` and `allowed` have `count` elements; at least one candidate must be allowed.
+// charlm/generation/sampling.py does. `logits` and `allowed` have `count` elements; at least one candidate must be
+// allowed.
 long sample(const Kernels* kernels, const CharlmSampling& sampling, const float* logits, const uint8_t* allowed,
             long count, double uniform, SamplingScratch& scratch);
 

@@ -18,7 +18,6 @@ _OUT_OF_MEMORY = (
     "DefaultCPUAllocator", "not enough memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
 )  # fmt: skip
-# Numbers of options in glibc's malloc.h.
 # Parameters of mallopt in glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 

@@ -18,7 +18,7 @@ class Option(NamedTuple):
 
     help: str
     default: str = ""
-    """In words: the value, or what the recipe chooses it by."""
+    """In words: the value, or what determines it."""
     example: str = ""
     """A value of an option whose type does not show how to write it."""
     minimum: int | None = None
@@ -36,16 +36,20 @@ class ShapeOptions(TypedDict, total=False):
     size: Annotated[str | None, Option("tiny, small, medium, large or huge.", "by corpus and device", "medium")]
     layers: Annotated[int | None, Option("Number of LSTM layers.", "by --size")]
     hidden: Annotated[int | None, Option("Width of the layers.", "by --size")]
-    embedding: Annotated[int | None, Option("Width of the embedding and of the last layer.", "--hidden")]
+    embedding: Annotated[
+        int | None, Option("Width of the embedding and of the last layer.", "by --size, or --hidden if that is given")
+    ]
 
 
 class DropoutOptions(TypedDict, total=False):
     """Dropout probabilities, fields of ``ModelConfig``."""
 
     dropout_embedding: Annotated[float | None, Option("Dropout of whole characters from the embedding.", "0")]
-    dropout_input: Annotated[float | None, Option("Locked dropout on the embeddings.", "0")]
-    dropout_hidden: Annotated[float | None, Option("Locked dropout between layers.", "by corpus and budget")]
-    dropout_output: Annotated[float | None, Option("Locked dropout before the decoder.", "by corpus and budget")]
+    dropout_input: Annotated[
+        float | None, Option("Variational dropout (same mask at all time steps) on the embeddings.", "0")
+    ]
+    dropout_hidden: Annotated[float | None, Option("Variational dropout between layers.", "by corpus and budget")]
+    dropout_output: Annotated[float | None, Option("Variational dropout before the decoder.", "by corpus and budget")]
     weight_drop: Annotated[float | None, Option("DropConnect on the hidden-to-hidden weights.", "0")]
 
 
@@ -54,8 +58,8 @@ class OptimizationOptions(TypedDict, total=False):
 
     optimizer: Annotated[str | None, Option("adamw, adam, sgd or rmsprop.", "adamw", "adamw")]
     lr: Annotated[float | None, Option("Learning rate.", "by optimizer, corpus and budget")]
-    weight_decay: Annotated[float | None, Option("Weight decay on matrices.", "adamw by corpus and budget, else 0")]
-    clip: Annotated[float | None, Option("Clip gradients to this norm; inf: off.", "1")]
+    weight_decay: Annotated[float | None, Option("Weight decay on matrices.", "by corpus and budget for adamw, else 0")]
+    clip: Annotated[float | None, Option("Clip the gradient norm to this value; inf disables clipping.", "1")]
     schedule: Annotated[str | None, Option("plateau, cosine or constant.", "plateau", "cosine")]
     warmup: Annotated[int | None, Option("Steps of linear warm-up.", "100, at most a fifth of all steps")]
     batch: Annotated[int | None, Option("Number of parallel streams.", "by corpus and device")]
@@ -71,7 +75,7 @@ class OptimizationOptions(TypedDict, total=False):
 
 
 class ResumeOptions(TypedDict, total=False):
-    """What may change when a run is resumed. Fields of ``TrainingConfig``, or translated to such."""
+    """What may change when a run is resumed. Fields of ``TrainingConfig``, or converted to such fields."""
 
     epochs: Annotated[int | None, Option("Stop after this many epochs.")]
     steps: Annotated[int | None, Option("Stop after this many steps.")]
@@ -83,7 +87,7 @@ class ResumeOptions(TypedDict, total=False):
 class TrainingOptions(ShapeOptions, DropoutOptions, OptimizationOptions, ResumeOptions, total=False):
     """All options of a training."""
 
-    eval_every: Annotated[int | None, Option("Steps between evaluations.", "by corpus")]
+    eval_every: Annotated[int | None, Option("Steps between evaluations.", "by corpus, device, --batch and --bptt")]
     seed: Annotated[int | None, Option("The same seed gives the same run.", "1")]
 
 
@@ -128,9 +132,9 @@ _KIND_WORDS = {int: "an integer", float: "a number", str: "a string"}
 
 
 def check_type(name: str, value: object, kinds: tuple[type, ...], example: str = "") -> Any:
-    """``value`` as one of ``kinds``: int, float, str. Integers may be floats; numpy's numbers become Python's.
+    """``value`` as one of ``kinds``: int, float, str.
 
-    Raises ``UsageError``.
+    An int is accepted for a float; NumPy scalars become Python numbers. Raises ``UsageError``.
     """
     is_bool = isinstance(value, bool)
     if isinstance(value, Integral) and not is_bool and (int in kinds or float in kinds):

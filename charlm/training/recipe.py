@@ -65,7 +65,7 @@ def validate(options: TrainingOptions, *, documents: bool, architecture: ModelCo
 
 
 def _validate_model(options: TrainingOptions, architecture: ModelConfig | None) -> None:
-    """Raise ``UsageError`` if no size that the recipe may choose makes a valid ``ModelConfig``."""
+    """Raise ``UsageError`` unless at least one size gives a valid ``ModelConfig``."""
     size = options.get("size")
     if architecture is not None:
         shapes = [_fixed_shape(options, architecture)]
@@ -94,8 +94,8 @@ def resolve(
 ) -> Recipe:
     """Choose what ``options`` leave open. ``architecture`` fixes the network's shape (weights from a checkpoint).
 
-    ``instruction_set`` is the native engine's, "" without it. With it the speed of a CPU, and so the number of steps in
-    a time budget, is estimated.
+    ``instruction_set`` is the native engine's instruction set (empty without it), used to estimate CPU speed, and so
+    the number of steps in a time budget.
 
     Raises ``UsageError`` for options that contradict one another.
     """
@@ -125,12 +125,13 @@ def _given(options: Mapping[str, object], names: Collection[str]) -> dict[str, A
 
 
 def _refuse_stream_options(options: TrainingOptions, documents: bool) -> None:
-    for name in ("state_reset", "bptt_jitter"):
+    reasons = {
+        "state_reset": "where every document starts from a zero state",
+        "bptt_jitter": "where chunks start at the beginnings of documents",
+    }
+    for name, reason in reasons.items():
         if documents and _given(options, (name,)).get(name):
-            raise UsageError(
-                f"with --documents each document starts with a fresh state and at its own border; leave out "
-                f"{command_line_name(name)}"
-            )
+            raise UsageError(f"{command_line_name(name)} has no effect with --documents, {reason}; leave it out")
 
 
 # ----------------------------------------------------------------------------------------------- chunks and budget
@@ -174,7 +175,7 @@ def _shape(
     reasons: list[str],
 ) -> dict[str, int]:
     if architecture is not None:
-        reasons.append("the size of the model that it starts from")
+        reasons.append("the size of the --init-from model")
         return _fixed_shape(options, architecture)
     size = options.get("size")
     if size is None:
@@ -258,7 +259,7 @@ def _about(count: float) -> str:
 
 
 def _rounded(value: float) -> float:
-    """To one digit, or two where the first is a 1: short to write, and estimates of a budget differ less."""
+    """Round to one significant digit (two if it starts with 1), so that close estimates usually give the same value."""
     return float(f"{value:.{0 if value >= 2 * 10 ** math.floor(math.log10(value)) else 1}e}")
 
 

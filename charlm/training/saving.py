@@ -54,9 +54,11 @@ class Saver:
         self._best_on_disk: tuple[float | None, int | None] = (None, None)
 
     def save(self, state: TrainingState, *, finished: bool = False, must: bool = False) -> Saved | SaveFailed:
-        """Save ``state`` as a step. A failure is reported, and raised if it ``must`` succeed or is one of several.
+        """Save ``state`` as a step.
 
-        Raises ``NonFiniteError`` for weights that must not be saved, and ``InputOutputError``.
+        A failure is returned as ``SaveFailed``; it is raised if ``must`` is set or it is the third in a row.
+
+        Raises ``NonFiniteError`` for non-finite weights and ``InputOutputError``.
         """
         if not state.weights_are_finite():
             raise NonFiniteError("the weights are not finite")
@@ -83,7 +85,7 @@ class Saver:
         """Put ``checkpoint``, opened with all its files, back into ``state``. Raises ``DataError``."""
         parts = read_model_parts(checkpoint)
         if parts.tokenizer.description() != self._corpus.tokenizer.description():
-            raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
+            raise DataError(f"{checkpoint.path} does not match the tokenizer of the run's corpus; use another step")
         state.restore(checkpoint, parts, batches)
         self._best_on_disk = state.progress.best, state.progress.best_step
 
@@ -95,9 +97,9 @@ class Saver:
             raise DivergedError(f"{reason}, and no checkpoint could be restored ({error})") from None
 
     def advice(self, lr: float) -> str:
-        """What is left of a training that diverged, and what to do."""
+        """Which checkpoint remains after divergence, and what to do."""
         steps = RunFolder(self._run).step_numbers()
-        kept = f"step {steps[-1]} in {self._run} is the last good one" if steps else "nothing was saved"
+        kept = f"the last good checkpoint is step {steps[-1]} in {self._run}" if steps else "nothing was saved"
         return f"{kept}; train again with a lower --lr (now {lr:g})"
 
     def save_gradients(self, device: torch.device, stop: Callable[[], bool]) -> None:

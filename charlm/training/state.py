@@ -38,7 +38,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass
 class Progress:
-    """How far training has come. ``part`` and ``chunk`` are the cursor into the corpus. The fields are keys on disk."""
+    """How far training has come. ``part`` and ``chunk`` are the cursor into the corpus.
+
+    Field names are JSON keys on disk; do not rename them.
+    """
 
     part: int
     chunk: int
@@ -122,7 +125,7 @@ class TrainingState:
     generator: torch.Generator
     """Draws the dropout masks."""
     carried: State
-    """h and c [B, H] of each layer for the rows that the next chunk continues; no row at the start of an epoch."""
+    """h and c [B, H] of each layer for the rows that the next chunk continues; zero rows if the next chunk is fresh."""
     progress: Progress
 
     @classmethod
@@ -191,11 +194,11 @@ class TrainingState:
         """
         where, tensors_where = str(checkpoint.path / STATE), str(checkpoint.path / STATE_TENSORS)
         if parts.config != self.model.config:
-            raise DataError(f"{checkpoint.path} and the corpus of its run do not belong together")
+            raise DataError(f"{checkpoint.path} does not match the run (different model shape); use another step")
         values = parse_json(checkpoint.files[STATE], where)
         tensors = tensors_from_bytes(checkpoint.files[STATE_TENSORS], tensors_where)
         if not isinstance(values, dict):
-            raise DataError(f"{where} does not hold the state of a training")
+            raise DataError(f"{where} does not contain a training state; use another step")
         self.average.restore(parts.weights, tensors, values.get("average"), where)
         self.progress = _restored_progress(values.get("progress"), checkpoint, batches, where)
         self.schedule.restore(values.get("schedule"), where)
@@ -220,7 +223,7 @@ class TrainingState:
         try:
             self.generator.set_state(torch.from_numpy(tensors["generator"].copy()))
         except (KeyError, RuntimeError, TypeError):
-            logger.warning("the dropout generator of another device cannot be continued here; it is seeded again")
+            logger.warning("the dropout random state was saved on another device; the generator is reseeded")
             self.generator.manual_seed(self.config.seed + self.progress.step)
 
 
@@ -238,12 +241,12 @@ def _restored_progress(values: Any, checkpoint: Checkpoint, batches: Batches, wh
         raise DataError(f"{where} has a cursor outside of the text")
     if progress.step != checkpoint.step or checkpoint.step < 0:
         raise DataError(f"{where} and {CONFIG} disagree on the step")
-    progress.saved_step = checkpoint.step  # the file was written before this save had succeeded
+    progress.saved_step = checkpoint.step  # not yet set when the file was written
     return progress
 
 
 def _environment(device: torch.device) -> dict[str, Any]:
-    """What bit-identity depends on: a resume that changes one of these is reported."""
+    """What bit-identical resuming depends on: a resume that changes one of these is reported."""
     return {
         "torch": str(torch.__version__),
         "device": device.type,
@@ -255,9 +258,9 @@ def _environment(device: torch.device) -> dict[str, Any]:
 
 def _compare_environment(before: Any, now: dict[str, Any]) -> None:
     before = before if isinstance(before, dict) else {}
-    changed = [f"{name} was {before.get(name)}, is {value}" for name, value in now.items() if before.get(name) != value]
+    changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
-        logger.warning("resuming is bit-identical in the same environment only: %s", "; ".join(changed))
+        logger.warning("the environment changed (%s), so results may not be bit-identical", "; ".join(changed))
 
 
 def is_finished(checkpoint: Checkpoint) -> bool:

@@ -40,7 +40,7 @@ ROLLBACK_FACTOR = 0.3
 _LOG_EVERY = 50
 _RESET_KEY = 0x5E7
 _ACCELERATOR_SECONDS_PER_ID = 1e-4
-"""Of one stream with its gradients, where launching kernels takes the time."""
+"""Estimated seconds per id of ``_save_gradients`` on a GPU, which is limited by kernel launches."""
 
 
 class Trainer:
@@ -56,7 +56,7 @@ class Trainer:
         self._memory_advice = need_and_advice(model_config, config, ids, available)
         keep_freed_memory()
         make_reproducible(self.device)
-        # A run from a larger machine may ask for more threads than this one has cores.
+        # A run started on a larger machine may request more threads than this one has cores.
         torch.set_num_threads(min(config.threads or torch.get_num_threads(), cores()))
         with memory_errors(self._memory_advice):
             self.state = TrainingState.create(model_config, config)
@@ -74,7 +74,7 @@ class Trainer:
     @classmethod
     def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
         """A trainer in the state of ``checkpoint``, opened with all its files. Raises ``DataError``."""
-        # The weights are checked first, so that no more memory is allocated than they fill.
+        # The weights are checked first, so that a forged config cannot make us allocate more memory than they take.
         trainer = cls(run, corpus, read_model_parts(checkpoint).config, config)
         trainer._restore(checkpoint)
         trainer._started = time.monotonic() - trainer.progress.seconds
@@ -189,7 +189,7 @@ class Trainer:
         return spent is not None and spent >= 1.0
 
     def _evaluation_seconds(self) -> float:
-        """Duration of the last evaluation. Before it, a third of the training time for the same number of ids."""
+        """Time of the last evaluation; before the first: a third of the time to train on as many ids."""
         if self.progress.evaluation_seconds or not self.progress.ids_seen:
             return self.progress.evaluation_seconds
         return self.seconds / self.progress.ids_seen * len(self.validator.text.ids) / 3
@@ -236,7 +236,10 @@ class Trainer:
         return stepped
 
     def _prepare_carried_state(self, chunk: Chunk) -> None:
-        """Start all rows of a fresh chunk from zeros; else reset a few at random, so that cold starts are learned."""
+        """Start all rows of a fresh chunk from zeros; else reset a few at random.
+
+        The resets teach the model to start from a zero state as well.
+        """
         rows = chunk.inputs_TB.shape[1]
         if chunk.fresh:
             self.state.carried = self.model.initial_state(rows)

@@ -1,7 +1,7 @@
 """One update of the weights from one chunk: forward pass, gradients, clipping, and the optimizer's step.
 
 ``Update`` decides on the host whether an update is applied. ``DeviceUpdate`` decides it on the device, so that on CUDA
-a whole update can be captured once as a graph and replayed: an LSTM of two layers and 128 time steps launches some
+a whole update can be captured once as a graph and replayed: an LSTM of two layers and 128 time steps launches a few
 thousand small kernels, and launching them one by one takes longer than computing them.
 """
 
@@ -19,13 +19,13 @@ from charlm.system.devices import autocast
 from charlm.training.state import TrainingState
 
 LOSS_SCALE = 1024.0
-"""What the loss is multiplied by in float16, and the gradients divided by before clipping. Without it the gradients of
-a mean over ten thousand characters are subnormal numbers; a gradient of 64 or more overflows and skips the update."""
+"""Loss scale for float16; gradients are unscaled before clipping. Without it the gradients of a mean over ten thousand
+characters are subnormal numbers; a gradient of 64 or more overflows and skips the update."""
 _EAGER_UPDATES = 3
 """Updates before the capture: libraries allocate their workspaces in the first ones."""
 
 
-class Updated(NamedTuple):
+class UpdateResult(NamedTuple):
     """The mean loss in nats per id, the norm of the gradient before clipping, and the detached state after the chunk.
 
     Where the loss or the norm is not finite, no weight has changed and the state is zero.
@@ -42,7 +42,7 @@ class Updated(NamedTuple):
 
 
 def make_update(state: TrainingState) -> Update:
-    """The fastest update there is for the device and the optimizer. Make a new one after ``state.restore``."""
+    """The fastest implementation for the device and the optimizer. Make a new one after ``state.restore``."""
     graphable = isinstance(state.optimizer, torch.optim.Adam)  # AdamW is a subclass
     return DeviceUpdate(state) if state.device.type == "cuda" and graphable else Update(state)
 
@@ -58,13 +58,13 @@ class Update:
         self._device = state.device
         self._scale = LOSS_SCALE if state.config.precision == "fp16" else 1.0
 
-    def apply(self, chunk: Chunk, state: State, lr: float) -> Updated:
-        """Learn from ``chunk``, whose rows go on from ``state``, at the learning rate ``lr``."""
+    def apply(self, chunk: Chunk, state: State, lr: float) -> UpdateResult:
+        """Learn from ``chunk``, whose rows continue from ``state``, at the learning rate ``lr``."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
         loss, norm, state = self._gradients(inputs_TB, targets_TB, lengths_B, chunk.predictions, state)
-        updated = Updated(loss.item(), norm.item(), detach(state))
+        updated = UpdateResult(loss.item(), norm.item(), detach(state))
         if updated.is_finite:
             self._optimizer.step()
             return updated
@@ -102,7 +102,7 @@ class Update:
 
 
 class DeviceUpdate(Update):
-    """The same without a decision on the host, for fused Adam and AdamW.
+    """``Update`` without a host synchronization before the optimizer step, for fused Adam and AdamW.
 
     On CUDA, chunks of the usual shape run as one captured graph; others, such as the last chunk of an epoch and
     documents, run eagerly. The graph holds the addresses of the weights and of the optimizer's state.
@@ -120,7 +120,7 @@ class DeviceUpdate(Update):
         self._eager_updates = 0
         self._graph: _Graph | None = None
 
-    def apply(self, chunk: Chunk, state: State, lr: float) -> Updated:
+    def apply(self, chunk: Chunk, state: State, lr: float) -> UpdateResult:
         self._lr.fill_(lr)
         inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
         if self._device.type != "cuda" or lengths_B is not None or tuple(inputs_TB.shape) != self._shape:
@@ -146,9 +146,9 @@ class DeviceUpdate(Update):
         )
 
 
-def _read(values_2: Tensor, state: State) -> Updated:
+def _read(values_2: Tensor, state: State) -> UpdateResult:
     loss, norm = values_2.tolist()
-    return Updated(loss, norm, state)
+    return UpdateResult(loss, norm, state)
 
 
 class _Graph:

@@ -29,7 +29,7 @@ class StoppedError(Exception):
     """A stop was requested in the middle of an evaluation."""
 
 
-class Validated(NamedTuple):
+class ValidationResult(NamedTuple):
     """Losses in nats per character; ``train_loss`` and ``clipped_share`` of the steps since the last evaluation."""
 
     train_loss: float | None
@@ -50,17 +50,17 @@ class Validator:
         self._tokenizer = corpus.tokenizer
         self._memory_advice = memory_advice
 
-    def evaluate(self, state: TrainingState, stop: Callable[[], bool]) -> Validated:
+    def evaluate(self, state: TrainingState, stop: Callable[[], bool]) -> ValidationResult:
         """Evaluate ``state`` and record the result in it. Raises ``StoppedError`` soon after ``stop()`` is true."""
         progress = state.progress
         train_loss, clipped_share = progress.mean_loss(), progress.clipped_share()
         with state.average.applied():
             loss = self._loss(state, stop)
             is_best = state.observe_validation(loss, train_loss)
-            # Only the best weights are used for generation.
+            # Measured only for the best weights, because generation uses those.
             costs = self._precision_costs(state) if is_best or loss is None else {}
             progress.int8_cost, progress.bf16_cost = costs.get("int8"), costs.get("bf16")
-            return Validated(train_loss, loss, clipped_share, is_best, self._sample(state))
+            return ValidationResult(train_loss, loss, clipped_share, is_best, self._sample(state))
 
     def _loss(self, state: TrainingState, stop: Callable[[], bool]) -> float | None:
         def check(predictions: int) -> None:
@@ -69,7 +69,7 @@ class Validator:
 
         with memory_errors(self._memory_advice):
             loss = self.text.loss(TorchEngine(state.model, state.config.precision), check)
-        # For the schedule the worst that can be, and never the best.
+        # inf: worst possible for the schedule, and never recorded as the best.
         return math.inf if loss is not None and not math.isfinite(loss) else loss
 
     def _precision_costs(self, state: TrainingState) -> dict[str, float]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from charlm.corpus.prepared import Corpus
 from charlm.engine import Engine
-from charlm.evaluation.losses import Progress, no_progress
+from charlm.evaluation.losses import ProgressCallback, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_streams
 from charlm.tokenizer.protocol import Ids
 from charlm.training.recipe import MAX_VALIDATION_IDS
@@ -24,7 +24,7 @@ class ValidationText:
         """Empty where there is no validation text."""
         self._sample = self._spread(self.ids if len(self.ids) else _first_ids(corpus, "train"))
 
-    def loss(self, engine: Engine, progress: Progress = no_progress) -> float | None:
+    def loss(self, engine: Engine, progress: ProgressCallback = no_progress) -> float | None:
         """In nats per character; None without a validation text."""
         return self._measure(engine, self.ids, progress) if len(self.ids) else None
 
@@ -32,7 +32,7 @@ class ValidationText:
         """The loss on a sample large enough to tell two precisions of an engine apart."""
         return self._measure(engine, self._sample, no_progress)
 
-    def _measure(self, engine: Engine, ids: Ids, progress: Progress) -> float:
+    def _measure(self, engine: Engine, ids: Ids, progress: ProgressCallback) -> float:
         if self._tokenizer.document_kind is not None:
             return evaluate(engine, self._tokenizer, [ids], progress=progress).nats_per_char
         return evaluate_streams(engine, self._tokenizer, ids, progress=progress).nats_per_char

@@ -43,7 +43,7 @@ def test_the_everyday_commands(text_file, tmp_path):
     assert result["run"] == "checkpoints/salad"
     assert result["step"] == 20
     stderr = trained.stderr.decode()
-    for words in ("parameters", "tying", "to beat", "first loss", "validation", "charlm generate"):
+    for words in ("parameters", "tying", "baselines", "first loss", "validation", "charlm generate"):
         assert words in stderr
     assert "%|" not in stderr  # no progress bar, because stderr is not a terminal
     written = charlm("generate", "--prompt", "the cat", "--length", 30, "--seed", 1, cwd=tmp_path)

@@ -30,7 +30,7 @@ def test_the_everyday_commands(lines_file, tmp_path):
     stderr = trained.stderr.decode()
     assert trained.returncode == 0, stderr
     assert "documents (lines): 320 training, 40 validation, 40 test" in stderr
-    assert "of the 40 test documents are in the training split" in stderr
+    assert "of the 40 test documents also occur in the training split" in stderr
     assert "up to 64 characters per step" in stderr
 
     evaluated = json.loads(charlm("eval", "--json", "--checkpoint", "run", cwd=tmp_path).stdout)
