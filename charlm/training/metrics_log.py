@@ -1,7 +1,7 @@
 """metrics.jsonl: the measurements of a training, one JSON object per line.
 
-It is for people and plots. If it cannot be written, training continues. It is read only to drop the
-lines after the checkpoint from which a run continues.
+It is for users and plots. If it cannot be written, training continues. It is read only to drop the lines after the
+checkpoint from which a run continues.
 """
 
 from __future__ import annotations
