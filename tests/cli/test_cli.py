@@ -61,7 +61,7 @@ def test_the_everyday_commands(text_file, tmp_path):
     assert "tokenizer" in charlm("info", cwd=tmp_path).stdout.decode()
     again = charlm("train", "--resume", cwd=tmp_path)
     assert again.returncode == 0
-    assert "finished already" in again.stderr.decode()
+    assert "already finished" in again.stderr.decode()
     lines = (tmp_path / "checkpoints" / "salad" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["valid", "valid"]
 

@@ -85,7 +85,7 @@ def test_second_divergence_ends_the_training(make_trainer, monkeypatch):
     trainer = make_trainer(steps=100, eval_every=10)
     poison(trainer, set(range(33, 100)), monkeypatch)
     backs = itertools.count()
-    with pytest.raises(DivergedError, match="last good one") as error:
+    with pytest.raises(DivergedError, match="the last good checkpoint is step") as error:
         train(trainer, on=lambda event: isinstance(event, RolledBack) and next(backs))
     assert error.value.exit_code == 70
     assert next(backs) == 1
@@ -138,7 +138,7 @@ def test_non_finite_weights_are_never_saved(make_trainer):
             trainer.model.decoder.bias[3] = math.inf
         if trainer.progress.rate_factor == 1.0:
             assert any(isinstance(event, RolledBack) for event in itertools.islice(events, 30))
-    with pytest.raises(DivergedError, match="last good one"):
+    with pytest.raises(DivergedError, match="the last good checkpoint is step"):
         list(events)
     opened = open_checkpoint(trainer.run, "latest")
     weights_from_bytes(opened.files[MODEL], "model", trainer.model.config.parameter_shapes())
