@@ -276,7 +276,7 @@ def test_evaluate_splits_documents_as_training_did(document_model):
     assert together.documents == 2
     assert together.nats == pytest.approx(sum(scored.nats for scored in scores), rel=1e-5)
     assert together.characters == len("the cat sat") + len("on a mat") + 2
-    with pytest.raises(UsageError, match="cold"):
+    with pytest.raises(UsageError, match="initial state anyway"):
         document_model.evaluate("the cat", window=3)
     per_character = document_model.score("the cat sat")
     assert len(per_character) == 11

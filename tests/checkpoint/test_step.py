@@ -186,7 +186,7 @@ def test_missing_and_newer_checkpoints(tmp_path, run):
         open_checkpoint(tmp_path / "no")
     with pytest.raises(MissingInputError, match="no checkpoint"):
         open_checkpoint(_made(tmp_path / "empty"))
-    with pytest.raises(DataError, match="saved without"):
+    with pytest.raises(DataError, match="which is needed here"):
         open_checkpoint(run, names=[STATE])
     save_step(run, 50, {CONFIG: dump_json({"format": 2, "step": 50})})
     with pytest.raises(DataError, match="newer charlm"):
