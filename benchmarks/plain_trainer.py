@@ -69,7 +69,7 @@ class PlainEngine:
     def __init__(self, model: PlainModel) -> None:
         self.model = model.eval()
 
-    def start(self, batch: int) -> Any:
+    def initial_state(self, batch: int) -> Any:
         return self.model.start(batch)
 
     @torch.inference_mode()
