@@ -6,6 +6,7 @@
 import itertools
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -22,10 +23,14 @@ OPTIONS, RELIABILITY = (ROOT / "docs" / "reference" / name for name in ("command
 PAGES = [README, CONTRIBUTING, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("benchmarks/*.md")),
          ROOT / "data" / "README.md", ROOT / "checkpoints" / "README.md"]  # fmt: skip
 
+IMAGES = ROOT / "docs" / "images"
+PICTURES = sorted(path for path in IMAGES.iterdir() if path.suffix in (".svg", ".png"))
+
 COMMANDS = ("train", "generate", "eval", "compare", "score", "info", "export")
 HELP, STRESS, END = "<!-- generated: help -->\n", "<!-- generated: stress tests -->\n", "<!-- end -->\n"
 
 MAX_LINES, MAX_WIDTH, MAX_TREE_LINES = 200, 120, 30
+MAX_PICTURE_BYTES = 300_000
 
 TINY = "--steps 6 --batch 4 --bptt 16 --size tiny"
 SHORTER = [
@@ -180,6 +185,20 @@ def test_lines_are_short(page):
     else:
         lines = [line for line in lines if not line.startswith("|")]
     assert [line for line in lines if len(line) > MAX_WIDTH] == []
+
+
+def test_script_makes_all_pictures():
+    pictures = runpy.run_path(str(IMAGES / "make.py"))["PICTURES"]
+    assert set(pictures) == {path.name for path in IMAGES.iterdir() if path.suffix in (".svg", ".png")}
+
+
+@pytest.mark.parametrize("picture", PICTURES, ids=name_of)
+def test_pictures_are_small_and_shown_with_an_alternative_text(picture):
+    assert picture.stat().st_size <= MAX_PICTURE_BYTES
+    shown = [(page, text, link) for page in PAGES for text, link in re.findall(r"!\[(.*?)\]\((.+?)\)", prose(page))]
+    texts = [text for page, text, link in shown if (page.parent / link).resolve() == picture]
+    assert texts
+    assert all(texts)
 
 
 def test_make_targets_exist():
