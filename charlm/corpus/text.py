@@ -266,7 +266,7 @@ def _decode(decoder: Any, data: bytes, seen: int, problem: str, advice: str) -> 
     except UnicodeError:  # the only reason: the byte-order mark is missing
         codec = problem.rpartition(" ")[2]
         raise DataError(
-            f"{problem} with a byte-order mark; if it has none, name {codec}-le (Windows) or {codec}-be"
+            f"{problem} with a byte-order mark; without one, use {codec}-le (Windows) or {codec}-be"
         ) from None
 
 
