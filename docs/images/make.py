@@ -1,14 +1,16 @@
 """Make the pictures of the documentation.
 
-pip install -e . && pip install matplotlib pyte            # only this script needs the last two, and chromium
-python docs/images/make.py loss pipeline surprisal
-python docs/images/make.py terminal --text tinyshakespeare.txt    # trains for 25 seconds
-python docs/images/make.py measure --text tinyshakespeare.txt     # writes loss.jsonl; trains for 5 minutes of CPU time
+Only this script needs matplotlib, pyte and chromium:
 
-loss.svg        validation loss against seconds, from loss.jsonl and benchmarks/results/quality.jsonl
-terminal.svg    a training in a terminal
-surprisal.png   the page that ``charlm score --html`` writes
-pipeline.svg    from a text to a model to new text, and one LSTM cell
+    pip install -e . && pip install matplotlib pyte
+    python docs/images/make.py loss pipeline surprisal
+    python docs/images/make.py terminal --text tinyshakespeare.txt    # trains for 25 seconds
+    python docs/images/make.py measure --text tinyshakespeare.txt     # writes loss.jsonl; trains for 5 minutes of CPU time
+
+    loss.svg        validation loss against seconds, from loss.jsonl and benchmarks/results/quality.jsonl
+    terminal.svg    a training in a terminal
+    surprisal.png   the page that ``charlm score --html`` writes
+    pipeline.svg    from a text to a model to new text, and one LSTM cell
 """
 
 from __future__ import annotations
