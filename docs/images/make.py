@@ -5,7 +5,7 @@ Only this script needs matplotlib, pyte and chromium:
     pip install -e . && pip install matplotlib pyte
     python docs/images/make.py loss pipeline surprisal
     python docs/images/make.py terminal --text tinyshakespeare.txt    # trains for 25 seconds
-    python docs/images/make.py measure --text tinyshakespeare.txt     # writes loss.jsonl; trains for 5 minutes of CPU time
+    python docs/images/make.py measure --text tinyshakespeare.txt     # writes loss.jsonl; 5 minutes of CPU time
 
     loss.svg        validation loss against seconds, from loss.jsonl and benchmarks/results/quality.jsonl
     terminal.svg    a training in a terminal
@@ -88,7 +88,7 @@ def measure(text: Path) -> None:
     import peers
     import plain_trainer
     import torch
-    from results import circumstances
+    from results import provenance
 
     from charlm.checkpoint.run_folder import RunFolder
     from charlm.corpus.preparation import prepare
@@ -109,7 +109,7 @@ def measure(text: Path) -> None:
 
     torch.set_num_threads(1)
     plain_trainer.time = charlm_trainer.time = SimpleNamespace(monotonic=time.process_time)
-    peers.Charlm.watch = lambda self: None  # its evaluations for benchmarks/peers.py are not needed here
+    peers.Charlm.add_to_curve = lambda self: None  # its evaluations for benchmarks/peers.py are not needed here
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         prepare(run / "corpus", open_source([str(text)]), split=parse_split("90/10/0"))
@@ -120,12 +120,12 @@ def measure(text: Path) -> None:
             trainers = {
                 "charlm": peers.Charlm(run, corpus, settings, rounds=3),
                 "plain, Adam": peers.Peer(corpus, HIDDEN, "adam", ADAM_LR, SEED),
-                "plain, SGD": peers.Peer(corpus, HIDDEN, "sgd", peers.SGD_RATE, SEED),
+                "plain, SGD": peers.Peer(corpus, HIDDEN, "sgd", peers.SGD_LR, SEED),
             }
             curves: dict[str, list[list[float]]] = {name: [] for name in trainers}
             for moment in MOMENTS:
                 for name, trainer in trainers.items():
-                    trainer.turn(moment)
+                    trainer.train_until(moment)
                     loss = evaluate(engine_of(trainer), corpus.tokenizer, held_out, WINDOW).nats_per_char
                     curves[name].append([round(trainer.clock.seconds, 2), round(loss, 4)])
                     if isinstance(trainer, peers.Peer):
@@ -136,7 +136,7 @@ def measure(text: Path) -> None:
             steps = trainers[name].steps if name != "charlm" else trainers[name].trainer.progress.step
             line = {"trainer": name, "text": text.name, "seed": SEED, "steps": steps}
             clock = {"clock": "CPU time, one thread", "window": WINDOW}
-            file.write(json.dumps({**line, **clock, "seconds, loss": curve, **circumstances()}) + "\n")
+            file.write(json.dumps({**line, **clock, "seconds, loss": curve, **provenance()}) + "\n")
 
 
 # ------------------------------------------------------------------------------------------------ loss
