@@ -6,6 +6,8 @@ that reaches the user is a bug in charlm.
 
 from __future__ import annotations
 
+import re
+
 
 class CharlmError(Exception):
     """The base class of all errors that a user can cause and fix."""
@@ -61,3 +63,15 @@ class InterruptedBySignal(CharlmError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+# A command to type stays as it is, up to the end of its clause.
+_COMMAND_OR_OPTION = re.compile(r"(?:charlm [a-z]+|--resume)\b[^;,]*|(?<![^\s(])--([a-z]+(?:-[a-z]+)*)")
+
+
+def keyword_message(message: str) -> str:
+    """``message`` with keywords, such as ``save_every``, in place of command-line options, such as --save-every.
+
+    Shared code names options as the command line does.
+    """
+    return _COMMAND_OR_OPTION.sub(lambda match: match[1].replace("-", "_") if match[1] else match[0], message)

@@ -21,7 +21,7 @@ from charlm.corpus.documents import Piece, split_documents
 from charlm.corpus.hashing import DocumentHasher
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
-from charlm.errors import DataError, UsageError
+from charlm.errors import DataError, UsageError, keyword_message
 from charlm.evaluation.comparison import tokenizer_difference
 from charlm.evaluation.losses import ProgressCallback, exact_losses, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_together
@@ -176,7 +176,10 @@ class LanguageModel:
         gives the same text; without one each text is different. Raises ``UsageError`` for invalid arguments and
         ``DataError`` for a lone surrogate in the prompt.
         """
-        config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        try:
+            config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        except UsageError as error:
+            raise UsageError(keyword_message(str(error))) from None
         return "".join(self.stream(prompt, length, config, stop=stop, seed=seed))
 
     def stream(

@@ -291,3 +291,8 @@ def test_fingerprints_identify_training_documents(document_model, document_run):
     assert document_model.fingerprint("a line that is not in the training text") not in training_fingerprints
     document = corpus.tokenizer.decode(ids.read(0, int(first)))
     assert document_model.fingerprint(document) in training_fingerprints or "\ufffd" in document
+
+
+def test_generate_names_the_keyword_of_a_wrong_setting(trained_run):
+    with pytest.raises(UsageError, match=r"^top_p must be"):
+        charlm.load(trained_run, device="cpu").generate(top_p=2.0)

@@ -99,7 +99,7 @@ class RunFolder:
             times[run] = max((path.stat().st_mtime for path in manifests if path.exists()), default=-math.inf)
         newest = max(times, key=lambda run: times[run], default=None)
         if newest is None or times[newest] == -math.inf:
-            raise MissingInputError(f"there is no run in {folder}/ yet; train one (charlm train FILE) or name one")
+            raise MissingInputError(f"there is no run in {folder}/ yet; train one (charlm train FILE), or give a path")
         return cls(newest)
 
     def step_numbers(self) -> list[int]:

@@ -218,7 +218,7 @@ def _mean_bits(surprisals: list[Surprisal]) -> float:
 
 
 def _write_page(path: Path, pieces: Iterable[str]) -> None:
-    """Write the page to a temporary file beside ``path`` and rename it when it is complete."""
+    """Write the page to a temporary file next to ``path`` and rename it when it is complete."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     try:
         with open(unfinished, "w", encoding="utf-8", errors="replace") as file:

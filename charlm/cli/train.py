@@ -41,7 +41,7 @@ def _with_training_options(command: CommandT) -> CommandT:
     ]
     position = [parameter.name for parameter in parameters].index("device")
     parameters[position:position] = generated
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads it
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 

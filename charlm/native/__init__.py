@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from charlm.errors import UsageError
 
 LIBRARY = "engine.so"
-"""The library's file name, beside this file. CMake uses it on Linux and macOS."""
+"""The library's file name, in the folder of this file. CMake uses it on Linux and macOS."""
 INTERFACE = 2
 """What ``charlm_interface`` of a matching library returns (``kInterface`` in api.h)."""
 STORAGES = {"fp32": 0, "bf16": 1, "int8": 2}

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 import typing
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from charlm.errors import CharlmError
+from charlm.errors import CharlmError, keyword_message
 from charlm.training.options import Definition, definitions
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-
-# A command to type stays as it is, up to the end of its clause.
-_COMMAND_OR_OPTION = re.compile(r"(?:charlm [a-z]+|--resume)\b[^;,]*|(?<![^\s(])--([a-z]+(?:-[a-z]+)*)")
-
-
-def keyword_message(message: str) -> str:
-    """``message`` with keywords, such as ``save_every``, in place of command-line options, such as --save-every.
-
-    Shared code names options as the command line does.
-    """
-    return _COMMAND_OR_OPTION.sub(lambda match: match[1].replace("-", "_") if match[1] else match[0], message)
 
 
 def takes_options(kind: type) -> Callable[[FunctionT], FunctionT]:

@@ -112,7 +112,7 @@ class DeviceUpdate(Update):
         super().__init__(state)
         self._skip = torch.zeros((), device=self._device)
         # What torch's GradScaler sets: where it is 1, a fused optimizer changes neither weights nor its state.
-        self._optimizer.found_inf = self._skip  # type: ignore[attr-defined]
+        self._optimizer.found_inf = self._skip  # type: ignore[attr-defined]  # torch declares it nowhere
         self._lr = torch.tensor(self._config.lr, device=self._device)
         for group in self._optimizer.param_groups:
             group["lr"] = self._lr
@@ -123,11 +123,10 @@ class DeviceUpdate(Update):
     def apply(self, chunk: Chunk, state: State, lr: float) -> UpdateResult:
         self._lr.fill_(lr)
         inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
-        if self._device.type != "cuda" or lengths_B is not None or tuple(inputs_TB.shape) != self._shape:
+        fits_graph = self._device.type == "cuda" and lengths_B is None and tuple(inputs_TB.shape) == self._shape
+        if not fits_graph or self._eager_updates < _EAGER_UPDATES:
+            self._eager_updates += fits_graph
             return _read(*self._update(inputs_TB, targets_TB, lengths_B, chunk.predictions, state))
-        if self._graph is None and self._eager_updates < _EAGER_UPDATES:
-            self._eager_updates += 1
-            return _read(*self._update(inputs_TB, targets_TB, None, chunk.predictions, state))
         if self._graph is None:
             self._graph = _Graph(self, inputs_TB, targets_TB, state)
         return _read(*self._graph.replay(inputs_TB, targets_TB, state))

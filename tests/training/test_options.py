@@ -8,9 +8,9 @@ import pytest
 
 import charlm
 from charlm.config import TrainingConfig
-from charlm.errors import DataError, UsageError
+from charlm.errors import DataError, UsageError, keyword_message
 from charlm.training import options as module
-from charlm.training.keywords import keyword_message, takes_options
+from charlm.training.keywords import takes_options
 from charlm.training.options import ResumeOptions, TrainingOptions, check_options, check_type, definitions
 
 
