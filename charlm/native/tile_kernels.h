@@ -210,12 +210,14 @@ void interleave_on_tiles(const void* x, long N, long columns, void* tiles, long 
   }
 }
 
-void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long first_block, long last_block) {
-  if (args.inputs % kTileRows) return weight_gradient<Bf16>(args, scratch, first_block, last_block);
+void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long first_block, long last_block,
+                              long first_input, long last_input) {
+  if (args.inputs % kTileRows)
+    return weight_gradient<Bf16>(args, scratch, first_block, last_block, first_input, last_input);
   Tiles tiles;
   auto* d_words = static_cast<uint16_t*>(scratch);
-  for (long k = 0; k < args.inputs; ++k)
-    memset(args.gradient + k * args.columns + first_block * kBlockColumns, 0,
+  for (long k = first_input; k < last_input; ++k)
+    memset(args.gradient + k * args.stride + first_block * kBlockColumns, 0,
            size_t((last_block - first_block) * kBlockColumns) * sizeof(float));
   for (long begin = 0; begin < args.N; begin += kChunkRows) {
     const long rows = args.N - begin < kChunkRows ? args.N - begin : kChunkRows, steps = ceil_divide(rows, kTileInputs);
@@ -229,11 +231,11 @@ void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long fi
                      2 * w < rows ? interleave_two_rows(first, 2 * w + 1 < rows ? first + args.columns : nullptr)
                                   : broadcast_int(0));
         }
-      for (long input = 0; input < args.inputs; input += kTileRows) {
-        float* sums = args.gradient + input * args.columns + block * kBlockColumns;
-        load_sums(sums, args.columns);
+      for (long input = first_input; input < last_input; input += kTileRows) {
+        float* sums = args.gradient + input * args.stride + block * kBlockColumns;
+        load_sums(sums, args.stride);
         multiply_tiles(x + input * steps * kTileInputs, kTileInputs, kTileRows * kTileInputs, steps, d_words);
-        store_sums(sums, args.columns);
+        store_sums(sums, args.stride);
       }
     }
   }

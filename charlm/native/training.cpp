@@ -104,12 +104,13 @@ int charlm_weight_gradient(const Kernels* kernels, int storage, int64_t N, int64
     args.x_words = words.data();
     args.d_gates = d_gates;
     args.gradient = gradient;
+    args.stride = columns;
     const size_t scratch_bytes = size_t(kChunkRows * block) * bytes;
     const Buffer scratch = Buffer::uninitialized(scratch_bytes * size_t(threads));
     const long blocks = columns / block, parts = blocks < threads ? blocks : threads;
     run_tasks(int(parts), [&](int part) {
       kernels->weight_gradient[storage](args, scratch.data(size_t(part) * scratch_bytes), blocks * part / parts,
-                                        blocks * (part + 1) / parts);
+                                        blocks * (part + 1) / parts, 0, inputs);
     });
   });
 }
