@@ -28,7 +28,7 @@ MAX_WIDTH = 65_536
 MAX_LAYERS = 64
 MAX_VOCABULARY = 1_200_000
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
+OPTIMIZERS = ("muon", "adamw", "adam", "sgd", "rmsprop")
 AVERAGES = ("ema", "triggered", "none")
 SCHEDULES = ("plateau", "cosine", "constant")
 _DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
@@ -126,6 +126,8 @@ class TrainingConfig:
 
     optimizer: str = "adam"
     lr: float = 1e-2
+    momentum: float = 0.9
+    beta2: float = 0.999
     weight_decay: float = 0.0
     clip: float = 1.0
     schedule: str = "plateau"
@@ -154,6 +156,8 @@ class TrainingConfig:
         _require(self.schedule in SCHEDULES, f"--schedule must be one of {', '.join(SCHEDULES)}")
         _require(self.precision in ("fp32", "bf16", "fp16"), "--precision must be auto, fp32, bf16 or fp16")
         _require(0 < self.lr <= 1000 and math.isfinite(self.lr), f"--lr must be above 0, not {self.lr}")
+        _require(0 <= self.momentum < 1, f"--momentum must be at least 0 and below 1, not {self.momentum}")
+        _require(0 < self.beta2 < 1, f"--beta2 must be above 0 and below 1, not {self.beta2}")
         _require(0 <= self.weight_decay < 1, f"--weight-decay must be at least 0 and below 1, not {self.weight_decay}")
         _require(self.clip > 0, f"--clip must be above 0, not {self.clip}; use --clip inf to switch clipping off")
         _require(self.warmup >= 0, f"--warmup must be 0 or more steps, not {self.warmup}")

@@ -68,8 +68,7 @@ struct WeightGradient {
   long columns = 0;               // a multiple of 4 vectors
   const void* x_words = nullptr;  // [chunks][words][inputs + kUnitPadding]
   const void* d_gates = nullptr;  // [N][columns]
-  float* gradient = nullptr;      // [inputs][stride] output
-  long stride = 0;                // at least `columns`
+  float* gradient = nullptr;      // [inputs][columns] output
 };
 constexpr long kChunkRows = 512;
 

@@ -22,17 +22,9 @@ namespace {
 constexpr float kA = 3.4445f, kB = -4.7750f, kC = 2.0315f;
 constexpr int kIterations = 3;
 
-constexpr long kTransposedTile = 32;
+constexpr long kStripRows = 64;  // rows of the update at a time, so that they stay in the cache
 
 long padded(long count, long to) { return (count + to - 1) / to * to; }
-
-template <class Value>
-void transpose(const Value* from, long rows, long columns, Value* to) {
-  for (long row = 0; row < rows; row += kTransposedTile)
-    for (long column = 0; column < columns; column += kTransposedTile)
-      for (long c = column; c < columns && c < column + kTransposedTile; ++c)
-        for (long r = row; r < rows && r < row + kTransposedTile; ++r) to[c * rows + r] = from[r * columns + c];
-}
 
 // One thread's arithmetic and memory, for blocks of at most the given size. Matrices are padded with zeros: rows to
 // kUnitPadding, columns to whole blocks of the kernels. R and C stand for the padded numbers of rows and columns.
@@ -45,12 +37,11 @@ class MuonStep {
     const auto allocate = [](long count, size_t size) { return Buffer::uninitialized(size_t(count) * size); };
     row_ = allocate(C, sizeof(float));
     x_ = allocate(R * C, value);
-    transposed_ = allocate(R * C, value);
-    const long words = padded(R, kChunkRows) * (C + kUnitPadding),
-               transposed_words = padded(C, kChunkRows) * ((R > C ? R : C) + kUnitPadding);
-    words_ = allocate(words > transposed_words ? words : transposed_words, value);
+    words_ = allocate(padded(R > C ? R : C, kChunkRows) * (C + kUnitPadding), value);
     scratch_ = allocate(kChunkRows * column_block_, value);
-    update_ = allocate((R > C ? R : C) * C, sizeof(float));
+    strip_ = allocate(kStripRows * C, sizeof(float));
+    no_sums_ = Buffer::zeros(size_t(C) * sizeof(float));
+    square_ = allocate(C * C, sizeof(float));
     gram_ = allocate(C * C, sizeof(float));
     polynomial_ = allocate(C * C, sizeof(float));
     total_ = allocate(C * C, sizeof(float));
@@ -67,16 +58,9 @@ class MuonStep {
     if (norm > 0.0f) {
       scale(gram_, 1.0f / norm);
       iterate();
-      scale(total_, 1.0f / std::sqrt(norm));
-      if (storage_ == kFp32) {
-        transpose(x_.data<float>(), rows_, columns_, transposed_.data<float>());
-      } else {
-        transpose(x_.data<uint16_t>(), rows_, columns_, transposed_.data<uint16_t>());
-      }
-      convert(total_, right_);
-      multiply(transposed_, right_, columns_, rows_, update_);
+      scale(total_, block.lr / std::sqrt(norm));
     } else {
-      memset(update_.data(), 0, size_t(rows_ * columns_) * sizeof(float));
+      memset(total_.data(), 0, size_t(columns_ * columns_) * sizeof(float));
     }
     update_weight(block, decay);
   }
@@ -86,7 +70,7 @@ class MuonStep {
   void update_momentum(const CharlmMuonBlock& block, float momentum) {
     float* row = row_.data<float>();
     memset(row, 0, size_t(columns_) * sizeof(float));
-    const long row_bytes = columns_ * (storage_ == kFp32 ? 4 : 2);
+    const long row_bytes = columns_ * value_bytes();
     for (long r = 0; r < rows_; ++r) {
       if (r < block.rows) {
         const float* gradient = block.gradient + r * block.stride;
@@ -107,7 +91,7 @@ class MuonStep {
     for (int iteration = 0; iteration < kIterations; ++iteration) {
       const bool is_first = iteration == 0, is_last = iteration == kIterations - 1;
       convert(gram_, right_);
-      multiply_symmetric(right_, right_, columns_, update_);
+      multiply_symmetric(right_, right_, columns_, square_);
       polynomial();
       convert(polynomial_, left_);
       if (!is_last) multiply_symmetric(left_, right_, columns_, gram_);
@@ -124,21 +108,38 @@ class MuonStep {
     }
   }
 
-  // polynomial = a + b gram + c square, where the square of the Gram matrix is in update_.
+  // polynomial = a + b gram + c square, where `square` is that of the Gram matrix.
   void polynomial() {
-    const float *gram = gram_.data<float>(), *square = update_.data<float>();
+    const float *gram = gram_.data<float>(), *square = square_.data<float>();
     float* to = polynomial_.data<float>();
     for (long j = 0; j < columns_ * columns_; ++j) to[j] = kB * gram[j] + kC * square[j];
     for (long c = 0; c < columns_; ++c) to[c * (columns_ + 1)] += kA;
   }
 
+  // weight = (1 - decay) weight - x total
   void update_weight(const CharlmMuonBlock& block, float decay) {
-    for (long r = 0; r < block.rows; ++r) {
-      const float* update = update_.data<float>(size_t(r * columns_));
-      float* weight = block.weight + r * block.stride;
-      for (long c = 0; c < block.columns; ++c) weight[c] = weight[c] * (1.0f - decay) - block.lr * update[c];
+    Matrix matrix;
+    matrix.values = total_.data<float>();
+    matrix.outputs = matrix.inputs = columns_;
+    kernels_.pack[storage_](matrix, right_.data(), 0, columns_ / column_block_);
+    Affine product;
+    product.x_stride = product.inputs = product.out_stride = columns_;
+    product.weight = right_.data();
+    product.initial_sums = no_sums_.data();
+    product.out = strip_.data<float>();
+    for (long begin = 0; begin < block.rows; begin += kStripRows) {
+      const long rows = block.rows - begin < kStripRows ? block.rows - begin : kStripRows;
+      product.x = x_.data(size_t(begin * columns_ * value_bytes()));
+      kernels_.affine[storage_](product, 0, rows, 0, columns_ / column_block_);
+      for (long r = 0; r < rows; ++r) {
+        const float* update = strip_.data<float>(size_t(r * columns_));
+        float* weight = block.weight + (begin + r) * block.stride;
+        for (long c = 0; c < block.columns; ++c) weight[c] = weight[c] * (1.0f - decay) - update[c];
+      }
     }
   }
+
+  long value_bytes() const { return storage_ == kFp32 ? 4 : 2; }
 
   float frobenius_norm(const Buffer& square) const {
     double sum = 0.0;
@@ -156,46 +157,31 @@ class MuonStep {
     kernels_.convert[storage_](square.data<float>(), to.data(), columns_ * columns_);
   }
 
-  // out [columns of x][C] = x^T y for x and y with N rows. y has C columns.
-  void multiply(const Buffer& x, const Buffer& y, long N, long inputs, const Buffer& out) const {
-    WeightGradient product = operands(x, y, N, inputs, out);
-    kernels_.weight_gradient[storage_](product, scratch_.data(), 0, columns_ / column_block_, 0, inputs);
-  }
-
-  // The same where x, too, has C columns and the result is known to be symmetric.
+  // out [C][C] = x^T y for x and y [N][C], where the result is known to be symmetric.
   void multiply_symmetric(const Buffer& x, const Buffer& y, long N, const Buffer& out) const {
-    WeightGradient product = operands(x, y, N, columns_, out);
-    for (long block = 0; block < columns_ / column_block_; ++block)
-      kernels_.weight_gradient[storage_](product, scratch_.data(), block, block + 1, 0, (block + 1) * column_block_);
-    float* values = out.data<float>();
-    for (long begin = 0; begin < columns_; begin += column_block_)
-      for (long r = begin; r < begin + column_block_; ++r)
-        for (long c = begin + column_block_; c < columns_; ++c) values[c * columns_ + r] = values[r * columns_ + c];
-  }
-
-  WeightGradient operands(const Buffer& x, const Buffer& y, long N, long inputs, const Buffer& out) const {
-    kernels_.interleave[storage_](x.data(), N, inputs, words_.data(), 0, (N + kChunkRows - 1) / kChunkRows);
+    kernels_.interleave[storage_](x.data(), N, columns_, words_.data(), 0, (N + kChunkRows - 1) / kChunkRows);
     WeightGradient product;
     product.N = N;
-    product.inputs = inputs;
-    product.columns = columns_;
+    product.inputs = product.columns = columns_;
     product.x_words = words_.data();
     product.d_gates = y.data();
     product.gradient = out.data<float>();
-    product.stride = columns_;
-    return product;
+    for (long block = 0; block < columns_ / column_block_; ++block)
+      kernels_.weight_gradient[storage_](product, scratch_.data(), block, block + 1, 0, (block + 1) * column_block_);
+    float* values = out.data<float>();
+    for (long r = 0; r < columns_; ++r)
+      for (long c = r + 1; c < columns_; ++c) values[c * columns_ + r] = values[r * columns_ + c];
   }
 
   const Kernels& kernels_;
   const int storage_;
   const long column_block_;
-  long rows_ = 0, columns_ = 0;  // padded
-  Buffer row_;                                  // [C] floats
-  Buffer x_, transposed_;                       // [R][C] and [C][R] in the storage's type
-  Buffer words_, scratch_;                      // of WeightGradient
-  Buffer update_;                               // [R][C] floats
-  Buffer gram_, polynomial_, total_;            // [C][C] floats
-  Buffer left_, right_;                         // [C][C] in the storage's type
+  long rows_ = 0, columns_ = 0;       // padded
+  Buffer row_, strip_, no_sums_;      // [C], [kStripRows][C] and [C] floats
+  Buffer x_;                          // [R][C] in the storage's type
+  Buffer words_, scratch_;            // of WeightGradient
+  Buffer gram_, square_, polynomial_, total_;  // [C][C] floats
+  Buffer left_, right_;               // [C][C] in the storage's type
 };
 
 }  // namespace

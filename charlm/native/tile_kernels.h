@@ -217,7 +217,7 @@ void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long fi
   Tiles tiles;
   auto* d_words = static_cast<uint16_t*>(scratch);
   for (long k = first_input; k < last_input; ++k)
-    memset(args.gradient + k * args.stride + first_block * kBlockColumns, 0,
+    memset(args.gradient + k * args.columns + first_block * kBlockColumns, 0,
            size_t((last_block - first_block) * kBlockColumns) * sizeof(float));
   for (long begin = 0; begin < args.N; begin += kChunkRows) {
     const long rows = args.N - begin < kChunkRows ? args.N - begin : kChunkRows, steps = ceil_divide(rows, kTileInputs);
@@ -232,10 +232,10 @@ void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long fi
                                   : broadcast_int(0));
         }
       for (long input = first_input; input < last_input; input += kTileRows) {
-        float* sums = args.gradient + input * args.stride + block * kBlockColumns;
-        load_sums(sums, args.stride);
+        float* sums = args.gradient + input * args.columns + block * kBlockColumns;
+        load_sums(sums, args.columns);
         multiply_tiles(x + input * steps * kTileInputs, kTileInputs, kTileRows * kTileInputs, steps, d_words);
-        store_sums(sums, args.stride);
+        store_sums(sums, args.columns);
       }
     }
   }

@@ -104,7 +104,6 @@ int charlm_weight_gradient(const Kernels* kernels, int storage, int64_t N, int64
     args.x_words = words.data();
     args.d_gates = d_gates;
     args.gradient = gradient;
-    args.stride = columns;
     const size_t scratch_bytes = size_t(kChunkRows * block) * bytes;
     const Buffer scratch = Buffer::uninitialized(scratch_bytes * size_t(threads));
     const long blocks = columns / block, parts = blocks < threads ? blocks : threads;

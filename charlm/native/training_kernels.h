@@ -289,7 +289,7 @@ struct GradientBlock {
 
   template <int R>
   CHARLM_INLINE void run(long input) const {
-    accumulate_words<S, R>(args.gradient + input * args.stride + block * kGates * kLanes, args.stride,
+    accumulate_words<S, R>(args.gradient + input * args.columns + block * kGates * kLanes, args.columns,
                            x + input * S::kGroup, args.inputs + kUnitPadding, words, d_gates);
   }
 };
@@ -300,7 +300,7 @@ void weight_gradient(const WeightGradient& args, void* scratch, long first_block
   using Value = typename S::Value;
   auto* d_words = static_cast<Value*>(scratch);
   for (long k = first_input; k < last_input; ++k)
-    memset(args.gradient + k * args.stride + first_block * kGates * kLanes, 0,
+    memset(args.gradient + k * args.columns + first_block * kGates * kLanes, 0,
            size_t((last_block - first_block) * kGates * kLanes) * sizeof(float));
   for (long begin = 0; begin < args.N; begin += kChunkRows) {
     const long rows = args.N - begin < kChunkRows ? args.N - begin : kChunkRows;

@@ -56,9 +56,15 @@ class DropoutOptions(TypedDict, total=False):
 class OptimizationOptions(TypedDict, total=False):
     """How the weights are trained: fields of ``TrainingConfig``."""
 
-    optimizer: Annotated[str | None, Option("adamw, adam, sgd or rmsprop.", "adamw", "adamw")]
+    optimizer: Annotated[str | None, Option("muon, adamw, adam, sgd or rmsprop.", "muon", "muon")]
     lr: Annotated[float | None, Option("Learning rate.", "by optimizer, corpus and budget")]
-    weight_decay: Annotated[float | None, Option("Weight decay on matrices.", "by corpus and budget for adamw, else 0")]
+    momentum: Annotated[float | None, Option("Momentum of muon and sgd.", "MOM for muon, 0.9 for sgd")]
+    beta2: Annotated[
+        float | None, Option("Decay of the second moments of adamw and adam, and of the embedding's under muon.", "0.9")
+    ]
+    weight_decay: Annotated[
+        float | None, Option("Weight decay on matrices.", "by corpus and budget for muon and adamw, else 0")
+    ]
     clip: Annotated[float | None, Option("Clip the gradient norm to this value; inf disables clipping.", "1")]
     schedule: Annotated[str | None, Option("plateau, cosine or constant.", "plateau", "cosine")]
     warmup: Annotated[int | None, Option("Steps of linear warm-up.", "100, at most a fifth of all steps")]

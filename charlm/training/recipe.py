@@ -28,8 +28,9 @@ SIZES = {
 }
 """Name -> layers, hidden, embedding."""
 
-LEARNING_RATES = {"adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
+LEARNING_RATES = {"muon": 1e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 """For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""
+_OPTIMIZER, _MUON_MOMENTUM, _BETA2 = "muon", 0.8, 0.9
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
 _WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
 _EPOCHS_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
@@ -222,11 +223,11 @@ def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> st
 def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget, reasons: list[str]) -> dict[str, Any]:
     """Learning rate by the number of steps; weight decay and dropouts by the number of epochs."""
     epochs, steps = budget.estimated_epochs(model), budget.estimated_steps(model)
-    optimizer = options.get("optimizer") or "adamw"
+    optimizer = options.get("optimizer") or _OPTIMIZER
     dropout = _dropout(epochs, steps)
     chosen = {
         "lr": _learning_rate(optimizer, model.hidden, steps),
-        "weight_decay": _weight_decay(epochs) if optimizer == "adamw" else 0.0,
+        "weight_decay": _weight_decay(epochs) if optimizer in ("muon", "adamw") else 0.0,
         **({"dropout_hidden": dropout} if model.layers > 1 else {}),
         "dropout_output": dropout,
     }
@@ -240,7 +241,7 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
 
 
 def _learning_rate(optimizer: str, hidden: int, steps: float) -> float:
-    lr = LEARNING_RATES.get(optimizer, LEARNING_RATES["adamw"]) * min(1.0, 512 / hidden)
+    lr = LEARNING_RATES.get(optimizer, LEARNING_RATES[_OPTIMIZER]) * min(1.0, 512 / hidden)
     factor = (_STEPS_AT_FULL_LR / max(_STEPS_AT_FULL_LR, steps)) ** _LR_EXPONENT
     return _rounded(lr * max(factor, _MIN_LR_FACTOR))
 
@@ -270,8 +271,11 @@ def _training(
     options: TrainingOptions, valid_ids: int, device: str, steps: float, fixed: dict[str, Any]
 ) -> TrainingConfig:
     ids_per_step = max(1, fixed["batch"] * fixed["bptt"])
+    optimizer = options.get("optimizer") or _OPTIMIZER
     chosen = {
-        "optimizer": "adamw",
+        "optimizer": optimizer,
+        "momentum": _MUON_MOMENTUM if optimizer == "muon" else TrainingConfig.momentum,
+        "beta2": _BETA2,
         "average": "ema",
         "eval_every": _automatic_eval_every(min(valid_ids, MAX_VALIDATION_IDS), ids_per_step, device),
         # At most a fifth of a short training, whichever option limits it.
