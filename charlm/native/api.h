@@ -59,8 +59,8 @@ CHARLM_API void charlm_add_rows(const charlm::Kernels*, int storage, const void*
 // of 64.
 CHARLM_API int charlm_weight_gradient(const charlm::Kernels*, int storage, int64_t N, int64_t inputs, int64_t columns,
                                       const void* x, const void* d_gates, float* gradient, int threads);
-// A block of columns of a weight matrix: `weight`, its gradient and its momentum are arrays [rows][stride], of which the
-// block is the first `columns`.
+// A block of columns of a weight matrix: `weight`, its gradient and its momentum are arrays [rows][stride], of which
+// the block is the first `columns`.
 struct CharlmMuonBlock {
   int64_t rows, columns, stride;
   const float* gradient;

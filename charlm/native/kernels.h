@@ -58,8 +58,8 @@ struct RecurrenceGradient {
   void* d_gates = nullptr;                     // [T][B][G] output
 };
 
-// The gradient of a weight matrix: gradient[k][g] = sum over n of x[n][k] * d_gates[n][g]. As a product of any matrices,
-// x^T d_gates, it also serves the orthogonalization of updates (orthogonalization.cpp).
+// The gradient of a weight matrix: gradient[k][g] = sum over n of x[n][k] * d_gates[n][g]. As a product of any
+// matrices, x^T d_gates, it also serves the orthogonalization of updates (orthogonalization.cpp).
 //
 // The sum runs over rows, but `dot` needs the numbers of a word to be terms of one sum. Rows are therefore interleaved
 // into words (see storage.h), kChunkRows rows at a time. All columns need x, so it is interleaved beforehand.

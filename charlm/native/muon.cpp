@@ -169,19 +169,21 @@ class MuonStep {
     for (long block = 0; block < columns_ / column_block_; ++block)
       kernels_.weight_gradient[storage_](product, scratch_.data(), block, block + 1, 0, (block + 1) * column_block_);
     float* values = out.data<float>();
-    for (long r = 0; r < columns_; ++r)
-      for (long c = r + 1; c < columns_; ++c) values[c * columns_ + r] = values[r * columns_ + c];
+    for (long begin = 0; begin < columns_; begin += kUnitPadding)  // a strip of columns at a time, for the cache
+      for (long r = begin + 1; r < columns_; ++r)
+        for (long c = begin; c < begin + kUnitPadding && c < r; ++c)
+          values[r * columns_ + c] = values[c * columns_ + r];
   }
 
   const Kernels& kernels_;
   const int storage_;
   const long column_block_;
-  long rows_ = 0, columns_ = 0;       // padded
-  Buffer row_, strip_, no_sums_;      // [C], [kStripRows][C] and [C] floats
-  Buffer x_;                          // [R][C] in the storage's type
-  Buffer words_, scratch_;            // of WeightGradient
+  long rows_ = 0, columns_ = 0;                // padded
+  Buffer row_, strip_, no_sums_;               // [C], [kStripRows][C] and [C] floats
+  Buffer x_;                                   // [R][C] in the storage's type
+  Buffer words_, scratch_;                     // of WeightGradient
   Buffer gram_, square_, polynomial_, total_;  // [C][C] floats
-  Buffer left_, right_;               // [C][C] in the storage's type
+  Buffer left_, right_;                        // [C][C] in the storage's type
 };
 
 }  // namespace

@@ -96,7 +96,8 @@ class Muon(torch.optim.Optimizer):
             if not self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         if parameters and parameters[0].device.type == "cpu" and native.find_library() is not None:
-            self._native_step(parameters, float(group["lr"]), group["weight_decay"])
+            if found_inf is None or not found_inf.item():
+                self._native_step(parameters, float(group["lr"]), group["weight_decay"])
             return
         for parameter in parameters:
             self._torch_step(parameter, group["lr"], group["weight_decay"], found_inf)

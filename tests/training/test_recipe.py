@@ -119,8 +119,9 @@ def test_a_device_with_a_number_is_treated_like_one_without():
     assert chosen(10**6, "cpu:0").training.batch == chosen(10**6, "cpu").training.batch
 
 
-def test_only_adamw_has_weight_decay():
-    assert chosen(10**6).training.optimizer == "adamw"
+def test_only_muon_and_adamw_have_weight_decay():
+    assert chosen(10**6).training.optimizer == "muon"
+    assert chosen(10**6, optimizer="adamw").training.weight_decay > 0
     assert [chosen(10**6, optimizer=name).training.weight_decay for name in ("adam", "sgd", "rmsprop")] == [0, 0, 0]
 
 
