@@ -30,7 +30,8 @@ SIZES = {
 
 LEARNING_RATES = {"muon": 1e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 """For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""
-_OPTIMIZER, _MUON_MOMENTUM, _BETA2 = "muon", 0.8, 0.9
+_OPTIMIZER, _BETA2 = "muon", 0.9
+_MOMENTUM, _MOMENTUM_OF_FEW_STEPS, _FEW_STEPS = 0.9, 0.8, 1000
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
 _WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
 _EPOCHS_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
@@ -274,7 +275,7 @@ def _training(
     optimizer = options.get("optimizer") or _OPTIMIZER
     chosen = {
         "optimizer": optimizer,
-        "momentum": _MUON_MOMENTUM if optimizer == "muon" else TrainingConfig.momentum,
+        "momentum": _MOMENTUM_OF_FEW_STEPS if optimizer == "muon" and steps < _FEW_STEPS else _MOMENTUM,
         "beta2": _BETA2,
         "average": "ema",
         "eval_every": _automatic_eval_every(min(valid_ids, MAX_VALIDATION_IDS), ids_per_step, device),

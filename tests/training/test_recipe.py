@@ -125,6 +125,12 @@ def test_only_muon_and_adamw_have_weight_decay():
     assert [chosen(10**6, optimizer=name).training.weight_decay for name in ("adam", "sgd", "rmsprop")] == [0, 0, 0]
 
 
+def test_muon_has_less_momentum_for_few_steps():
+    assert chosen(10**6, steps=300).training.momentum == 0.8
+    assert chosen(10**6, steps=3000).training.momentum == 0.9
+    assert chosen(10**6, steps=300, optimizer="sgd").training.momentum == 0.9
+
+
 def test_reasons_name_what_was_chosen_and_not_what_was_given():
     reasons = chosen(10**6, time="2m", dropout_output=0.3, size="medium").reasons
     (reason,) = reasons
