@@ -72,8 +72,10 @@ def make_texts(folder, text):
     lines = [f"{word}\n" for word in text.split()[:1500]]
     for name in ("corpus.txt", "more.txt", "held-out.txt", "notes.txt"):
         (folder / name).write_text(text[:6000], encoding="utf-8")
-    for name in ("names.txt", "app.log", "today.log"):
+    for name in ("app.log", "today.log"):
         (folder / name).write_text("".join(lines), encoding="utf-8")
+    for name in ("names.txt", "more-names.txt"):
+        (folder / name).write_text("".join(f"{number} {line}" for number, line in enumerate(lines)), encoding="utf-8")
     (folder / "table.csv").write_text("title,price\n" + "".join(f'"{line.strip()}  1",2\n' for line in lines), "utf-8")
     subprocess.run(["gzip", "notes.txt"], cwd=folder, check=True)
     (folder / "chapters").mkdir()

@@ -108,7 +108,9 @@ def open_checkpoint(path: Path, prefer: str = "best", names: Iterable[str] = GEN
     if (path / MANIFEST).exists() or (not steps and _STEP_NAME.fullmatch(path.name)):
         return _read(path, names)
     if not steps:
-        raise MissingInputError(f"{path} has no checkpoint yet; name another run, or train one: charlm train FILE")
+        raise MissingInputError(
+            f"{path} has no checkpoint yet; wait if it is being trained, or name another run or one of its steps"
+        )
     return _first_valid(path, _ordered(steps, prefer), names)
 
 

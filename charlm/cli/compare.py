@@ -45,7 +45,7 @@ def compare(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare two models on one text: which predicts it better, and is the difference significant?"""
+    """Compare two models on one text. Which predicts it better, and is the difference significant?"""
     from charlm.evaluation.comparison import ComparisonInput, generation_speeds, tokenizer_difference
     from charlm.evaluation.comparison import compare as read_both
     from charlm.language_model import load

@@ -40,7 +40,7 @@ def evaluate(
     threads: ThreadsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate how well a model predicts a text: perplexity, nats and bits per character."""
+    """Measure how well a model predicts a text. Prints perplexity, nats and bits per character."""
     if protocol not in ("exact", "crops"):
         raise UsageError(f"--protocol must be exact or crops, not {protocol!r}")
     if window is not None and protocol == "exact":

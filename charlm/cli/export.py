@@ -18,7 +18,7 @@ def export(
         str, typer.Option("--weights", help="f16 or int8 (half the size, with a scale for each unit and character).")
     ] = "f16",
 ) -> None:
-    """Write a small folder for generation, scoring and evaluation, without the training state."""
+    """Write a model as a small folder. It can generate, score and be evaluated; it lacks the training state."""
     from charlm.export import export as write
 
     made = write(run, folder, weights)

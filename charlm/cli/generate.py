@@ -75,7 +75,9 @@ def generate(
         model = _adapted(model, adapt)
     documents = model.tokenizer.document_kind
     if documents is None and (unique or novel):
-        raise UsageError("--unique and --novel are for models of documents (charlm train --documents)")
+        raise UsageError(
+            "--unique and --novel are for models of documents, such as charlm train FILE --documents lines makes"
+        )
     if length is None:
         length = TEXT_LENGTH if documents is None else DOCUMENT_LENGTH
     pieces = _prompt_pieces(prompt, model.tokenizer.kind)
@@ -89,9 +91,12 @@ def generate(
         text + rest
         for rest in model.samples(None if unique or novel else samples, text, length, config, stop=stop, seed=seed)
     )
+    notes: list[str] = []
     if unique or novel:
-        drawn = _filtered(model, drawn, samples, unique, novel)
+        drawn = _filtered(model, drawn, samples, unique, novel, notes)
     _write_many(drawn, text, documents, json)
+    for note in notes:  # after the line end of the last document
+        say(note)
 
 
 def _adapted(model: LanguageModel, path: Path) -> LanguageModel:
@@ -146,8 +151,10 @@ def _document_prompt(prompt: str, documents: str) -> str:
     return prompt
 
 
-def _filtered(model: LanguageModel, drawn: Iterator[str], count: int, unique: bool, novel: bool) -> Iterator[str]:
-    """The first ``count`` documents that fulfil ``unique`` and ``novel``; the number of others goes to stderr."""
+def _filtered(
+    model: LanguageModel, drawn: Iterator[str], count: int, unique: bool, novel: bool, notes: list[str]
+) -> Iterator[str]:
+    """The first ``count`` documents that fulfil ``unique`` and ``novel``; the number of others goes to ``notes``."""
     trained_on = _training_documents(model) if novel else frozenset[int]()
     seen: set[int] = set()
     written = known = duplicates = 0
@@ -164,11 +171,13 @@ def _filtered(model: LanguageModel, drawn: Iterator[str], count: int, unique: bo
         if written == count or written + known + duplicates >= _MAX_DRAWS_PER_DOCUMENT * (count + 20):
             break
     total = written + known + duplicates
-    notes = [f"{known:,} ({known / total:.1%}) are in the training text"] if novel else []
-    notes += [f"{duplicates:,} ({duplicates / total:.1%}) are duplicates"] if unique else []
-    say(f"{written:,} of {total:,} drawn: {', '.join(notes)}")
+    parts = [f"{known:,} ({known / total:.1%}) are in the training text"] if novel else []
+    parts += [f"{duplicates:,} ({duplicates / total:.1%}) are duplicates"] if unique else []
+    notes.append(f"{written:,} of {total:,} drawn: {', '.join(parts)}")
     if written < count:
-        say(f"{count - written:,} fewer than asked for: stopped after drawing {total:,}; try a higher --temperature")
+        notes.append(
+            f"{count - written:,} fewer than asked for: stopped after drawing {total:,}; try a higher --temperature"
+        )
 
 
 def _training_documents(model: LanguageModel) -> frozenset[int]:

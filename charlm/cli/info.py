@@ -17,7 +17,7 @@ def info(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Describe a checkpoint: corpus, recipe, size, best loss, and the engine that runs it on this machine."""
+    """Describe a model. Prints corpus, recipe, size, best loss, and the engine that runs it on this machine."""
     from charlm.checkpoint.run_folder import RunFolder
     from charlm.checkpoint.step import has_step_name
     from charlm.config import TrainingConfig, from_dict

@@ -62,7 +62,7 @@ def score(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
     threads: ThreadsOption = None,
 ) -> None:
-    """Score each document: log-probability in nats, bits per character, and the document itself."""
+    """Print how likely each document is. The columns: log-probability in nats, bits per character, the document."""
     _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
     from charlm.corpus.documents import check_document_kind
     from charlm.language_model import load

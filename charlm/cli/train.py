@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -106,8 +105,10 @@ def train(
 def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
     if corpus + demo + resume == 1:
         return
-    if corpus + demo + resume == 0 and not sys.stdin.isatty():
+    if corpus + demo + resume == 0:
         raise UsageError("no text given; use charlm train FILE, charlm train - for stdin, or charlm train --demo")
+    if corpus and resume:
+        raise UsageError("--resume takes no text; name the run with --out (charlm train --resume --out RUN)")
     raise UsageError("give exactly one of a text (charlm train FILE), --demo or --resume")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -54,7 +55,14 @@ def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_js
     if not quiet:
         _show_setup(prepared)
     total = 1.0 if trainer.budget_progress() is not None else None
-    with signals.deferred(trainer.stop), progress_bar(_bar_format(trainer), total, quiet) as bar:
+
+    def stop() -> None:
+        trainer.stop()
+        if not quiet and sys.stderr.isatty():
+            with suppress(RuntimeError):  # the signal may have interrupted another output
+                say("stopping after this step and saving; a second Ctrl-C quits without saving")
+
+    with signals.deferred(stop), progress_bar(_bar_format(trainer), total, quiet) as bar:
         view = _View(trainer, bar, quiet)
         for event in trainer.events():
             view.show(event)
@@ -188,7 +196,7 @@ class _View:
     def _status(self, event: Stepped, now: float) -> str:
         elapsed = now - self._start
         status = (
-            f"step {event.step} | loss {bits(self._smoothed or 0.0):.3f} bits/char | lr {event.lr:.1e} | "
+            f"step {event.step} | loss {self._smoothed or 0.0:.3f} nats/char | lr {event.lr:.1e} | "
             f"{self._characters / max(elapsed, 1e-9) / 1000:.1f}k chars/s"
         )
         done = (event.budget_spent or 0.0) - self._start_progress
@@ -219,7 +227,8 @@ def _show_result(trainer: Trainer, reason: str) -> None:
             f"best validation loss: {progress.best:.4f} nats/char ({bits(progress.best):.3f} bits/char) "
             f"at step {progress.best_step}"
         )
-    say(f'saved in {trainer.run}; next: {shell_command("generate", "--checkpoint", trainer.run)} --prompt "..."')
+    example = '--prompt "..."' if trainer.corpus.tokenizer.document_kind is None else "--samples 10"
+    say(f"saved in {trainer.run}; next: {shell_command('generate', '--checkpoint', trainer.run)} {example}")
 
 
 def _report(trainer: Trainer, reason: str, as_json: bool) -> None:

@@ -128,7 +128,10 @@ def _load(instruction_set: str) -> Library | Unavailable:
         raise UsageError(f"CHARLM_ISA is {instruction_set!r}; set it to one of {', '.join(INSTRUCTION_SETS)}")
     path = Path(__file__).with_name(LIBRARY)
     if not path.exists():
-        return Unavailable("the native engine was not built when charlm was installed (no C++ compiler?)")
+        return Unavailable(
+            f"there is no native engine in {path.parent}: either charlm was installed without a C++ compiler, or these "
+            "are its sources and not the installed package"
+        )
     try:
         functions = ctypes.CDLL(str(path))
         functions.charlm_interface.restype = _INT
