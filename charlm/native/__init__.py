@@ -129,8 +129,8 @@ def _load(instruction_set: str) -> Library | Unavailable:
     path = Path(__file__).with_name(LIBRARY)
     if not path.exists():
         return Unavailable(
-            f"there is no native engine in {path.parent}: either charlm was installed without a C++ compiler, or these "
-            "are its sources and not the installed package"
+            f"there is no native engine in {path.parent}: there was no C++ compiler when charlm was installed, or "
+            "these are its sources and not the installed package"
         )
     try:
         functions = ctypes.CDLL(str(path))
