@@ -1,5 +1,6 @@
 """Small texts and small models for all tests; nothing is downloaded."""
 
+import csv
 import os
 import random
 import shutil
@@ -142,6 +143,30 @@ def lines_file(tmp_path_factory) -> Path:
     lines = [" ".join(draw.choice(WORDS[:11]) for _ in range(length)) for length in lengths]
     path = tmp_path_factory.mktemp("text") / "lines.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+REGIONS = {
+    "north": ["bjor", "sven", "gul", "rik", "mund", "stein"],
+    "south": ["mar", "co", "lu", "ci", "na", "bel"],
+    "far east": ["mi", "ka", "ha", "ru", "to", "shi"],
+}
+"""Syllables of made-up names."""
+
+
+@pytest.fixture(scope="session")
+def table_file(tmp_path_factory) -> Path:
+    """A table of 1,200 rows: made-up names by region, some of either missing, and notes with quotes and line ends."""
+    draw = random.Random(5)
+    path = tmp_path_factory.mktemp("table") / "people.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "the name", "region", "note"])
+        for number in range(1, 1201):
+            (region,) = draw.choices(list(REGIONS), [6, 3, 3])
+            name = "".join(draw.choices(REGIONS[region], k=draw.randint(2, 4))).capitalize()
+            name, region = name if number % 100 else "", region if number % 150 else ""
+            rows.writerow([number, name, region, f'says "{name}",\nthen goes' if number % 7 else ""])
     return path
 
 

@@ -91,7 +91,7 @@ def generate(
     )
     if unique or novel:
         drawn = _filtered(model, drawn, samples, unique, novel)
-    _write_many(drawn, text, documents, json)
+    _write_many(model, drawn, text, json)
 
 
 def _adapted(model: LanguageModel, path: Path) -> LanguageModel:
@@ -121,10 +121,10 @@ def _shown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
         yield piece
 
 
-def _write_many(texts: Iterator[str], prompt: str, documents: str | None, json: bool) -> None:
-    from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS
+def _write_many(model: LanguageModel, texts: Iterator[str], prompt: str, json: bool) -> None:
+    from charlm.tokenizer.protocol import document_separator
 
-    separator = DOCUMENT_SEPARATORS.get(documents or "", "---\n")
+    separator, documents = document_separator(model.tokenizer) or "---\n", model.tokenizer.document_kind
     for number, text in enumerate(texts):
         if json:
             write_json({"sample": number, "prompt": prompt, "text": text.removeprefix(prompt)})

@@ -90,7 +90,8 @@ def _document_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if separator is None:
         return []
     counts = ", ".join(f"{name} {size['documents']:,}" for name, size in facts["corpus"]["splits"].items())
-    return [("documents", f"{separator}: {counts}")]
+    table = facts.get("table")
+    return [("documents", f"{separator}: {counts}"), *([("table", f"column {table['column']}")] if table else [])]
 
 
 def _batch(facts: dict[str, Any]) -> str:

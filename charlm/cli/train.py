@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from charlm.cli.options import DeviceOption, EncodingOption, JsonOption
+from charlm.cli.options import AsTextOption, ColumnOption, DelimiterOption, DeviceOption, EncodingOption, JsonOption
 from charlm.errors import UsageError
 from charlm.training.options import TrainingOptions, check_options, command_line_name, definitions
 
@@ -67,6 +67,9 @@ def train(
         typer.Option("--documents", help="Train on separate documents: lines, blank-lines (paragraphs) or files."),
     ] = None,
     distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
+    column: ColumnOption = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
     split: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +94,9 @@ def train(
     from charlm.system.signals import StopSignals
 
     training = check_options(options, TrainingOptions, "train")
-    texts = TextOptions(corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct)
+    texts = TextOptions(
+        corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct, column, delimiter, as_text
+    )
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
         if resume:

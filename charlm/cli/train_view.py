@@ -104,7 +104,9 @@ def _show_setup(prepared: PreparedRun) -> None:
 def _show_documents(corpus: Corpus) -> None:
     sizes = corpus.sizes
     parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
-    say(f"documents ({corpus.tokenizer.document_kind}): {parts}; the end of a document is predicted like a character")
+    table = corpus.description.get("table")
+    kind = corpus.tokenizer.document_kind if table is None else f"rows, column {table['column']}"
+    say(f"documents ({kind}): {parts}; the end of a document is predicted like a character")
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
             say(

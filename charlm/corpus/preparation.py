@@ -19,6 +19,7 @@ from charlm.corpus.byte_fallback import encode_with_fallback, fallback_rates
 from charlm.corpus.prepared import FINGERPRINTS, SPLITS, Corpus, content_digest, open_corpus, source_stamp
 from charlm.corpus.split_writer import SplitWriter, write_bytes
 from charlm.corpus.splitting import DocumentOptions, Fractions, ProgressCallback, Splitter, make_splitter
+from charlm.corpus.tables import TableSource
 from charlm.corpus.text import TextSource
 from charlm.errors import CannotCreateError, DataError
 from charlm.tokenizer.bytes import ByteTokenizer
@@ -46,7 +47,12 @@ def prepare(
     short, ``CannotCreateError`` where the folder cannot be written.
     """
     others = others or {}
-    choices = {"shares": None if others else split, "distinct": documents is not None and documents.distinct}
+    choices: dict[str, Any] = {
+        "shares": None if others else split,
+        "distinct": documents is not None and documents.distinct,
+    }
+    if isinstance(source, TableSource):
+        choices["table"] = {"column": source.options.column}
     if "valid" in others:
         split = _ALL_TRAIN
     elif "test" in others:

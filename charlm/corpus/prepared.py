@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from charlm.config import MAX_JSON_BYTES, parse_json
 from charlm.corpus.id_files import IdFile
+from charlm.corpus.tables import find_tables
 from charlm.corpus.text import TextSource, open_source
 from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.system.disk import read_at_most
@@ -98,7 +99,11 @@ class Corpus:
         """Whether the text on disk has changed since it was prepared; false if it is missing."""
         try:
             encoding, any_file = str(self.description["encoding"]), self.tokenizer.kind == "byte"
-            groups = [open_source(names, encoding, any_file=any_file) for names in self.description["sources"]]
+            sources = self.description["sources"]
+            if self.description.get("table") is not None:
+                groups = [find_tables(names, encoding) for names in sources]
+            else:
+                groups = [open_source(names, encoding, any_file=any_file) for names in sources]
         except (MissingInputError, UsageError):
             return False
         except DataError:  # it is empty now

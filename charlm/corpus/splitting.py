@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.documents import Piece
 from charlm.corpus.hashing import DocumentHasher
 from charlm.corpus.prepared import SPLITS
 from charlm.corpus.shuffling import shuffled
@@ -117,7 +117,7 @@ class DocumentSplitter:
         self._boundaries = _boundaries(total, fractions)
 
     def _documents(self) -> Iterator[Piece]:
-        return split_documents(self._source.files(self._kind), self._document_kind)
+        return self._source.documents(self._kind, self._document_kind)
 
     def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
         count = 0

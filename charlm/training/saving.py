@@ -132,6 +132,7 @@ def checkpoint_files(state: TrainingState, corpus: Corpus, finished: bool) -> di
 def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
     progress = state.progress
     evaluated = progress.evaluated_step == progress.step
+    table = corpus.description.get("table")
     validation = progress.last_validation if evaluated else None
     return {
         "format": FORMAT,
@@ -142,6 +143,7 @@ def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
         "weights": "f32",
         "training": to_dict(state.config),
         "tokenizer": corpus.tokenizer.description(),
+        **({} if table is None else {"table": table}),
         "corpus": {
             "name": corpus.name,
             "sha256": corpus.sha256,

@@ -17,7 +17,7 @@ from charlm.evaluation.measure import precision_costs
 from charlm.generation.sampling import ids_before_end, uniform_generators
 from charlm.generation.streams import IdStream
 from charlm.system.devices import memory_errors
-from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS, Tokenizer
+from charlm.tokenizer.protocol import Tokenizer, document_separator
 from charlm.training.state import TrainingState
 from charlm.training.validation_text import ValidationText
 
@@ -91,4 +91,4 @@ def sample(engine: Engine, tokenizer: Tokenizer, seed: int) -> str:
     stream = IdStream(engine, tokenizer, (), SamplingConfig(temperature=DEFAULT_TEMPERATURE), sources)
     ids_NB = np.concatenate([stream.draw(1) for _ in range(SAMPLE_LENGTH // count)])
     texts = [tokenizer.decoder().feed(ids_before_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
-    return DOCUMENT_SEPARATORS.get(tokenizer.document_kind or "", "").join(texts)
+    return document_separator(tokenizer).join(texts)
