@@ -19,6 +19,7 @@ from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
 from charlm.config import DEFAULT_TEMPERATURE, ModelConfig, SamplingConfig, from_dict
 from charlm.corpus.documents import Piece, split_documents
 from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.tables import TrainedTable
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError, keyword_message
@@ -74,6 +75,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
         self.config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path / CONFIG))
+        self.table = TrainedTable.of(checkpoint.config, str(checkpoint.path / CONFIG))
+        """The table that it was trained on; None for a model of plain text."""
         self.members: tuple[LanguageModel, ...] = tuple(members)
         """The models whose probabilities an ensemble averages; empty for a single model."""
         self._make_engine = make_engine

@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import CheckpointsOption, DeviceOption, EncodingOption, JsonOption, ThreadsOption
+from charlm.cli.options import (
+    AsTextOption,
+    CheckpointsOption,
+    ColumnOption,
+    DelimiterOption,
+    DeviceOption,
+    EncodingOption,
+    JsonOption,
+    ThreadsOption,
+)
 from charlm.cli.output import bits, chosen_checkpoint, counting, write_json, write_text
+from charlm.cli.tables import TableForm
 from charlm.cli.texts import measured_text
 from charlm.errors import UsageError
 
@@ -34,6 +44,9 @@ def evaluate(
         bool,
         typer.Option("--dynamic", help="Train a copy of the model on each segment after scoring it."),
     ] = False,
+    column: ColumnOption = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
@@ -55,13 +68,14 @@ def evaluate(
         raise UsageError("--split selects a part of the run's corpus; leave it out, or leave out FILE")
     from charlm.language_model import LanguageModel, load
 
+    form = TableForm(column, delimiter, as_text)
     models = [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
     model = LanguageModel.ensemble(models) if len(models) > 1 else models[0]
     crop = (window or 256) if protocol == "crops" else None
     if crop is not None and model.tokenizer.document_kind is not None:
         raise UsageError("this model starts each document with a fresh state anyway; leave out --protocol crops")
     with (
-        measured_text(models, text or [], encoding, split, "charlm eval FILE") as measured,
+        measured_text(models, text or [], encoding, split, "charlm eval FILE", form) as measured,
         counting("evaluating", measured.total) as progress,
     ):
         each: list[Evaluation] = []

@@ -47,3 +47,7 @@ DelimiterOption = Annotated[
     typer.Option("--delimiter", metavar="CHARACTER", help="What separates columns: ';' or tab. [default: guessed]"),
 ]
 AsTextOption = Annotated[bool, typer.Option("--as-text", help="Read a table as it stands, with all its columns.")]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="COLUMN", help="Of a table, also print this column; may be given several times."),
+]

@@ -8,14 +8,24 @@ import io
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import CheckpointOption, DeviceOption, EncodingOption, ThreadsOption
+from charlm.cli.options import (
+    AsTextOption,
+    CheckpointOption,
+    ColumnOption,
+    DelimiterOption,
+    DeviceOption,
+    EncodingOption,
+    KeepOption,
+    ThreadsOption,
+)
 from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, json_line, say, write_text
+from charlm.cli.tables import RowDocuments, TableForm, kept_names, open_for_models, spool_folder
 from charlm.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +65,10 @@ def score(
         str | None,
         typer.Option("--html", metavar="PAGE", help="The coloured text as a web page; - writes it to stdout."),
     ] = None,
+    column: ColumnOption = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
+    keep: KeepOption = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per document.")] = False,
     encoding: EncodingOption = "utf-8",
@@ -64,22 +78,49 @@ def score(
 ) -> None:
     """Score each document: log-probability in nats, bits per character, and the document itself."""
     _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
+    if keep and (highlight or html is not None):
+        raise UsageError("--highlight and --html show the text alone; leave out --keep")
     from charlm.corpus.documents import check_document_kind
     from charlm.language_model import load
 
     if documents is not None:
         check_document_kind(documents)
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
-    found = _Documents(model, text or ["-"], documents or model.tokenizer.document_kind or "files", encoding)
-    chosen = _ranked(found, top, bottom) if top or bottom else None
-    if highlight or html is not None:
-        _highlight(model, found.texts() if chosen is None else ((s.number, s.text) for s in chosen), html)
-        return
-    write = _write_json if json else _write_csv if csv else _write_rows
-    if csv:
-        write_text(_csv_line(_COLUMNS))
-    for batch in found.scored() if chosen is None else [chosen]:
-        write(batch, found.name_of)
+    form = TableForm(column, delimiter, as_text)
+    with spool_folder(text or ["-"], form) as spool:
+        found = _documents(model, text or ["-"], documents, encoding, (form, spool, keep or ()))
+        chosen = _ranked(found, top, bottom) if top or bottom else None
+        if highlight or html is not None:
+            _highlight(model, found.texts() if chosen is None else ((s.number, s.text) for s in chosen), html)
+            return
+        names = kept_names(_COLUMNS, keep or ())
+        write = _write_json if json else _write_csv if csv else _write_rows
+        if csv:
+            write_text(_csv_line([*_COLUMNS, *names]))
+        for batch in found.scored() if chosen is None else [chosen]:
+            write(batch, found.name_of, names)
+
+
+def _documents(
+    model: LanguageModel,
+    names: list[str],
+    documents: str | None,
+    encoding: str,
+    table: tuple[TableForm, Path | None, Sequence[str]],
+) -> _Documents | RowDocuments:
+    """The documents of the text, or of the rows of a table."""
+    form, spool, keep = table
+    if names != ["-"] or form.column is not None:
+        from charlm.corpus.tables import TableSource
+
+        source = open_for_models([model], names, encoding, spool, form)
+        if isinstance(source, TableSource):
+            if documents is not None:
+                raise UsageError("each row of a table is a document; leave out --documents")
+            return RowDocuments(model, source, keep)
+    if keep:
+        raise UsageError("--keep is for the rows of a table; leave it out")
+    return _Documents(model, names, documents or model.tokenizer.document_kind or "files", encoding)
 
 
 def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: bool, json: bool) -> None:
@@ -142,7 +183,7 @@ def _stdin_codes(kind: str, encoding: str) -> Iterator[Any]:
     return (code_points(text) for text in decode_blocks(blocks, encoding, "stdin"))
 
 
-def _ranked(found: _Documents, top: int | None, bottom: int | None) -> list[Scored]:
+def _ranked(found: _Documents | RowDocuments, top: int | None, bottom: int | None) -> list[Scored]:
     with counting("scoring", None) as progress:
 
         def every() -> Iterator[Scored]:
@@ -158,17 +199,21 @@ def _ranked(found: _Documents, top: int | None, bottom: int | None) -> list[Scor
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def _write_rows(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
+def _shown(scored: Scored, name_of: Callable[[Scored], str]) -> list[str]:
+    return [cell.translate(_ESCAPES) for cell in (*scored.kept, name_of(scored))]
+
+
+def _write_rows(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
     write_text(
         "".join(
-            f"{-scored.nats:.4f}\t{scored.bits_per_char:.4f}\t{name_of(scored).translate(_ESCAPES)}\n"
+            "\t".join([f"{-scored.nats:.4f}", f"{scored.bits_per_char:.4f}", *_shown(scored, name_of)]) + "\n"
             for scored in batch
         )
     )
 
 
-def _write_csv(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
-    write_text("".join(_csv_line(_facts(scored, name_of).values()) for scored in batch))
+def _write_csv(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
+    write_text("".join(_csv_line(_facts(scored, name_of, names).values()) for scored in batch))
 
 
 def _csv_line(values: Iterable[Any]) -> str:
@@ -178,14 +223,14 @@ def _csv_line(values: Iterable[Any]) -> str:
     return line.getvalue()
 
 
-def _write_json(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
-    write_text("".join(json_line(_facts(scored, name_of)) for scored in batch))
+def _write_json(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
+    write_text("".join(json_line(_facts(scored, name_of, names)) for scored in batch))
 
 
-def _facts(scored: Scored, name_of: Callable[[Scored], str]) -> dict[str, Any]:
-    number, _, nats, characters, unknown = scored
-    values = (number, -nats, scored.bits_per_char, characters, unknown, name_of(scored))
-    return dict(zip(_COLUMNS, values, strict=True))
+def _facts(scored: Scored, name_of: Callable[[Scored], str], names: Sequence[str]) -> dict[str, Any]:
+    number, _, nats, characters, unknown, kept = scored
+    values = (number, -nats, scored.bits_per_char, characters, unknown, name_of(scored), *kept)
+    return dict(zip([*_COLUMNS, *names], values, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------- colours

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from charlm.cli.output import say
+from charlm.cli.tables import TableForm, open_for_models
 from charlm.errors import DataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -34,35 +35,39 @@ class Measured(NamedTuple):
 
 @contextmanager
 def measured_text(
-    models: Sequence[LanguageModel], files: Sequence[str], encoding: str, split: str | None, command: str
+    models: Sequence[LanguageModel],
+    files: Sequence[str],
+    encoding: str,
+    split: str | None,
+    command: str,
+    form: TableForm | None = None,
 ) -> Iterator[Measured]:
     """The text of ``files``; without files, the ``split`` of the corpus that all ``models`` were trained on.
 
-    Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text.
+    Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text. ``form`` is None
+    for a command without options for tables.
     """
+    if form not in (None, TableForm()) and not files:
+        raise UsageError("--column, --delimiter and --as-text say how a table is read; name one: " + command)
     with tempfile.TemporaryDirectory() if "-" in files else nullcontext("") as folder:
         if files:
-            yield _from_files([model.tokenizer for model in models], files, encoding, Path(folder))
+            yield _from_files(models, files, encoding, Path(folder), form)
         else:
             yield _from_runs(models, split, command)
 
 
-def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding: str, folder: Path) -> Measured:
-    from charlm.corpus.text import open_source
-
-    kind = tokenizers[0].kind
-    source = open_source(names, encoding, folder / "stdin", any_file=kind == "byte")
+def _from_files(
+    models: Sequence[LanguageModel], names: Sequence[str], encoding: str, folder: Path, form: TableForm | None
+) -> Measured:
+    source = open_for_models(models, names, encoding, folder / "stdin", form)
     plain = [path for path in source.paths if path.suffix != ".gz"]
     total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
-    return Measured(", ".join(names), total, [_encoded(source, tokenizer) for tokenizer in tokenizers])
+    return Measured(", ".join(names), total, [_encoded(source, model.tokenizer) for model in models])
 
 
 def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
-    from charlm.corpus.documents import split_documents
-
     if tokenizer.document_kind is not None:
-        documents = split_documents(source.files(tokenizer.kind), tokenizer.document_kind)
-        return starmap(tokenizer.encode_documents, documents)
+        return starmap(tokenizer.encode_documents, source.documents(tokenizer.kind, tokenizer.document_kind))
     return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
 
 

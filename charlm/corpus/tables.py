@@ -10,7 +10,7 @@ import difflib
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from charlm.corpus.table_readers import (
     TextFile,
 )
 from charlm.corpus.text import TextSource, open_source, read_blocks
-from charlm.errors import MissingInputError, UsageError
+from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.tokenizer.protocol import Codes, code_points
 
 logger = logging.getLogger("charlm")
@@ -61,6 +61,23 @@ def parse_delimiter(text: str) -> str:
     if len(delimiter) != 1 or delimiter in '"\r\n\0 ':
         raise UsageError(f"--delimiter must be one character, such as ';' or tab, not {text!r:.40}")
     return delimiter
+
+
+@dataclass(frozen=True)
+class TrainedTable:
+    """What a model that was trained on a table knows of it."""
+
+    column: str
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], where: str) -> TrainedTable | None:
+        """From the content of config.json; None for a model of plain text. Raises ``DataError``."""
+        described = config.get("table")
+        if described is None:
+            return None
+        if not isinstance(described, dict) or not isinstance(described.get("column"), str):
+            raise DataError(f"{where}: table is damaged; restore it from a backup")
+        return cls(described["column"])
 
 
 class TableBlock(NamedTuple):
@@ -151,16 +168,25 @@ def open_texts(
     any_file: bool = False,
     table: TableOptions | None = None,
     as_text: bool = False,
+    default: TableOptions | None = None,
+    advice: str = "choose one with --column NAME, or read it as it stands with --as-text",
 ) -> TextSource:
     """``open_source``, or ``open_table`` where ``table`` names a column.
 
-    Raises ``UsageError`` for a table without a column, unless ``as_text`` says to read it as it stands.
+    ``default`` is used where all ``names`` are tables. Raises ``UsageError``, which ends with ``advice``, for a table
+    without a column, unless ``as_text`` says to read it as it stands.
     """
     if table is not None:
         return open_table(names, table, encoding, spool)
     source = open_source(names, encoding, spool, any_file)
-    if not as_text:
-        refuse_tables(names, source)
+    tables = [] if as_text else [name for name in names if _tables_of(name, source)]
+    if len(tables) == len(names) and default is not None:
+        return open_table(names, default, encoding, spool)
+    if tables:
+        first, *more = _tables_of(tables[0], source)
+        what = "a folder of tables" if more or first != Path(tables[0]) else "a table"
+        columns = _listed(make_reader(first, encoding).columns())
+        raise UsageError(f"{tables[0]} is {what} with the columns {columns}; {advice}")
     return source
 
 
@@ -184,20 +210,13 @@ def find_tables(names: Sequence[str], encoding: str, spool: Path | None = None) 
     return TextSource(source.names, paths, encoding, source.name)
 
 
-def refuse_tables(names: Sequence[str], source: TextSource) -> None:
-    """Raise ``UsageError`` if one of ``names`` is a table, or a folder with nothing but tables."""
-    for name in names:
-        if name == "-":
-            continue
-        path = Path(name)
-        files = [file for file in source.paths if path in file.parents] if path.is_dir() else [path]
-        if files and all(is_table(file, source.encoding) for file in files):
-            columns = _listed(make_reader(files[0], source.encoding).columns())
-            what = "a table" if files == [path] else "a folder of tables"
-            raise UsageError(
-                f"{name} is {what} with the columns {columns}; choose one with --column NAME, or read it as it stands "
-                "with --as-text"
-            )
+def _tables_of(name: str, source: TextSource) -> list[Path]:
+    """The table ``name``, or the files of a folder with nothing but tables; empty if it is neither."""
+    path = Path(name)
+    if name == "-":
+        return []
+    files = [file for file in source.paths if path in file.parents] if path.is_dir() else [path]
+    return files if all(is_table(file, source.encoding) for file in files) else []
 
 
 def is_table(path: Path, encoding: str = "utf-8") -> bool:

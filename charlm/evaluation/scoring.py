@@ -33,6 +33,8 @@ class Scored(NamedTuple):
     """Characters predicted, including the end marker."""
     unknown_characters: int
     """Characters among these that the training text does not have."""
+    kept: tuple[str, ...] = ()
+    """Of a row of a table, the cells of other columns that were asked for."""
 
     @property
     def bits_per_char(self) -> float:
