@@ -82,6 +82,8 @@ class TextOptions:
     """Whether duplicate documents are dropped."""
     column: str | None = None
     """The column of a table that is the text."""
+    given: str | None = None
+    """The column of a table that is the condition of its text."""
     delimiter: str | None = None
     as_text: bool = False
     """Whether a table is read as it stands, without a column."""
@@ -93,10 +95,10 @@ class TextOptions:
 
     def table(self) -> TableOptions | None:
         """What is read of a table; None for a plain text."""
-        return None if self.column is None else TableOptions(self.column, self.delimiter)
+        return None if self.column is None else TableOptions(self.column, self.delimiter, self.given)
 
     def __post_init__(self) -> None:
-        for name in ("tokenizer", "encoding", "split", "documents", "column", "delimiter"):
+        for name in ("tokenizer", "encoding", "split", "documents", "column", "given", "delimiter"):
             if (value := getattr(self, name)) is not None:
                 check_type(name, value, (str,), DEFAULT_SPLIT if name == "split" else "")
 
@@ -156,6 +158,7 @@ def train(
     documents: str | None = None,
     distinct: bool = False,
     column: str | None = None,
+    given: str | None = None,
     delimiter: str | None = None,
     as_text: bool = False,
     init_from: str | Path | None = None,
@@ -166,7 +169,7 @@ def train(
 ) -> TrainingResult:
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
 
-    Of tables, ``column`` names the text; each row is a document.
+    Of tables, ``column`` names the text; each row is a document. ``given`` names the column of its condition.
     ``on_event`` is called with every event of the training. Ctrl-C saves and returns with the reason "interrupted".
     Prints nothing. Raises the errors of ``charlm.errors``.
     """
@@ -181,6 +184,7 @@ def train(
         documents=documents,
         distinct=distinct,
         column=column,
+        given=given,
         delimiter=delimiter,
         as_text=as_text,
     )
@@ -302,6 +306,8 @@ def _validate_table(texts: TextOptions) -> None:
     if texts.column is None:
         if texts.delimiter is not None:
             raise UsageError("--delimiter is for a column of a table; add --column NAME, or leave it out")
+        if texts.given is not None:
+            raise UsageError("--given is the condition of a column; name that, too: --column NAME")
         return
     texts.table()
     if texts.documents is not None:
@@ -320,7 +326,7 @@ def _document_options(texts: TextOptions, options: TrainingOptions) -> DocumentO
         return None
     given = options.get("seed")
     seed = TrainingConfig.seed if given is None else given
-    return DocumentOptions(texts.documents or "rows", seed, texts.distinct)
+    return DocumentOptions(texts.documents or "rows", seed, texts.distinct, conditional=texts.given is not None)
 
 
 def _prepare(

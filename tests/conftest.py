@@ -18,6 +18,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import open_corpus
 from charlm.corpus.splitting import DocumentOptions
+from charlm.corpus.tables import TableOptions, open_table
 from charlm.corpus.text import open_source
 from charlm.errors import UsageError
 from charlm.training.trainer import Trainer
@@ -168,6 +169,27 @@ def table_file(tmp_path_factory) -> Path:
             name, region = name if number % 100 else "", region if number % 150 else ""
             rows.writerow([number, name, region, f'says "{name}",\nthen goes' if number % 7 else ""])
     return path
+
+
+@pytest.fixture(scope="session")
+def table_corpus(table_file, tmp_path_factory):
+    """The names of the table given their regions."""
+    choices = DocumentOptions("rows", seed=3, conditional=True)
+    source = open_table([str(table_file)], TableOptions("the name", given="region"))
+    return prepare(tmp_path_factory.mktemp("corpus"), source, split=(0.8, 0.1, 0.1), documents=choices)
+
+
+@pytest.fixture(scope="session")
+def table_run(table_file, tmp_path_factory) -> Path:
+    """A run of a small model that was trained for 400 steps on the names of a table given their regions."""
+    import charlm
+
+    out = tmp_path_factory.mktemp("runs") / "people"
+    charlm.train(
+        table_file, out=out, column="the name", given="region", split="80/10/10", hidden=64, layers=1, steps=400,
+        bptt=16, batch=8, eval_every=100, lr=2e-2, threads=1, device="cpu", precision="fp32",
+    )  # fmt: skip
+    return out
 
 
 @pytest.fixture(scope="session")

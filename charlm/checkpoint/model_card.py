@@ -132,7 +132,7 @@ def _text_options(config: Mapping[str, Any]) -> list[str]:
     values = {"tokenizer": tokenizer.get("kind"), "documents": tokenizer.get("documents") if table is None else None}
     options = [f"--{name} {_escaped(value)}" for name, value in values.items() if value]
     if table is not None:
-        options.append(f"--column {_quoted(table['column'])}")
+        options += [f"--{name} {_quoted(table[name])}" for name in ("column", "given") if table.get(name) is not None]
     shares = corpus.get("shares")  # None where validation or test text came from other files
     if shares:
         options.append("--split " + "/".join(f"{100 * float(share):.12g}" for share in shares))

@@ -14,6 +14,8 @@ from charlm.cli.options import (
     DelimiterOption,
     DeviceOption,
     EncodingOption,
+    GivenColumnOption,
+    GivenOption,
     JsonOption,
     ThreadsOption,
 )
@@ -49,6 +51,8 @@ def compare(
     column: ColumnOption = None,
     delimiter: DelimiterOption = None,
     as_text: AsTextOption = False,
+    given_column: GivenColumnOption = None,
+    given: GivenOption = None,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
     precision: Annotated[
@@ -62,7 +66,7 @@ def compare(
     from charlm.evaluation.comparison import compare as read_both
     from charlm.language_model import load
 
-    form = TableForm(column, delimiter, as_text)
+    form = TableForm(column, delimiter, as_text, given_column, given)
     models = [load(path, device, precision, threads) for path in (a, b)]
     if why := tokenizer_difference(models[0].tokenizer, models[1].tokenizer):
         raise UsageError(f"{a} and {b} cannot be compared: {why}; name two models of the same kind")

@@ -15,7 +15,6 @@ from charlm.config import DEFAULT_TEMPERATURE
 from charlm.errors import MissingInputError, UsageError
 
 if TYPE_CHECKING:
-    from charlm.config import SamplingConfig
     from charlm.language_model import LanguageModel
 
 TEXT_LENGTH, DOCUMENT_LENGTH = 500, 10_000
@@ -26,6 +25,10 @@ _MAX_DRAWS_PER_DOCUMENT = 50
 def generate(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The start of the text; - or a pipe: read from stdin.")
+    ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option("--given", metavar="VALUE", help="The condition, for a model of charlm train --given."),
     ] = None,
     checkpoint: CheckpointOption = None,
     length: Annotated[
@@ -73,6 +76,9 @@ def generate(
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
     if adapt is not None:
         model = _adapted(model, adapt)
+    if given is None and model.table is not None and model.table.given is not None:
+        table = model.table
+        raise UsageError(f"this model writes {table.column} given {table.given}: add --given VALUE; {table.listed()}")
     documents = model.tokenizer.document_kind
     if documents is None and (unique or novel):
         raise UsageError("--unique and --novel are for models of documents (charlm train --documents)")
@@ -82,12 +88,11 @@ def generate(
     if documents is not None:
         pieces = iter([_document_prompt("".join(pieces), documents)])
     if samples == 1 and not (json or unique or novel):
-        _write_one(model, pieces, length, config, stop, seed)
+        _write_all(model.stream(_shown(model, pieces), length, config, stop=stop, seed=seed, given=given))
         return
-    text = "".join(pieces)
+    text, count = "".join(pieces), None if unique or novel else samples
     drawn: Iterator[str] = (
-        text + rest
-        for rest in model.samples(None if unique or novel else samples, text, length, config, stop=stop, seed=seed)
+        text + rest for rest in model.samples(count, text, length, config, stop=stop, seed=seed, given=given)
     )
     if unique or novel:
         drawn = _filtered(model, drawn, samples, unique, novel)
@@ -105,10 +110,8 @@ def _adapted(model: LanguageModel, path: Path) -> LanguageModel:
         return model.adapted(read.blocks[0], progress)
 
 
-def _write_one(
-    model: LanguageModel, pieces: Iterator[str], length: int, config: SamplingConfig, stop: str | None, seed: int | None
-) -> None:
-    for piece in model.stream(_shown(model, pieces), length, config, stop=stop, seed=seed):
+def _write_all(pieces: Iterator[str]) -> None:
+    for piece in pieces:
         write_text(piece)
     end_line()
 

@@ -51,3 +51,14 @@ KeepOption = Annotated[
     list[str] | None,
     typer.Option("--keep", metavar="COLUMN", help="Of a table, also print this column; may be given several times."),
 ]
+GivenColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--given-column",
+        metavar="NAME",
+        help="Of a table, the column of the condition, for a model of charlm train --given. [default: as in training]",
+    ),
+]
+GivenOption = Annotated[
+    str | None, typer.Option("--given", metavar="VALUE", help="The condition of all documents, for such a model.")
+]

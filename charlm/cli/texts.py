@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from charlm.cli.output import say
-from charlm.cli.tables import TableForm, open_for_models
+from charlm.cli.tables import TableForm, documents_for, open_for_models
 from charlm.errors import DataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from charlm.corpus.prepared import Corpus
     from charlm.corpus.text import TextSource
     from charlm.language_model import LanguageModel
-    from charlm.tokenizer.protocol import Ids, Tokenizer
+    from charlm.tokenizer.protocol import Ids
 
 _BLOCK_IDS = 1 << 18
 
@@ -48,7 +48,7 @@ def measured_text(
     for a command without options for tables.
     """
     if form not in (None, TableForm()) and not files:
-        raise UsageError("--column, --delimiter and --as-text say how a table is read; name one: " + command)
+        raise UsageError("options for tables and conditions say how a text is read; name one: " + command)
     with tempfile.TemporaryDirectory() if "-" in files else nullcontext("") as folder:
         if files:
             yield _from_files(models, files, encoding, Path(folder), form)
@@ -62,12 +62,15 @@ def _from_files(
     source = open_for_models(models, names, encoding, folder / "stdin", form)
     plain = [path for path in source.paths if path.suffix != ".gz"]
     total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
-    return Measured(", ".join(names), total, [_encoded(source, model.tokenizer) for model in models])
+    given = None if form is None else form.given
+    return Measured(", ".join(names), total, [_encoded(source, model, given) for model in models])
 
 
-def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
+def _encoded(source: TextSource, model: LanguageModel, given: str | None) -> Iterator[Ids]:
+    tokenizer = model.tokenizer
     if tokenizer.document_kind is not None:
-        return starmap(tokenizer.encode_documents, source.documents(tokenizer.kind, tokenizer.document_kind))
+        pieces = source.documents(tokenizer.kind, tokenizer.document_kind)
+        return starmap(tokenizer.encode_documents, documents_for(model, source, pieces, given))
     return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
 
 
@@ -76,7 +79,7 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
-    corpora = [_corpus_of(model, command) for model in models]
+    corpora = [corpus_of(model, command) for model in models]
     for corpus in corpora[1:]:
         if not same_splits(corpora[0], corpus):
             raise UsageError(
@@ -93,7 +96,8 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
     return Measured(f"{split} split of {corpus.name}", len(files[0]), [_blocks(ids) for ids in files])
 
 
-def _corpus_of(model: LanguageModel, command: str) -> Corpus:
+def corpus_of(model: LanguageModel, command: str) -> Corpus:
+    """The corpus that ``model`` was trained on. Error messages suggest ``command``, the command with a text."""
     from charlm.corpus.prepared import find_corpus
 
     path = model.checkpoint.path

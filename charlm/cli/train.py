@@ -68,6 +68,10 @@ def train(
     ] = None,
     distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
     column: ColumnOption = None,
+    given: Annotated[
+        str | None,
+        typer.Option("--given", metavar="NAME", help="Of a table, the column of the condition: learn texts given it."),
+    ] = None,
     delimiter: DelimiterOption = None,
     as_text: AsTextOption = False,
     split: Annotated[
@@ -95,7 +99,19 @@ def train(
 
     training = check_options(options, TrainingOptions, "train")
     texts = TextOptions(
-        corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct, column, delimiter, as_text
+        corpus or (),
+        valid,
+        test,
+        demo,
+        tokenizer,
+        encoding,
+        split,
+        documents,
+        distinct,
+        column,
+        given,
+        delimiter,
+        as_text,
     )
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:

@@ -34,11 +34,13 @@ class DocumentOptions:
     """How a text is split into documents: ``document_kind`` is a key of ``DOCUMENT_SEPARATORS``.
 
     ``seed`` shuffles the documents into the splits. With ``distinct``, a document is left out if it occurred before.
+    ``conditional``: whether the documents begin with conditions.
     """
 
     document_kind: str
     seed: int = 1
     distinct: bool = False
+    conditional: bool = False
 
 
 class Splitter(Protocol):

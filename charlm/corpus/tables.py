@@ -10,13 +10,14 @@ import difflib
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from charlm.corpus.conditions import MAX_VALUE_CHARACTERS, with_values, without_prefixes
 from charlm.corpus.documents import Piece
 from charlm.corpus.table_readers import (
     Cells,
@@ -28,6 +29,7 @@ from charlm.corpus.table_readers import (
     TextFile,
 )
 from charlm.corpus.text import TextSource, open_source, read_blocks
+from charlm.corpus.trained_table import listed
 from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.tokenizer.protocol import Codes, code_points
 
@@ -36,23 +38,24 @@ logger = logging.getLogger("charlm")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _PARQUET_MAGIC = b"PAR1"
-_MAX_LISTED = 160
-"""Characters of a list of columns in a message."""
 
 
 @dataclass(frozen=True)
 class TableOptions:
-    """Which column of a table is the text, and what separates its columns (None: guessed).
+    """Which column of a table is the text, which is its condition (None: none), what separates them (None: guessed).
 
-    Raises ``UsageError`` for an invalid delimiter.
+    Raises ``UsageError`` for an invalid delimiter, and for one column as both.
     """
 
     column: str
     delimiter: str | None = None
+    given: str | None = None
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:
             parse_delimiter(self.delimiter)
+        if self.given == self.column:
+            raise UsageError(f"the column {self.column!r:.60} cannot be text and condition; name two columns")
 
 
 def parse_delimiter(text: str) -> str:
@@ -61,23 +64,6 @@ def parse_delimiter(text: str) -> str:
     if len(delimiter) != 1 or delimiter in '"\r\n\0 ':
         raise UsageError(f"--delimiter must be one character, such as ';' or tab, not {text!r:.40}")
     return delimiter
-
-
-@dataclass(frozen=True)
-class TrainedTable:
-    """What a model that was trained on a table knows of it."""
-
-    column: str
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], where: str) -> TrainedTable | None:
-        """From the content of config.json; None for a model of plain text. Raises ``DataError``."""
-        described = config.get("table")
-        if described is None:
-            return None
-        if not isinstance(described, dict) or not isinstance(described.get("column"), str):
-            raise DataError(f"{where}: table is damaged; restore it from a backup")
-        return cls(described["column"])
 
 
 class TableBlock(NamedTuple):
@@ -101,41 +87,68 @@ class TableSource(TextSource):
         self.options = options
         self._readers = [(path, make_reader(path, source.encoding, options.delimiter)) for path in self.paths]
         for path, reader in self._readers:
-            find_column(reader, path, options.column)
+            for name in self._own_columns():
+                find_column(reader, path, name)
         self._reported = False
 
     def documents(self, kind: str, document_kind: str, keep_empty: bool = False) -> Iterator[Piece]:
         """Each cell is one document, whatever ``document_kind`` says. Pieces hold whole documents."""
         return (block.piece for block in self.blocks(kind, keep_empty=keep_empty))
 
+    def has_column(self, name: str) -> bool:
+        """Whether all tables have the column ``name``."""
+        return all(reader.find(name) is not None for _, reader in self._readers)
+
+    def _own_columns(self) -> list[str]:
+        """The column of the texts and that of the conditions, if there is one."""
+        return [self.options.column] + ([] if self.options.given is None else [self.options.given])
+
     def blocks(self, kind: str, keep: Sequence[str] = (), keep_empty: bool = False) -> Iterator[TableBlock]:
         """The documents with their rows' numbers, and the cells of the columns ``keep``.
 
-        Rows without a text are left out unless ``keep_empty``. Raises ``UsageError`` if a table lacks a column.
+        Documents begin with their conditions, if there are any. Rows without a condition are left out, and those
+        without a text unless ``keep_empty``. Raises ``UsageError`` if a table lacks a column.
         """
-        missing = 0
+        own = self._own_columns()
+        missing = [0] * len(own)
         for path, reader in self._readers:
-            columns = [find_column(reader, path, name) for name in (self.options.column, *keep)]
+            columns = [find_column(reader, path, name) for name in (*own, *keep)]
             number = 0
             for cells in reader.cells(columns):
-                count = len(cells[0])
-                rows: list[list[Any]] = [list(range(number + 1, number + count + 1)), *cells]
-                number += count
-                if not keep_empty and None in cells[0]:
-                    rows = _where([text is not None for text in cells[0]], rows)
-                missing += count - len(rows[0])
-                numbers, texts, *kept = rows
-                yield TableBlock(make_piece([text or "" for text in texts], kind), numbers, kept)
-        self._report(missing)
+                rows: list[list[Any]] = [list(range(number + 1, number + len(cells[0]) + 1)), *cells]
+                number += len(cells[0])
+                if len(own) > 1:
+                    rows[2] = [None if value is None else value.strip() or None for value in rows[2]]
+                for place in range(int(keep_empty), len(own)):
+                    if None in (column := rows[1 + place]):
+                        missing[place] += column.count(None)
+                        rows = _where([cell is not None for cell in column], rows)
+                numbers, *rest = rows
+                yield TableBlock(self._piece(rest, kind), numbers, rest[len(own) :])
+        self._report(dict(zip(own, missing, strict=True)))
 
-    def _report(self, missing: int) -> None:
-        if missing and not self._reported:
+    def _piece(self, columns: list[list[Any]], kind: str) -> Piece:
+        texts = make_piece([text or "" for text in columns[0]], kind)
+        if self.options.given is None:
+            return texts
+        for value in set(columns[1]):
+            if len(value) > MAX_VALUE_CHARACTERS:
+                raise DataError(
+                    f"{self.name}: the {self.options.given} {value!r:.40} has more than {MAX_VALUE_CHARACTERS} "
+                    "characters; a condition is one of a few short values"
+                )
+        return with_values(make_piece(columns[1], kind), texts)
+
+    def _report(self, missing: dict[str, int]) -> None:
+        parts = [f"{count:,} rows without {name}" for name, count in missing.items() if count]
+        if parts and not self._reported:
             self._reported = True
-            logger.warning("%s: %d rows without %s are left out", self.name, missing, self.options.column)
+            logger.warning("%s: %s are left out", self.name, " and ".join(parts))
 
     def codes(self, kind: str) -> Iterator[Codes]:
-        """The cells as one running text, a line feed after each."""
-        for codes, ends in self.documents(kind, "rows"):
+        """The cells as one running text, a line feed after each, without conditions."""
+        for piece in self.documents(kind, "rows"):
+            codes, ends = piece if self.options.given is None else without_prefixes(piece)
             yield np.insert(codes, ends, 0x0A)
 
     def files(self, kind: str) -> Iterator[Iterator[Codes]]:
@@ -185,7 +198,7 @@ def open_texts(
     if tables:
         first, *more = _tables_of(tables[0], source)
         what = "a folder of tables" if more or first != Path(tables[0]) else "a table"
-        columns = _listed(make_reader(first, encoding).columns())
+        columns = listed(make_reader(first, encoding).columns())
         raise UsageError(f"{tables[0]} is {what} with the columns {columns}; {advice}")
     return source
 
@@ -271,9 +284,4 @@ def find_column(reader: TableReader, path: Path, name: str) -> Column:
     names = reader.columns()
     similar = difflib.get_close_matches(name.lower(), [other.lower() for other in names], 1)
     guess = next((f"did you mean {other!r:.60}? " for other in names if similar and other.lower() == similar[0]), "")
-    raise UsageError(f"{path} has no column {name!r:.60}; {guess}its columns are {_listed(names)}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    listed = ", ".join(names)
-    return listed if len(listed) <= _MAX_LISTED else f"{listed[:_MAX_LISTED]}... ({len(names)})"
+    raise UsageError(f"{path} has no column {name!r:.60}; {guess}its columns are {listed(names)}")

@@ -17,6 +17,9 @@ Ids = NDArray[Any]
 Codes = NDArray[Any]
 """[N] code points of characters, or byte values."""
 
+SEPARATOR_CODE = 0x110000
+"""In codes, the end of a document's condition (see ``conditions``): the number after the last code point."""
+
 DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n", "rows": "\n"}
 """Document kind -> what is written between two documents of that kind; see ``document_separator``."""
 
@@ -63,6 +66,11 @@ class Tokenizer(Protocol):
     @property
     def end_id(self) -> int | None:
         """The id that ends a document: the boundary. None for continuous text."""
+        ...
+
+    @property
+    def separator_id(self) -> int | None:
+        """The id that ends the condition of a document; None for a model without conditions."""
         ...
 
     @property
