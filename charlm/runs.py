@@ -34,7 +34,8 @@ from charlm.corpus.documents import check_document_kind
 from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
-from charlm.corpus.text import TextSource, check_encoding, open_source
+from charlm.corpus.tables import TableOptions, open_texts
+from charlm.corpus.text import TextSource, check_encoding
 from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.system.devices import choose_device, choose_precision
 from charlm.system.disk import sync_folders
@@ -76,12 +77,28 @@ class TextOptions:
     encoding: str = "utf-8"
     split: str | None = None
     documents: str | None = None
-    """A key of ``DOCUMENT_SEPARATORS``; None for running text."""
+    """A key of ``DOCUMENT_SEPARATORS``; None for running text, and for a table, whose documents are its rows."""
     distinct: bool = False
     """Whether duplicate documents are dropped."""
+    column: str | None = None
+    """The column of a table that is the text."""
+    given: str | None = None
+    """The column of a table that is the condition of its text."""
+    delimiter: str | None = None
+    as_text: bool = False
+    """Whether a table is read as it stands, without a column."""
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether the text consists of documents."""
+        return self.documents is not None or self.column is not None
+
+    def table(self) -> TableOptions | None:
+        """What is read of a table; None for a plain text."""
+        return None if self.column is None else TableOptions(self.column, self.delimiter, self.given)
 
     def __post_init__(self) -> None:
-        for name in ("tokenizer", "encoding", "split", "documents"):
+        for name in ("tokenizer", "encoding", "split", "documents", "column", "given", "delimiter"):
             if (value := getattr(self, name)) is not None:
                 check_type(name, value, (str,), DEFAULT_SPLIT if name == "split" else "")
 
@@ -140,6 +157,10 @@ def train(
     split: str | None = None,
     documents: str | None = None,
     distinct: bool = False,
+    column: str | None = None,
+    given: str | None = None,
+    delimiter: str | None = None,
+    as_text: bool = False,
     init_from: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -148,6 +169,7 @@ def train(
 ) -> TrainingResult:
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
 
+    Of tables, ``column`` names the text; each row is a document. ``given`` names the column of its condition.
     ``on_event`` is called with every event of the training. Ctrl-C saves and returns with the reason "interrupted".
     Prints nothing. Raises the errors of ``charlm.errors``.
     """
@@ -161,6 +183,10 @@ def train(
         split=split,
         documents=documents,
         distinct=distinct,
+        column=column,
+        given=given,
+        delimiter=delimiter,
+        as_text=as_text,
     )
     run_options = RunOptions(
         None if out is None else Path(_path("out", out)),
@@ -229,7 +255,7 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
     # Fail early: preparing the corpus may take minutes.
     _validate_texts(texts, base)
-    validate(options, documents=texts.documents is not None, architecture=architecture)
+    validate(options, documents=texts.has_documents, architecture=architecture)
     source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
     run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
     with run.lock():
@@ -265,25 +291,42 @@ def _validate_texts(texts: TextOptions, base: Checkpoint | None) -> None:
         if kind != texts.tokenizer:
             raise UsageError(f"{base.path} was trained with --tokenizer {kind}; use the same here")
     check_encoding(texts.encoding)
+    _validate_table(texts)
     if texts.documents is not None:
         check_document_kind(texts.documents)
-    elif texts.distinct:
+    elif texts.distinct and texts.column is None:
         raise UsageError("--distinct drops duplicate documents; define what a document is with --documents")
     parse_split(texts.split or DEFAULT_SPLIT)
     if texts.valid is not None and texts.split is not None:
         raise UsageError("with --valid the whole corpus is training text; leave out --split")
 
 
+def _validate_table(texts: TextOptions) -> None:
+    """Raise ``UsageError`` for contradictions among the options of a table."""
+    if texts.column is None:
+        if texts.delimiter is not None:
+            raise UsageError("--delimiter is for a column of a table; add --column NAME, or leave it out")
+        if texts.given is not None:
+            raise UsageError("--given is the condition of a column; name that, too: --column NAME")
+        return
+    texts.table()
+    if texts.documents is not None:
+        raise UsageError("with --column each row is a document; leave out --documents")
+    if texts.as_text or texts.demo:
+        raise UsageError(f"--{'as-text' if texts.as_text else 'demo'} is not a column of a table; leave out --column")
+
+
 def _open(texts: TextOptions, names: Sequence[str], spool: Path | None = None) -> TextSource:
-    return open_source(names, texts.encoding, spool, any_file=texts.tokenizer == "byte")
+    any_file = texts.tokenizer == "byte"
+    return open_texts(names, texts.encoding, spool, any_file, texts.table(), texts.as_text)
 
 
 def _document_options(texts: TextOptions, options: TrainingOptions) -> DocumentOptions | None:
-    if texts.documents is None:
+    if not texts.has_documents:
         return None
     given = options.get("seed")
     seed = TrainingConfig.seed if given is None else given
-    return DocumentOptions(texts.documents, seed, texts.distinct)
+    return DocumentOptions(texts.documents or "rows", seed, texts.distinct, conditional=texts.given is not None)
 
 
 def _prepare(

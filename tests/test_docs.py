@@ -26,7 +26,7 @@ PAGES = [README, CONTRIBUTING, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.
 IMAGES = ROOT / "docs" / "images"
 PICTURES = sorted(path for path in IMAGES.iterdir() if path.suffix in (".svg", ".png"))
 
-COMMANDS = ("train", "generate", "eval", "compare", "score", "info", "export")
+COMMANDS = ("train", "generate", "eval", "compare", "score", "classify", "info", "export")
 HELP, STRESS, END = "<!-- generated: help -->\n", "<!-- generated: stress tests -->\n", "<!-- end -->\n"
 
 MAX_LINES, MAX_WIDTH, MAX_TREE_LINES = 200, 120, 30
@@ -76,7 +76,10 @@ def make_texts(folder, text):
         (folder / name).write_text("".join(lines), encoding="utf-8")
     for name in ("names.txt", "more-names.txt"):
         (folder / name).write_text("".join(f"{number} {line}" for number, line in enumerate(lines)), encoding="utf-8")
-    (folder / "table.csv").write_text("title,price\n" + "".join(f'"{line.strip()}  1",2\n' for line in lines), "utf-8")
+    rows = [
+        f'"{line.strip()}  1",{category},2\n' for line, category in zip(lines, ["shoes", "hats"] * 750, strict=True)
+    ]
+    (folder / "table.csv").write_text("title,category,price\n" + "".join(rows), "utf-8")
     subprocess.run(["gzip", "notes.txt"], cwd=folder, check=True)
     (folder / "chapters").mkdir()
     (folder / "chapters" / "1.txt").write_text(text[:3000], encoding="utf-8")

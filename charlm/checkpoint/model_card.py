@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,11 @@ def _loss(nats: float | None, step: int | None) -> str:
 def _text_options(config: Mapping[str, Any]) -> list[str]:
     """The options of ``charlm train`` for the preparation of the text."""
     tokenizer, corpus = config["tokenizer"], config["corpus"]
-    values = {"tokenizer": tokenizer.get("kind"), "documents": tokenizer.get("documents")}
+    table = config.get("table")
+    values = {"tokenizer": tokenizer.get("kind"), "documents": tokenizer.get("documents") if table is None else None}
     options = [f"--{name} {_escaped(value)}" for name, value in values.items() if value]
+    if table is not None:
+        options += [f"--{name} {_quoted(table[name])}" for name in ("column", "given") if table.get(name) is not None]
     shares = corpus.get("shares")  # None where validation or test text came from other files
     if shares:
         options.append("--split " + "/".join(f"{100 * float(share):.12g}" for share in shares))
@@ -146,6 +150,11 @@ def _training_options(config: Mapping[str, Any], model: ModelConfig, training: T
     values["save_every"] = int(training.save_every) if by_steps else f"{training.save_every:g}s"
     values["time"] = None if training.seconds is None else f"{training.seconds:g}s"
     return [f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None]
+
+
+def _quoted(text: Any) -> str:
+    """``text`` as one word of the shell, for a block of code, where nothing is mark-up."""
+    return shlex.quote("".join(c if c.isprintable() else "\ufffd" for c in str(text)[:200]).replace("<!--", "\ufffd"))
 
 
 def _escaped(text: Any) -> str:

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from charlm.cli.options import DeviceOption, EncodingOption, JsonOption, ThreadsOption
+from charlm.cli.options import (
+    AsTextOption,
+    ColumnOption,
+    DelimiterOption,
+    DeviceOption,
+    EncodingOption,
+    GivenColumnOption,
+    GivenOption,
+    JsonOption,
+    ThreadsOption,
+)
 from charlm.cli.output import counting, write_json, write_text
+from charlm.cli.tables import TableForm
 from charlm.cli.texts import measured_text
 from charlm.errors import UsageError
 
@@ -37,6 +48,11 @@ def compare(
             metavar="FILE", help="Text files or folders; - reads stdin. [default: the test split that both runs share]"
         ),
     ] = None,
+    column: ColumnOption = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
+    given_column: GivenColumnOption = None,
+    given: GivenOption = None,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
     precision: Annotated[
@@ -50,11 +66,12 @@ def compare(
     from charlm.evaluation.comparison import compare as read_both
     from charlm.language_model import load
 
+    form = TableForm(column, delimiter, as_text, given_column, given)
     models = [load(path, device, precision, threads) for path in (a, b)]
     if why := tokenizer_difference(models[0].tokenizer, models[1].tokenizer):
         raise UsageError(f"{a} and {b} cannot be compared: {why}; name two models of the same kind")
     with (
-        measured_text(models, text or [], encoding, None, "charlm compare A B FILE") as measured,
+        measured_text(models, text or [], encoding, None, "charlm compare A B FILE", form) as measured,
         counting("comparing", measured.total) as progress,
     ):
         first, second = (

@@ -6,9 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import CheckpointsOption, DeviceOption, EncodingOption, JsonOption, ThreadsOption
+from charlm.cli.options import (
+    AsTextOption,
+    CheckpointsOption,
+    ColumnOption,
+    DelimiterOption,
+    DeviceOption,
+    EncodingOption,
+    GivenColumnOption,
+    GivenOption,
+    JsonOption,
+    ThreadsOption,
+)
 from charlm.cli.output import bits, chosen_checkpoint, counting, write_json, write_text
+from charlm.cli.tables import TableForm
 from charlm.cli.texts import measured_text
+from charlm.cli.values import ByValue, value_facts, value_rows
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +47,11 @@ def evaluate(
         bool,
         typer.Option("--dynamic", help="Train a copy of the model on each segment after scoring it."),
     ] = False,
+    column: ColumnOption = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
+    given_column: GivenColumnOption = None,
+    given: GivenOption = None,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
@@ -55,24 +73,28 @@ def evaluate(
         raise UsageError("--split selects a part of the run's corpus; leave it out, or leave out FILE")
     from charlm.language_model import LanguageModel, load
 
+    form = TableForm(column, delimiter, as_text, given_column, given)
     models = [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
     model = LanguageModel.ensemble(models) if len(models) > 1 else models[0]
     crop = (window or 256) if protocol == "crops" else None
     if crop is not None and model.tokenizer.document_kind is not None:
         raise UsageError("this model starts each document with a fresh state anyway; leave out --protocol crops")
     with (
-        measured_text(models, text or [], encoding, split, "charlm eval FILE") as measured,
+        measured_text(models, text or [], encoding, split, "charlm eval FILE", form) as measured,
         counting("evaluating", measured.total) as progress,
     ):
         each: list[Evaluation] = []
+        by_value: ByValue = {}
         if dynamic:
             evaluation = model.evaluate_dynamically(measured.blocks[0], progress)
         elif model.members:
             evaluation, each = model.evaluate_members(measured.blocks[0], crop, progress)
+        elif model.tokenizer.separator_id is not None:
+            evaluation, by_value = model.evaluate_by_value(measured.blocks[0], progress)
         else:
             evaluation = model.evaluate_ids(measured.blocks[0], crop, progress)
     text_and_protocol = measured.name, _protocol(crop, dynamic, evaluation.documents > 0)
-    _report(models, evaluation, each, text_and_protocol, json)
+    _report(models, evaluation, each, text_and_protocol, json, by_value)
 
 
 def _protocol(crop: int | None, dynamic: bool, documents: bool) -> tuple[str, str]:
@@ -91,15 +113,18 @@ def _report(
     each: list[Evaluation],
     text_and_protocol: tuple[str, tuple[str, str]],
     as_json: bool,
+    by_value: ByValue,
 ) -> None:
     name, (protocol, in_words) = text_and_protocol
     if as_json:
-        write_json({**evaluation.as_dict(), **_models(models, each), "corpus": name, "protocol": protocol})
+        facts = {**_models(models, each), **value_facts(models[0].table, by_value)}
+        write_json({**evaluation.as_dict(), **facts, "corpus": name, "protocol": protocol})
         return
     rows = _rows(evaluation, models[0].tokenizer.kind)
     paths = [f"{model.checkpoint.path}, {model.engine.name}\n" for model in models]
     shown = "".join(f"  {label:<26}{value}\n" for label, value in rows)
-    write_text(f"{name}, {in_words}\n{''.join(paths)}{shown}{_member_rows(models, each)}")
+    by_value_shown = value_rows(models[0].table, by_value)
+    write_text(f"{name}, {in_words}\n{''.join(paths)}{shown}{_member_rows(models, each)}{by_value_shown}")
 
 
 def _models(models: list[LanguageModel], each: list[Evaluation]) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, JsonOption
 from charlm.cli.output import bits, chosen_checkpoint, duration, write_json, write_text
 from charlm.errors import DataError
+
+if TYPE_CHECKING:
+    from charlm.corpus.trained_table import TrainedTable
 
 
 def info(
@@ -90,7 +93,15 @@ def _document_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if separator is None:
         return []
     counts = ", ".join(f"{name} {size['documents']:,}" for name, size in facts["corpus"]["splits"].items())
-    return [("documents", f"{separator}: {counts}")]
+    from charlm.corpus.trained_table import TrainedTable
+
+    table = TrainedTable.of(facts, facts["path"])
+    return [("documents", f"{separator}: {counts}"), *(_table_rows(table) if table is not None else [])]
+
+
+def _table_rows(table: TrainedTable) -> list[tuple[str, str]]:
+    known = [] if table.given is None else [("given", f"{table.given}, {len(table.counts):,} values; {table.listed()}")]
+    return [("table", table.columns()), *known]
 
 
 def _batch(facts: dict[str, Any]) -> str:

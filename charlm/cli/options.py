@@ -33,3 +33,32 @@ ThreadsOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the text, such as utf-16 or cp1252.")]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        metavar="NAME",
+        help="Of a table (.csv, .tsv, .jsonl, .json, .parquet) the column, or its number, that is the text; each row "
+        "is a document.",
+    ),
+]
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option("--delimiter", metavar="CHARACTER", help="What separates columns: ';' or tab. [default: guessed]"),
+]
+AsTextOption = Annotated[bool, typer.Option("--as-text", help="Read a table as it stands, with all its columns.")]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="COLUMN", help="Of a table, also print this column; may be given several times."),
+]
+GivenColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--given-column",
+        metavar="NAME",
+        help="Of a table, the column of the condition, for a model of charlm train --given. [default: as in training]",
+    ),
+]
+GivenOption = Annotated[
+    str | None, typer.Option("--given", metavar="VALUE", help="The condition of all documents, for such a model.")
+]

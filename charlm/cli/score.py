@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import heapq
-import io
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from charlm.cli.options import CheckpointOption, DeviceOption, EncodingOption, ThreadsOption
+from charlm.cli.lines import csv_line, escaped
+from charlm.cli.options import (
+    AsTextOption,
+    CheckpointOption,
+    ColumnOption,
+    DelimiterOption,
+    DeviceOption,
+    EncodingOption,
+    GivenColumnOption,
+    GivenOption,
+    KeepOption,
+    ThreadsOption,
+)
 from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, json_line, say, write_text
+from charlm.cli.tables import RowDocuments, TableForm, check_stdin, kept_names, open_for_models, spool_folder
 from charlm.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
@@ -24,13 +35,6 @@ if TYPE_CHECKING:
     from charlm.language_model import LanguageModel
 
 _COLUMNS = ("number", "log_probability", "bits_per_char", "characters", "unknown_characters", "document")
-# A log line may hold escape sequences and bidirectional controls. They are escaped, because they would act on the
-# terminal or reorder the row.
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_ESCAPES.update(
-    {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
-)
-_ESCAPES.update({0x09: "\t", 0x0A: "\\n", 0x0D: "\\r"})
 
 
 def score(
@@ -55,6 +59,12 @@ def score(
         str | None,
         typer.Option("--html", metavar="PAGE", help="The coloured text as a web page; - writes it to stdout."),
     ] = None,
+    column: ColumnOption = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
+    given_column: GivenColumnOption = None,
+    given: GivenOption = None,
+    keep: KeepOption = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per document.")] = False,
     encoding: EncodingOption = "utf-8",
@@ -64,22 +74,51 @@ def score(
 ) -> None:
     """Print how likely each document is. The columns: log-probability in nats, bits per character, the document."""
     _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
+    if keep and (highlight or html is not None):
+        raise UsageError("--highlight and --html show the text alone; leave out --keep")
     from charlm.corpus.documents import check_document_kind
     from charlm.language_model import load
 
     if documents is not None:
         check_document_kind(documents)
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
-    found = _Documents(model, text or ["-"], documents or model.tokenizer.document_kind or "files", encoding)
-    chosen = _ranked(found, top, bottom) if top or bottom else None
-    if highlight or html is not None:
-        _highlight(model, found.texts() if chosen is None else ((s.number, s.text) for s in chosen), html)
-        return
-    write = _write_json if json else _write_csv if csv else _write_rows
-    if csv:
-        write_text(_csv_line(_COLUMNS))
-    for batch in found.scored() if chosen is None else [chosen]:
-        write(batch, found.name_of)
+    form = TableForm(column, delimiter, as_text, given_column, given)
+    with spool_folder(text or ["-"], form) as spool:
+        found = _documents(model, text or ["-"], documents, encoding, (form, spool, keep or ()))
+        chosen = _ranked(found, top, bottom) if top or bottom else None
+        if highlight or html is not None:
+            _highlight(model, found.texts() if chosen is None else ((s.number, s.text, s.given) for s in chosen), html)
+            return
+        names = kept_names(_COLUMNS, keep or ())
+        write = _write_json if json else _write_csv if csv else _write_rows
+        if csv:
+            write_text(csv_line([*_COLUMNS, *names]))
+        for batch in found.scored() if chosen is None else [chosen]:
+            write(batch, found.name_of, names)
+
+
+def _documents(
+    model: LanguageModel,
+    names: list[str],
+    documents: str | None,
+    encoding: str,
+    table: tuple[TableForm, Path | None, Sequence[str]],
+) -> _Documents | RowDocuments:
+    """The documents of the text, or of the rows of a table."""
+    form, spool, keep = table
+    if names != ["-"] or form.column is not None:
+        from charlm.corpus.tables import TableSource
+
+        source = open_for_models([model], names, encoding, spool, form)
+        if isinstance(source, TableSource):
+            if documents is not None:
+                raise UsageError("each row of a table is a document; leave out --documents")
+            return RowDocuments(model, source, keep, form.given)
+    if keep:
+        raise UsageError("--keep is for the rows of a table; leave it out")
+    if names == ["-"]:
+        check_stdin(model, form)
+    return _Documents(model, names, documents or model.tokenizer.document_kind or "files", encoding, form.given)
 
 
 def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: bool, json: bool) -> None:
@@ -92,11 +131,13 @@ def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool,
 class _Documents:
     """The documents of a text, scored or as text."""
 
-    def __init__(self, model: LanguageModel, names: list[str], separator: str, encoding: str) -> None:
+    def __init__(
+        self, model: LanguageModel, names: list[str], separator: str, encoding: str, given: str | None
+    ) -> None:
         from charlm.corpus.text import check_encoding, open_source
 
         check_encoding(encoding)
-        self._model, self._separator, self._encoding = model, separator, encoding
+        self._model, self._separator, self._encoding, self._given = model, separator, encoding, given
         self._kind = model.tokenizer.kind
         self._live = names == ["-"]
         if self._live and sys.stdin.isatty():
@@ -107,13 +148,19 @@ class _Documents:
 
     def scored(self) -> Iterator[list[Scored]]:
         """Scored documents in batches; stdin is scored as it arrives."""
-        return self._model.score_pieces(self._pieces(), at_once=self._live)
+        pieces: Iterable[Piece] = self._pieces()
+        if self._given is not None:
+            from charlm.corpus.conditions import with_value
 
-    def texts(self) -> Iterator[tuple[int, str]]:
-        """(number, text) of each document, counted from 1."""
+            pieces = with_value(pieces, self._given, self._kind)
+        return self._model.score_pieces(pieces, at_once=self._live)
+
+    def texts(self) -> Iterator[tuple[int, str, str | None]]:
+        """(number, text, condition) of each document, counted from 1."""
         from charlm.evaluation.scoring import document_texts
 
-        return enumerate(document_texts(self._model.tokenizer, self._pieces()), start=1)
+        texts = enumerate(document_texts(self._model.tokenizer, self._pieces()), start=1)
+        return ((number, text, self._given) for number, text in texts)
 
     def name_of(self, scored: Scored) -> str:
         """How a document is shown: its text, or the path if it is a file."""
@@ -142,7 +189,7 @@ def _stdin_codes(kind: str, encoding: str) -> Iterator[Any]:
     return (code_points(text) for text in decode_blocks(blocks, encoding, "stdin"))
 
 
-def _ranked(found: _Documents, top: int | None, bottom: int | None) -> list[Scored]:
+def _ranked(found: _Documents | RowDocuments, top: int | None, bottom: int | None) -> list[Scored]:
     with counting("scoring", None) as progress:
 
         def every() -> Iterator[Scored]:
@@ -158,40 +205,37 @@ def _ranked(found: _Documents, top: int | None, bottom: int | None) -> list[Scor
 # ---------------------------------------------------------------------------------------------------- writing
 
 
-def _write_rows(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
+def _shown(scored: Scored, name_of: Callable[[Scored], str]) -> list[str]:
+    return [escaped(cell) for cell in (*scored.kept, name_of(scored))]
+
+
+def _write_rows(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
     write_text(
         "".join(
-            f"{-scored.nats:.4f}\t{scored.bits_per_char:.4f}\t{name_of(scored).translate(_ESCAPES)}\n"
+            "\t".join([f"{-scored.nats:.4f}", f"{scored.bits_per_char:.4f}", *_shown(scored, name_of)]) + "\n"
             for scored in batch
         )
     )
 
 
-def _write_csv(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
-    write_text("".join(_csv_line(_facts(scored, name_of).values()) for scored in batch))
+def _write_csv(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
+    write_text("".join(csv_line(_facts(scored, name_of, names).values()) for scored in batch))
 
 
-def _csv_line(values: Iterable[Any]) -> str:
-    line = io.StringIO()
-    # Quoted, so that a document may hold any character, carriage returns too.
-    csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(values)
-    return line.getvalue()
+def _write_json(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
+    write_text("".join(json_line(_facts(scored, name_of, names)) for scored in batch))
 
 
-def _write_json(batch: Iterable[Scored], name_of: Callable[[Scored], str]) -> None:
-    write_text("".join(json_line(_facts(scored, name_of)) for scored in batch))
-
-
-def _facts(scored: Scored, name_of: Callable[[Scored], str]) -> dict[str, Any]:
-    number, _, nats, characters, unknown = scored
-    values = (number, -nats, scored.bits_per_char, characters, unknown, name_of(scored))
-    return dict(zip(_COLUMNS, values, strict=True))
+def _facts(scored: Scored, name_of: Callable[[Scored], str], names: Sequence[str]) -> dict[str, Any]:
+    own = (scored.number, -scored.nats, scored.bits_per_char, scored.characters, scored.unknown_characters)
+    values = (*own, name_of(scored), *scored.kept)
+    return dict(zip([*_COLUMNS, *names], values, strict=True))
 
 
 # ---------------------------------------------------------------------------------------------------- colours
 
 
-def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str | None) -> None:
+def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str, str | None]], html: str | None) -> None:
     from charlm.cli import highlight
 
     if html is None:
@@ -199,11 +243,12 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str
         say(highlight.legend(sys.stderr.isatty() and colour))
         if not colour:
             say("no colours, because stdout is not a terminal or NO_COLOR is set; use --html PAGE for a web page")
-        for piece in highlight.terminal((model.surprisals(text) for _, text in texts), colour):
+        found = (model.surprisals(text, given=given) for _, text, given in texts)
+        for piece in highlight.terminal(found, colour):
             write_text(piece)
         end_line()
         return
-    surprised = ((number, list(model.surprisals(text))) for number, text in texts)
+    surprised = ((number, list(model.surprisals(text, given=given))) for number, text, given in texts)
     headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
     pieces = highlight.page(headed, f"{model.checkpoint.path}: surprisal")
     if html == "-":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from charlm.cli.output import say
+from charlm.cli.tables import TableForm, documents_for, open_for_models
 from charlm.errors import DataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from charlm.corpus.prepared import Corpus
     from charlm.corpus.text import TextSource
     from charlm.language_model import LanguageModel
-    from charlm.tokenizer.protocol import Ids, Tokenizer
+    from charlm.tokenizer.protocol import Ids
 
 _BLOCK_IDS = 1 << 18
 
@@ -34,35 +35,42 @@ class Measured(NamedTuple):
 
 @contextmanager
 def measured_text(
-    models: Sequence[LanguageModel], files: Sequence[str], encoding: str, split: str | None, command: str
+    models: Sequence[LanguageModel],
+    files: Sequence[str],
+    encoding: str,
+    split: str | None,
+    command: str,
+    form: TableForm | None = None,
 ) -> Iterator[Measured]:
     """The text of ``files``; without files, the ``split`` of the corpus that all ``models`` were trained on.
 
-    Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text.
+    Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text. ``form`` is None
+    for a command without options for tables.
     """
+    if form not in (None, TableForm()) and not files:
+        raise UsageError("options for tables and conditions say how a text is read; name one: " + command)
     with tempfile.TemporaryDirectory() if "-" in files else nullcontext("") as folder:
         if files:
-            yield _from_files([model.tokenizer for model in models], files, encoding, Path(folder))
+            yield _from_files(models, files, encoding, Path(folder), form)
         else:
             yield _from_runs(models, split, command)
 
 
-def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding: str, folder: Path) -> Measured:
-    from charlm.corpus.text import open_source
-
-    kind = tokenizers[0].kind
-    source = open_source(names, encoding, folder / "stdin", any_file=kind == "byte")
+def _from_files(
+    models: Sequence[LanguageModel], names: Sequence[str], encoding: str, folder: Path, form: TableForm | None
+) -> Measured:
+    source = open_for_models(models, names, encoding, folder / "stdin", form)
     plain = [path for path in source.paths if path.suffix != ".gz"]
     total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
-    return Measured(", ".join(names), total, [_encoded(source, tokenizer) for tokenizer in tokenizers])
+    given = None if form is None else form.given
+    return Measured(", ".join(names), total, [_encoded(source, model, given) for model in models])
 
 
-def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
-    from charlm.corpus.documents import split_documents
-
+def _encoded(source: TextSource, model: LanguageModel, given: str | None) -> Iterator[Ids]:
+    tokenizer = model.tokenizer
     if tokenizer.document_kind is not None:
-        documents = split_documents(source.files(tokenizer.kind), tokenizer.document_kind)
-        return starmap(tokenizer.encode_documents, documents)
+        pieces = source.documents(tokenizer.kind, tokenizer.document_kind)
+        return starmap(tokenizer.encode_documents, documents_for(model, source, pieces, given))
     return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
 
 
@@ -71,7 +79,7 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
-    corpora = [_corpus_of(model, command) for model in models]
+    corpora = [corpus_of(model, command) for model in models]
     for corpus in corpora[1:]:
         if not same_splits(corpora[0], corpus):
             raise UsageError(
@@ -88,7 +96,8 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
     return Measured(f"{split} split of {corpus.name}", len(files[0]), [_blocks(ids) for ids in files])
 
 
-def _corpus_of(model: LanguageModel, command: str) -> Corpus:
+def corpus_of(model: LanguageModel, command: str) -> Corpus:
+    """The corpus that ``model`` was trained on. Error messages suggest ``command``, the command with a text."""
     from charlm.corpus.prepared import find_corpus
 
     path = model.checkpoint.path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from charlm.cli.options import DeviceOption, EncodingOption, JsonOption
+from charlm.cli.options import AsTextOption, ColumnOption, DelimiterOption, DeviceOption, EncodingOption, JsonOption
 from charlm.errors import UsageError
 from charlm.training.options import TrainingOptions, check_options, command_line_name, definitions
 
@@ -66,6 +66,13 @@ def train(
         typer.Option("--documents", help="Train on separate documents: lines, blank-lines (paragraphs) or files."),
     ] = None,
     distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
+    column: ColumnOption = None,
+    given: Annotated[
+        str | None,
+        typer.Option("--given", metavar="NAME", help="Of a table, the column of the condition: learn texts given it."),
+    ] = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
     split: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +97,21 @@ def train(
     from charlm.system.signals import StopSignals
 
     training = check_options(options, TrainingOptions, "train")
-    texts = TextOptions(corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct)
+    texts = TextOptions(
+        corpus or (),
+        valid,
+        test,
+        demo,
+        tokenizer,
+        encoding,
+        split,
+        documents,
+        distinct,
+        column,
+        given,
+        delimiter,
+        as_text,
+    )
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
         if resume:

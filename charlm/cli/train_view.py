@@ -112,7 +112,9 @@ def _show_setup(prepared: PreparedRun) -> None:
 def _show_documents(corpus: Corpus) -> None:
     sizes = corpus.sizes
     parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
-    say(f"documents ({corpus.tokenizer.document_kind}): {parts}; the end of a document is predicted like a character")
+    table = corpus.table
+    kind = corpus.tokenizer.document_kind if table is None else f"rows, {table.columns()}"
+    say(f"documents ({kind}): {parts}; the end of a document is predicted like a character")
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
             say(
@@ -227,8 +229,11 @@ def _show_result(trainer: Trainer, reason: str) -> None:
             f"best validation loss: {progress.best:.4f} nats/char ({bits(progress.best):.3f} bits/char) "
             f"at step {progress.best_step}"
         )
+    table = trainer.corpus.table
+    given = [] if table is None or table.given is None else ["--given", table.frequent()[0][0]]
+    command = shell_command("generate", "--checkpoint", trainer.run, *given)
     example = '--prompt "..."' if trainer.corpus.tokenizer.document_kind is None else "--samples 10"
-    say(f"saved in {trainer.run}; next: {shell_command('generate', '--checkpoint', trainer.run)} {example}")
+    say(f"saved in {trainer.run}; next: {command} {example}")
 
 
 def _report(trainer: Trainer, reason: str, as_json: bool) -> None:

@@ -1,8 +1,8 @@
 """Documents: many small texts in one text. ``split_documents`` is the one place where a document is cut from a text.
 
-A document is a line, a paragraph between blank lines, or a file (``DOCUMENT_SEPARATORS``). Separators are not
-part of any document. Texts are split in pieces, so that a document may be larger than memory, and many documents at a
-time, as arrays.
+A document is a line, a paragraph between blank lines, or a file (``DOCUMENT_SEPARATORS``). The rows of a table are
+found by ``tables``; in a plain text a row is a line. Separators are not part of any document. Texts are split in
+pieces, so that a document may be larger than memory, and many documents at a time, as arrays.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ class Piece(NamedTuple):
 
 
 def check_document_kind(document_kind: str) -> None:
-    """Raise ``UsageError`` unless ``document_kind`` is a key of ``DOCUMENT_SEPARATORS``."""
-    if document_kind not in DOCUMENT_SEPARATORS:
-        raise UsageError(f"--documents must be one of {', '.join(DOCUMENT_SEPARATORS)}, not {document_kind!r}")
+    """Raise ``UsageError`` unless ``document_kind`` is a kind that a user may name."""
+    kinds = [kind for kind in DOCUMENT_SEPARATORS if kind != "rows"]  # they follow from a column of a table
+    if document_kind not in kinds:
+        raise UsageError(f"--documents must be one of {', '.join(kinds)}, not {document_kind!r}")
 
 
 def split_documents(files: Iterable[Iterable[Codes]], document_kind: str, keep_empty: bool = False) -> Iterator[Piece]:
@@ -40,7 +41,12 @@ def split_documents(files: Iterable[Iterable[Codes]], document_kind: str, keep_e
 
     Empty documents are left out unless ``keep_empty``; "blank-lines" never yields empty documents.
     """
-    split = {"lines": _split_at_lines, "blank-lines": _split_at_blank_lines, "files": _one_document}[document_kind]
+    split = {
+        "lines": _split_at_lines,
+        "blank-lines": _split_at_blank_lines,
+        "files": _one_document,
+        "rows": _split_at_lines,
+    }[document_kind]
     pieces = (piece for blocks in files for piece in split(blocks))
     return pieces if keep_empty and document_kind != "blank-lines" else _without_empty(pieces)
 

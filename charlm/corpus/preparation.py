@@ -8,6 +8,7 @@ With byte fallback, some characters of the training split are encoded as bytes (
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 
 from charlm.config import dump_json
 from charlm.corpus.byte_fallback import encode_with_fallback, fallback_rates
+from charlm.corpus.conditions import ConditionCounts, prefix_codes
 from charlm.corpus.prepared import FINGERPRINTS, SPLITS, Corpus, content_digest, open_corpus, source_stamp
 from charlm.corpus.split_writer import SplitWriter, write_bytes
 from charlm.corpus.splitting import DocumentOptions, Fractions, ProgressCallback, Splitter, make_splitter
+from charlm.corpus.tables import TableSource
 from charlm.corpus.text import TextSource
+from charlm.corpus.trained_table import TrainedTable
 from charlm.errors import CannotCreateError, DataError
 from charlm.tokenizer.bytes import ByteTokenizer
 from charlm.tokenizer.characters import CharTokenizer
@@ -46,14 +50,18 @@ def prepare(
     short, ``CannotCreateError`` where the folder cannot be written.
     """
     others = others or {}
-    choices = {"shares": None if others else split, "distinct": documents is not None and documents.distinct}
+    choices: dict[str, Any] = {
+        "shares": None if others else split,
+        "distinct": documents is not None and documents.distinct,
+    }
     if "valid" in others:
         split = _ALL_TRAIN
     elif "test" in others:
         split = (split[0] + split[2], split[1], 0.0)
     splitter = make_splitter(source, kind, split, documents, progress)
-    counts = _count(splitter, kind, progress)
-    tokenizer = _build_tokenizer(counts, kind, documents)
+    conditions = ConditionCounts(kind) if documents is not None and documents.conditional else None
+    counts = _count(splitter, kind, progress, conditions)
+    tokenizer = _build_tokenizer(counts, kind, documents, conditions)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -62,6 +70,9 @@ def prepare(
             for name, other in others.items():
                 for piece, _, _ in make_splitter(other, kind, _ALL_TRAIN, documents).pieces():
                     writers[name].write(tokenizer.encode_codes(piece.codes), piece)
+            if isinstance(source, TableSource):
+                values = {} if conditions is None else conditions.values
+                choices["table"] = TrainedTable(source.options.column, source.options.given, values).as_dict()
             _write_description(folder, source, tokenizer, counts, writers, others, choices)
     except OSError as error:
         raise CannotCreateError(
@@ -70,13 +81,15 @@ def prepare(
     return open_corpus(folder)
 
 
-def _count(splitter: Splitter, kind: str, progress: ProgressCallback) -> NDArray[np.int64]:
-    """[codes] how often each occurs in the training split."""
+def _count(
+    splitter: Splitter, kind: str, progress: ProgressCallback, conditions: ConditionCounts | None
+) -> NDArray[np.int64]:
+    """[codes] how often each occurs in the training split; those of conditions are counted by ``conditions``."""
     counts = np.zeros(256 if kind == "byte" else 0x110000, np.int64)
     for pieces in splitter.pieces():
         progress(sum(len(piece.codes) for piece in pieces))
-        codes = pieces[0].codes
-        found = np.bincount(codes) if len(codes) else np.zeros(0, np.int64)
+        piece = pieces[0] if conditions is None else conditions.take(pieces[0])
+        found = np.bincount(piece.codes) if len(piece.codes) else np.zeros(0, np.int64)
         counts[: len(found)] += found
     distinct = int(np.count_nonzero(counts))
     if distinct < 2:
@@ -87,10 +100,16 @@ def _count(splitter: Splitter, kind: str, progress: ProgressCallback) -> NDArray
     return counts
 
 
-def _build_tokenizer(counts: NDArray[np.int64], kind: str, documents: DocumentOptions | None) -> Tokenizer:
-    occurring = {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
+def _build_tokenizer(
+    counts: NDArray[np.int64], kind: str, documents: DocumentOptions | None, conditions: ConditionCounts | None
+) -> Tokenizer:
+    occurring = Counter({int(code): int(counts[code]) for code in np.flatnonzero(counts)})
+    if conditions is not None:
+        occurring.update(conditions.characters())
     inner: Tokenizer = ByteTokenizer() if kind == "byte" else CharTokenizer.build(occurring)
-    return inner if documents is None else DocumentTokenizer(inner, documents.document_kind)
+    if documents is None:
+        return inner
+    return DocumentTokenizer(inner, documents.document_kind, has_separator=conditions is not None)
 
 
 def _write(
@@ -105,7 +124,8 @@ def _write(
         progress(sum(len(piece.codes) for piece in pieces))
         for name, piece in zip(SPLITS, pieces, strict=True):
             if name == "train" and tokenizer.has_byte_fallback:
-                writers[name].write(encode_with_fallback(piece.codes, tokenizer, rates, block), piece)
+                fixed = None if tokenizer.separator_id is None else prefix_codes(piece)
+                writers[name].write(encode_with_fallback(piece.codes, tokenizer, rates, block, fixed), piece)
             else:
                 writers[name].write(tokenizer.encode_codes(piece.codes), piece)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.documents import Piece
 from charlm.corpus.hashing import DocumentHasher
 from charlm.corpus.prepared import SPLITS
 from charlm.corpus.shuffling import shuffled
@@ -34,11 +34,13 @@ class DocumentOptions:
     """How a text is split into documents: ``document_kind`` is a key of ``DOCUMENT_SEPARATORS``.
 
     ``seed`` shuffles the documents into the splits. With ``distinct``, a document is left out if it occurred before.
+    ``conditional``: whether the documents begin with conditions.
     """
 
     document_kind: str
     seed: int = 1
     distinct: bool = False
+    conditional: bool = False
 
 
 class Splitter(Protocol):
@@ -117,7 +119,7 @@ class DocumentSplitter:
         self._boundaries = _boundaries(total, fractions)
 
     def _documents(self) -> Iterator[Piece]:
-        return split_documents(self._source.files(self._kind), self._document_kind)
+        return self._source.documents(self._kind, self._document_kind)
 
     def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
         count = 0

@@ -23,6 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from charlm.corpus.documents import Piece, split_documents
 from charlm.errors import CharlmError, DataError, InputOutputError, MissingInputError, UsageError
 from charlm.tokenizer.protocol import Codes, code_points
 
@@ -71,6 +72,10 @@ class TextSource:
     def files(self, kind: str) -> Iterator[Iterator[Codes]]:
         """The same, separately for each file, with no line feeds inserted between files."""
         return (self._file_codes(path, kind) for path in self.paths)
+
+    def documents(self, kind: str, document_kind: str, keep_empty: bool = False) -> Iterator[Piece]:
+        """The documents of the files; arguments as in ``split_documents``."""
+        return split_documents(self.files(kind), document_kind, keep_empty)
 
     def _file_codes(self, path: Path, kind: str) -> Iterator[Codes]:
         if kind == "byte":

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -100,6 +101,21 @@ def tokenizer_difference(first: Tokenizer, second: Tokenizer) -> str | None:
         one, other = (f"documents ({kind})" if kind else "running text" for kind in kinds)
         return f"one reads {one}, the other {other}"
     return None
+
+
+def check_same_tokenizer(models: Sequence[tuple[Tokenizer, Path]]) -> None:
+    """Raise ``DataError`` unless two models, given with the paths of their checkpoints, can be averaged."""
+    (first, path), (second, other_path) = models
+    if first.description() == second.description():
+        return
+    reason = tokenizer_difference(first, second) or "their vocabularies differ"
+    # The seed shuffles documents before they are split, and the vocabulary is built from the training split.
+    documents = first.document_kind or second.document_kind
+    settings = "split, tokenizer, documents and seed" if documents else "split and tokenizer"
+    raise DataError(
+        f"{path} and {other_path} cannot be averaged: {reason}; choose models that were trained on the same text with "
+        f"the same {settings}"
+    )
 
 
 _UNITS = {"char": "characters", "byte": "bytes"}

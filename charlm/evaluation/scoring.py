@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.corpus.conditions import values_of, without_prefixes
 from charlm.corpus.documents import Piece
 from charlm.engine import Engine
 from charlm.engine.ensemble import log_softmax
 from charlm.evaluation.losses import CHUNK, DOCUMENT_POOL, batched_document_losses
+from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer
 
 
@@ -33,6 +35,10 @@ class Scored(NamedTuple):
     """Characters predicted, including the end marker."""
     unknown_characters: int
     """Characters among these that the training text does not have."""
+    kept: tuple[str, ...] = ()
+    """Of a row of a table, the cells of other columns that were asked for."""
+    given: str | None = None
+    """The condition of the document, for a model with conditions."""
 
     @property
     def bits_per_char(self) -> float:
@@ -71,15 +77,23 @@ def _score(engine: Engine, tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.
     codes = codes[: ends[-1]]
     ids, id_ends = encode_documents(tokenizer, codes, ends)
     nats = batched_document_losses(engine, tokenizer.start_id, ids, id_ends).astype(np.float64)
-    starts = tokenizer.starts_character[ids]
+    starts, given = tokenizer.starts_character[ids], list[str | None]([None] * len(ends))
+    if tokenizer.separator_id is not None:
+        predicted = ~prefix_mask(tokenizer, ids)
+        nats, starts = nats * predicted, starts & predicted
+        given = [*values_of(Piece(codes, ends), tokenizer.kind)]
+        codes, ends = without_prefixes(Piece(codes, ends))
     per_document = zip(
         _texts(tokenizer, codes, ends),
         _sums(nats, id_ends).tolist(),
         _sums(starts, id_ends).tolist(),
         _sums(tokenizer.unknown(ids) & starts, id_ends).tolist(),
+        given,
         strict=True,
     )
-    return [Scored(number + offset, *values) for offset, values in enumerate(per_document)]
+    return [
+        Scored(number + offset, *values)._replace(given=value) for offset, (*values, value) in enumerate(per_document)
+    ]
 
 
 def encode_documents(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
@@ -131,15 +145,18 @@ class Surprisal(NamedTuple):
     """
 
 
-def surprisals(engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int = 5) -> Iterator[Surprisal]:
-    """One for each character of a document, which is read from the initial state.
+def surprisals(
+    engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int = 5, before: Sequence[Ids] = ()
+) -> Iterator[Surprisal]:
+    """One for each character of a document, which is read from the initial state, after the ids ``before``.
 
     ``ids`` include the end marker, if the tokenizer has one. ``count`` is the number of alternatives.
     """
     names = [tokenizer.decode(np.array([id_])) for id_ in range(tokenizer.vocabulary_size)]
     character: list[int] = []
     nats, alternatives = 0.0, list[tuple[str, float]]()
-    for target, log_V, best_C in _predictions(engine, tokenizer, ids, count):
+    predictions = _predictions(engine, tokenizer, np.concatenate([*before, ids]), count)
+    for target, log_V, best_C in itertools.islice(predictions, sum(map(len, before)), None):
         if character and not tokenizer.starts_character[target]:
             character.append(target)
             nats -= float(log_V[target])

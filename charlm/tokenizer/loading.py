@@ -23,7 +23,10 @@ def load_tokenizer(description: Any, model: bytes | None) -> Tokenizer:
         return inner
     if not isinstance(document_kind, str) or document_kind not in DOCUMENT_SEPARATORS:
         raise DataError(f"config.json has documents {document_kind!r:.40}, unknown to this charlm; update charlm")
-    return DocumentTokenizer(inner, document_kind)
+    has_separator = description.get("separator", False)
+    if not isinstance(has_separator, bool):
+        raise DataError("config.json: the tokenizer's separator is not true or false; restore it from a backup")
+    return DocumentTokenizer(inner, document_kind, has_separator)
 
 
 def _load_inner(description: Any, model: bytes | None) -> Tokenizer:

@@ -17,8 +17,11 @@ Ids = NDArray[Any]
 Codes = NDArray[Any]
 """[N] code points of characters, or byte values."""
 
-DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n"}
-"""Document kind -> what is written between two documents of that kind."""
+SEPARATOR_CODE = 0x110000
+"""In codes, the end of a document's condition (see ``conditions``): the number after the last code point."""
+
+DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n", "rows": "\n"}
+"""Document kind -> what is written between two documents of that kind; see ``document_separator``."""
 
 
 class Constraint(NamedTuple):
@@ -63,6 +66,11 @@ class Tokenizer(Protocol):
     @property
     def end_id(self) -> int | None:
         """The id that ends a document: the boundary. None for continuous text."""
+        ...
+
+    @property
+    def separator_id(self) -> int | None:
+        """The id that ends the condition of a document; None for a model without conditions."""
         ...
 
     @property
@@ -119,6 +127,14 @@ class Tokenizer(Protocol):
     def description(self) -> dict[str, Any]:
         """The JSON values of the tokenizer in config.json, in addition to ``to_bytes``."""
         ...
+
+
+def document_separator(tokenizer: Tokenizer) -> str:
+    """What is written between two documents of a model. Empty for continuous text."""
+    kind = tokenizer.document_kind
+    if kind == "rows" and tokenizer.constraint().allowed_SV[0, tokenizer.encode("\n")[0]]:
+        kind = "files"  # a cell may hold line ends
+    return "" if kind is None else DOCUMENT_SEPARATORS[kind]
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype[Any]:

@@ -133,7 +133,7 @@ def _refuse_stream_options(options: TrainingOptions, documents: bool) -> None:
     }
     for name, reason in reasons.items():
         if documents and _given(options, (name,)).get(name):
-            raise UsageError(f"{command_line_name(name)} has no effect with --documents, {reason}; leave it out")
+            raise UsageError(f"{command_line_name(name)} has no effect on documents, {reason}; leave it out")
 
 
 # ----------------------------------------------------------------------------------------------- chunks and budget

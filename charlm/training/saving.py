@@ -31,7 +31,7 @@ from charlm.checkpoint.tensors import tensors_to_bytes
 from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json, to_dict
 from charlm.corpus.batches import Batches
-from charlm.corpus.prepared import Corpus
+from charlm.corpus.prepared import Corpus, SplitSize
 from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
 from charlm.training.events import Saved, SaveFailed
@@ -132,6 +132,7 @@ def checkpoint_files(state: TrainingState, corpus: Corpus, finished: bool) -> di
 def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
     progress = state.progress
     evaluated = progress.evaluated_step == progress.step
+    table = corpus.description.get("table")
     validation = progress.last_validation if evaluated else None
     return {
         "format": FORMAT,
@@ -142,11 +143,12 @@ def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
         "weights": "f32",
         "training": to_dict(state.config),
         "tokenizer": corpus.tokenizer.description(),
+        **({} if table is None else {"table": table}),
         "corpus": {
             "name": corpus.name,
             "sha256": corpus.sha256,
             "description_sha256": corpus.description_sha256,
-            "splits": {name: dataclasses.asdict(size) for name, size in corpus.sizes.items()},
+            "splits": {name: _size(size) for name, size in corpus.sizes.items()},
             "shares": corpus.description.get("shares"),
             "distinct": corpus.description.get("distinct"),
         },
@@ -155,3 +157,7 @@ def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "ids_seen": progress.ids_seen,
     }
+
+
+def _size(size: SplitSize) -> dict[str, int]:
+    return {name: value for name, value in dataclasses.asdict(size).items() if value or name != "prefix_ids"}

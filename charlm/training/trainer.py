@@ -66,7 +66,7 @@ class Trainer:
         self.metrics_log = MetricsLog(run)
         self._update = make_update(self.state)
         size = corpus.sizes["train"]
-        self._ids_per_character = size.ids / max(1, size.predictions)
+        self._ids_per_character = (size.ids - size.prefix_ids) / max(1, size.predictions)
         self._stop = False
         self._started = time.monotonic()
         self._last_save = self._started

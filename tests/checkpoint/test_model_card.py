@@ -77,10 +77,11 @@ def command_of(card):
         {"save_every": "45s", "split": "87.5/12.5/0"},
         {"documents": "lines", "split": "80/10/10", "distinct": True},
         {"clip": float("inf")},
+        {"column": "the name", "split": "80/10/10"},
     ],
 )
-def test_the_command_repeats_the_run(text_file, lines_file, tmp_path, options):
-    text = lines_file if "documents" in options else text_file
+def test_the_command_repeats_the_run(text_file, lines_file, table_file, tmp_path, options):
+    text = lines_file if "documents" in options else table_file if "column" in options else text_file
     first = brief(text, tmp_path / "first", 7, dropout_input=0.0, ar=0.5, **{"save_every": "3", **options})
     from charlm.cli.app import app  # the command line, so that its types are tested, too
 
