@@ -22,7 +22,7 @@ def test_training_tells_the_condition_and_the_next_command(table_file, tmp_path)
     stderr = charlm(*words, cwd=tmp_path).stderr.decode()
     assert "people: 12 rows without the name and 4 rows without region are left out" in stderr
     assert "documents (rows, column the name given region): 1,066 training" in stderr
-    assert "--given north --prompt" in stderr
+    assert "--given north --samples" in stderr
     assert "\n    north: " in stderr  # a sample
     assert "--column 'the name' --given region" in (tmp_path / "run" / "README.md").read_text()
     done(charlm("train", "--resume", "--out", "run", "--steps", "12", cwd=tmp_path))
