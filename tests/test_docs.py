@@ -74,7 +74,8 @@ def make_texts(folder, text):
         (folder / name).write_text(text[:6000], encoding="utf-8")
     for name in ("names.txt", "app.log", "today.log"):
         (folder / name).write_text("".join(lines), encoding="utf-8")
-    rows = [f'"{line.strip()}  1",{category},2\n' for line, category in zip(lines, ["shoes", "hats"] * 750, strict=True)]
+    categories = ["shoes", "hats"] * (len(lines) // 2)
+    rows = [f'"{line.strip()}  1",{category},2\n' for line, category in zip(lines, categories, strict=True)]
     (folder / "table.csv").write_text("title,category,price\n" + "".join(rows), "utf-8")
     subprocess.run(["gzip", "notes.txt"], cwd=folder, check=True)
     (folder / "chapters").mkdir()
