@@ -10,22 +10,18 @@ A run is locked while it is trained. It is never overwritten, and it is removed 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charlm import native
 from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RUNS, RunFolder
 from charlm.checkpoint.step import (
     ALL_FILES,
-    CONFIG,
-    MANIFEST,
     Checkpoint,
-    has_training_state,
     open_checkpoint,
 )
 from charlm.checkpoint.transfer import transfer_weights
@@ -36,7 +32,7 @@ from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.tables import TableOptions, open_texts
 from charlm.corpus.text import TextSource, check_encoding
-from charlm.errors import DataError, MissingInputError, UsageError
+from charlm.errors import DataError, UsageError
 from charlm.system.devices import choose_device, choose_precision
 from charlm.system.disk import sync_folders
 from charlm.system.signals import StopSignals
@@ -47,15 +43,15 @@ from charlm.training.options import (
     TrainingOptions,
     check_options,
     check_type,
-    command_line_name,
     definitions,
 )
-from charlm.training.recipe import Recipe, resolve, save_every_fields, validate
+from charlm.training.recipe import Recipe, resolve, validate
+from charlm.training.resuming import changed, check_corpus, is_extended, on_device, refuse_fixed_options, run_of
+from charlm.training.speed import MachineSpeed
 from charlm.training.state import is_finished
 from charlm.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import Unpack
 
 TOKENIZERS = ("char", "byte")
@@ -263,6 +259,9 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
             run.clear_beginning()
             corpus = _prepare(run.path, source, texts, _document_options(texts, options), run_options.progress)
             sync_folders([corpus.folder, *run.created])
+            seconds = options.get("time")
+            speedometer = None if seconds is None else MachineSpeed(corpus, parse_duration(seconds))
+            began = time.monotonic()
             recipe = resolve(
                 options,
                 corpus.sizes["train"],
@@ -270,13 +269,15 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
                 corpus.tokenizer.vocabulary_size,
                 device=str(device),
                 precision=precision,
-                instruction_set=native.instruction_set(),
+                speedometer=speedometer,
                 architecture=architecture,
             )
             trainer = Trainer(run.path, corpus, recipe.model, recipe.training)
             if base is not None:
                 fresh = trainer.model.weights()
                 trainer.model.load_weights(transfer_weights(read_model_parts(base), fresh, corpus.tokenizer))
+            if speedometer is not None:
+                trainer.begin(time.monotonic() - began, recipe.evaluation_seconds)
             yield PreparedRun(trainer, recipe)
         finally:
             run.discard_without_steps()
@@ -368,8 +369,8 @@ def demo_text() -> str:
 @contextlib.contextmanager
 def resumed_run(run: Path | None, options: TrainingOptions, device: str | None = None) -> Iterator[PreparedRun]:
     """Open a run (by default the newest) at its latest checkpoint and hold it, locked and ready to continue."""
-    _refuse_fixed_options(options)
-    run, named_step = _run_of(RunFolder.newest(RUNS, to_resume=True).path if run is None else run)
+    refuse_fixed_options(options)
+    run, named_step = run_of(RunFolder.newest(RUNS, to_resume=True).path if run is None else run)
     folder = RunFolder(run)
     with folder.lock():
         folder.clean()
@@ -379,79 +380,12 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
                 f"{run} has a newer checkpoint (step {checkpoint.step}); resume the run, or start a new run from the "
                 f"older step with --init-from {run / f'step-{named_step}'}"
             )
-        config = _extended(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
-        config = _on_device(config, choose_device(device or config.device))
+        config = changed(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
+        config = on_device(config, choose_device(device or config.device))
         corpus = open_corpus(run / "corpus")
-        _check_corpus(run, corpus, checkpoint)
+        check_corpus(run, corpus, checkpoint)
         trainer = Trainer.resume(run, corpus, checkpoint, config)
-        extended = _is_extended(options)
+        extended = is_extended(options)
         progress = trainer.budget_progress()
         finished = is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))
         yield PreparedRun(trainer, None, finished)
-
-
-def _run_of(path: Path) -> tuple[Path, int | None]:
-    """The run that ``path``, the folder of a run or of a step, belongs to; and the number of the step, if it is one."""
-    if not path.exists():
-        raise MissingInputError(f"{path} does not exist; name an existing run, or train one: charlm train FILE")
-    has_steps = bool(RunFolder(path).step_numbers())
-    if has_steps or not (path / MANIFEST).exists():
-        if not has_steps:
-            raise MissingInputError(f"{path} has no checkpoint to resume; train again: charlm train FILE")
-        return path, None
-    if not has_training_state(path):
-        raise DataError(
-            f"{path} is an exported model and has no training state; resume the run it was exported from, or start "
-            f"from its weights with charlm train FILE --init-from {path}"
-        )
-    return path.parent, open_checkpoint(path, names=[CONFIG]).step
-
-
-def _refuse_fixed_options(options: TrainingOptions) -> None:
-    for name, value in options.items():
-        if value is not None and name not in definitions(ResumeOptions):
-            raise UsageError(
-                f"{command_line_name(name)} cannot change when a run is resumed; leave it out, or start a new run with "
-                "--init-from"
-            )
-
-
-def _on_device(config: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """``config`` for another device, in a precision that it has."""
-    fits = config.precision != "fp16" or device.type == "cuda"
-    precision = config.precision if fits else choose_precision("auto", device)
-    return dataclasses.replace(config, device=str(device), precision=precision)
-
-
-def _is_extended(options: TrainingOptions) -> bool:
-    return any(options.get(name) is not None for name in ("epochs", "steps", "time"))
-
-
-def _extended(config: TrainingConfig, options: TrainingOptions) -> TrainingConfig:
-    if _is_extended(options):
-        time = options.get("time")
-        seconds = None if time is None else parse_duration(time)
-        config = dataclasses.replace(config, epochs=options.get("epochs"), steps=options.get("steps"), seconds=seconds)
-    if (threads := options.get("threads")) is not None:
-        config = dataclasses.replace(config, threads=threads)
-    return dataclasses.replace(config, **save_every_fields(options.get("save_every")))
-
-
-def _check_corpus(run: Path, corpus: Corpus, checkpoint: Checkpoint) -> None:
-    described = checkpoint.config.get("corpus")
-    if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
-        raise DataError(
-            f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore the original "
-            "corpus folder"
-        )
-    # Checked before the sources that it names are opened. The first checkpoints of format 1 do not have it.
-    if described.get("description_sha256", corpus.description_sha256) != corpus.description_sha256:
-        raise DataError(
-            f"{corpus.folder / 'corpus.json'} is damaged; restore it, or train again with --init-from {run}"
-        )
-    if corpus.changed_sources():
-        raise DataError(
-            f"the text of {run} has changed since training began; restore the old text to resume, or train on the new "
-            f"one with charlm train FILE --init-from {run}"
-        )
-    corpus.check_ids()

@@ -43,11 +43,12 @@ class ValidationResult(NamedTuple):
 class Validator:
     """Evaluates the averaged weights of a training on ``corpus``, and lets the schedule follow the loss.
 
-    ``memory_advice`` ends the message where the device's memory does not suffice.
+    It reads at most ``max_ids`` of the validation text. ``memory_advice`` ends the message where the device's memory
+    does not suffice.
     """
 
-    def __init__(self, corpus: Corpus, memory_advice: str) -> None:
-        self.text = ValidationText(corpus)
+    def __init__(self, corpus: Corpus, max_ids: int, memory_advice: str) -> None:
+        self.text = ValidationText(corpus, max_ids)
         self._tokenizer = corpus.tokenizer
         values = [] if corpus.table is None else [value for value, _ in corpus.table.frequent()]
         self._sampled_values = values[:SAMPLE_DOCUMENTS]
