@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charlm import native
 from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RUNS, RunFolder
 from charlm.checkpoint.step import (
@@ -25,7 +25,7 @@ from charlm.checkpoint.step import (
     open_checkpoint,
 )
 from charlm.checkpoint.transfer import transfer_weights
-from charlm.config import ModelConfig, TrainingConfig, from_dict
+from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
 from charlm.corpus.documents import check_document_kind
 from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
@@ -46,6 +46,7 @@ from charlm.training.options import (
 )
 from charlm.training.recipe import Recipe, resolve, validate
 from charlm.training.resuming import changed, check_corpus, is_extended, on_device, refuse_fixed_options, run_of
+from charlm.training.speed import MachineSpeed
 from charlm.training.state import is_finished
 from charlm.training.trainer import Trainer
 
@@ -232,6 +233,9 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
             run.clear_beginning()
             corpus = _prepare(run.path, source, texts, _document_options(texts, options), run_options.progress)
             sync_folders([corpus.folder, *run.created])
+            seconds = options.get("time")
+            speedometer = None if seconds is None else MachineSpeed(corpus, parse_duration(seconds))
+            began = time.monotonic()
             recipe = resolve(
                 options,
                 corpus.sizes["train"],
@@ -239,13 +243,15 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
                 corpus.tokenizer.vocabulary_size,
                 device=str(device),
                 precision=precision,
-                instruction_set=native.instruction_set(),
+                speedometer=speedometer,
                 architecture=architecture,
             )
             trainer = Trainer(run.path, corpus, recipe.model, recipe.training)
             if base is not None:
                 fresh = trainer.model.weights()
                 trainer.model.load_weights(transfer_weights(read_model_parts(base), fresh, corpus.tokenizer))
+            if speedometer is not None:
+                trainer.begin(time.monotonic() - began, recipe.evaluation_seconds)
             yield PreparedRun(trainer, recipe)
         finally:
             run.discard_without_steps()

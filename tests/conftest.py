@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -110,13 +111,13 @@ BRIEF = {"lr": 5e-3, "warmup": 3, "batch": 4, "bptt": 20, "eval_every": 7, "save
 def make_trainer(corpus, tmp_path):
     """A function that makes a trainer in a run folder with a copy of the small corpus."""
 
-    def make(name="run", model=None, of=corpus, **training) -> Trainer:
+    def make(name="run", model=None, of=corpus, clock=time.monotonic, **training) -> Trainer:
         run = tmp_path / name
         if not (run / "corpus").exists():
             shutil.copytree(of.folder, run / "corpus")
         model_config = ModelConfig(of.tokenizer.vocabulary_size, **{**TINY, **DROPOUTS, **(model or {})})
         own = open_corpus(run / "corpus")
-        return Trainer(run, own, model_config, TrainingConfig(**{**BRIEF, **training}))
+        return Trainer(run, own, model_config, TrainingConfig(**{**BRIEF, **training}), clock)
 
     return make
 

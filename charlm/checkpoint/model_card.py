@@ -138,7 +138,8 @@ def _text_options(config: Mapping[str, Any]) -> list[str]:
 def _training_options(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfig) -> list[str]:
     """All options of the model and of training, given by the user or chosen by charlm."""
     values = {**to_dict(model), **to_dict(training), "device": training.device.partition(":")[0]}
-    for name in ("vocabulary_size", "threads", "save_every_unit", "seconds"):
+    not_options = ("vocabulary_size", "threads", "save_every_unit", "seconds", "warmup_share", "validation_ids")
+    for name in (*not_options, "ids_per_second", *(["warmup"] if training.warmup_share else [])):
         del values[name]
     if config["tokenizer"].get("documents") is not None:  # documents do not use these
         del values["state_reset"], values["bptt_jitter"]

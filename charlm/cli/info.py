@@ -77,12 +77,20 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             "trained",
             f"{facts['step']} steps in {duration(facts['seconds'])} on {training['device']}, {training['precision']}",
         ),
+        *_speed_rows(training),
         (
             "validation",
             "not evaluated at this step" if loss is None else f"loss {loss:.4f} nats/char ({bits(loss):.3f} bits/char)",
         ),
         ("engine", facts["engine"]),
     ]
+
+
+def _speed_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
+    speed = training.get("ids_per_second")
+    if speed is None:
+        return []
+    return [("speed", f"{speed:,.0f} ids per second, measured before the first step and rounded")]
 
 
 def _document_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:

@@ -230,7 +230,7 @@ def _report(trainer: Trainer, reason: str, as_json: bool) -> None:
         {
             "run": str(trainer.run),
             "step": progress.step,
-            "seconds": round(progress.seconds, 2),
+            "seconds": round(progress.seconds if reason == "finished before" else trainer.seconds, 2),
             "reason": reason,
             "best_step": progress.best_step,
             "best_nats_per_char": progress.best,

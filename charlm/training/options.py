@@ -61,7 +61,9 @@ class OptimizationOptions(TypedDict, total=False):
     weight_decay: Annotated[float | None, Option("Weight decay on matrices.", "by corpus and budget for adamw, else 0")]
     clip: Annotated[float | None, Option("Clip the gradient norm to this value; inf disables clipping.", "1")]
     schedule: Annotated[str | None, Option("plateau, cosine or constant.", "plateau", "cosine")]
-    warmup: Annotated[int | None, Option("Steps of linear warm-up.", "100, at most a fifth of all steps")]
+    warmup: Annotated[
+        int | None, Option("Steps of linear warm-up.", "100, at most a fifth; with --time, a share of the time")
+    ]
     batch: Annotated[int | None, Option("Number of parallel streams.", "by corpus and device")]
     bptt: Annotated[int | None, Option("Characters per chunk.", "at most 128, by budget")]
     bptt_jitter: Annotated[float | None, Option("Shift chunk borders by up to this fraction of --bptt.", "0")]
@@ -79,9 +81,12 @@ class ResumeOptions(TypedDict, total=False):
 
     epochs: Annotated[int | None, Option("Stop after this many epochs.")]
     steps: Annotated[int | None, Option("Stop after this many steps.")]
-    time: Annotated[str | None, Option("Stop after 90s, 10m or 2h in total, evaluations included.", "", "10m")]
+    time: Annotated[
+        str | None,
+        Option("Stop after 90s, 10m or 2h in total, counted from the prepared text to the last saved file.", "", "10m"),
+    ]
     save_every: Annotated[str | int | None, Option("Steps, or a time such as 20s, between saves.", "60s", "20s")]
-    threads: Annotated[int | None, Option("CPU threads.", "all cores", "", 1, 1024)]
+    threads: Annotated[int | None, Option("CPU threads.", "all cores, at most one for 4 streams", "", 1, 1024)]
 
 
 class TrainingOptions(ShapeOptions, DropoutOptions, OptimizationOptions, ResumeOptions, total=False):

@@ -59,7 +59,7 @@ def is_extended(options: TrainingOptions) -> bool:
 
 
 def changed(config: TrainingConfig, options: TrainingOptions) -> TrainingConfig:
-    """``config`` with what ``options`` change."""
+    """``config`` with what ``options`` change. The speed that was measured when the run began stays in it."""
     if is_extended(options):
         time = options.get("time")
         seconds = None if time is None else parse_duration(time)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,13 @@ from charlm.corpus.batches import Batches
 from charlm.corpus.prepared import Corpus
 from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
+from charlm.model.char_lm import CharLM
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
 
 MAX_FAILED_SAVES = 3
+MIN_GRADIENT_SEGMENTS = 10
+"""Fewer segments of the text do not tell the size of the gradients."""
 
 
 class NonFiniteError(Exception):
@@ -45,11 +49,15 @@ class NonFiniteError(Exception):
 
 
 class Saver:
-    """Saves the run in the folder ``run``, which the caller has locked. The best and the latest step are kept."""
+    """Saves the run in the folder ``run``, which the caller has locked. The best and the latest step are kept.
 
-    def __init__(self, run: Path, corpus: Corpus) -> None:
+    ``clock`` counts seconds.
+    """
+
+    def __init__(self, run: Path, corpus: Corpus, clock: Callable[[], float] = time.monotonic) -> None:
         self._run = run
         self._corpus = corpus
+        self._clock = clock
         self._failed_saves = 0
         self._best_on_disk: tuple[float | None, int | None] = (None, None)
 
@@ -102,18 +110,34 @@ class Saver:
         kept = f"the last good checkpoint is step {steps[-1]} in {self._run}" if steps else "nothing was saved"
         return f"{kept}; train again with a lower --lr (now {lr:g})"
 
-    def save_gradients(self, device: torch.device, stop: Callable[[], bool]) -> None:
+    def save_gradients(self, device: torch.device, seconds: float, stop: Callable[[], bool]) -> None:
         """Save the best step again with the rms of its gradients, computed on ``device``, for dynamic evaluation.
 
-        Without them, dynamic evaluation reads the corpus again. ``stop()`` ends it early, and nothing is saved then.
-        Raises ``InputOutputError``.
+        Without them, dynamic evaluation reads the corpus again. They are computed from as much text as is possible in
+        ``seconds``, and left out if that is too little. ``stop()`` ends it early, and nothing is saved then. Raises
+        ``InputOutputError``.
         """
+        end = self._clock() + seconds
         best = open_checkpoint(self._run, "best", ALL_FILES)
         parts = read_model_parts(best)
         model = make_network(parts.config, parts.weights).to(device)
-        rms = compute_gradient_rms(model, self._corpus, gradient_rms_segments(best.step), stop)
+        segments = gradient_rms_segments(best.step)
+        if math.isfinite(end):
+            segments = min(segments, self._affordable_segments(model, end))
+        if segments < MIN_GRADIENT_SEGMENTS:
+            return
+        rms = compute_gradient_rms(model, self._corpus, segments, stop)
         if not stop():
             save_step(self._run, best.step, {**best.files, GRADIENTS: tensors_to_bytes(rms)})
+
+    def _affordable_segments(self, model: CharLM, end: float) -> int:
+        """How many segments there is time for until ``end``; one is computed to know."""
+        began = self._clock()
+        if began >= end:
+            return 0
+        compute_gradient_rms(model, self._corpus, 1)
+        now = self._clock()
+        return int(min(1e6, (end - now) / max(now - began, 1e-6)))
 
 
 def checkpoint_files(state: TrainingState, corpus: Corpus, finished: bool) -> dict[str, bytes]:

@@ -42,11 +42,12 @@ class ValidationResult(NamedTuple):
 class Validator:
     """Evaluates the averaged weights of a training on ``corpus``, and lets the schedule follow the loss.
 
-    ``memory_advice`` ends the message where the device's memory does not suffice.
+    It reads at most ``max_ids`` of the validation text. ``memory_advice`` ends the message where the device's memory
+    does not suffice.
     """
 
-    def __init__(self, corpus: Corpus, memory_advice: str) -> None:
-        self.text = ValidationText(corpus)
+    def __init__(self, corpus: Corpus, max_ids: int, memory_advice: str) -> None:
+        self.text = ValidationText(corpus, max_ids)
         self._tokenizer = corpus.tokenizer
         self._memory_advice = memory_advice
 
