@@ -105,7 +105,7 @@ class FixedSpeed:
         return TrainingSpeed(0.0, 1 / 4096)
 
     def evaluation(self, model, config):
-        return EvaluationSpeed(self.seconds / 2e5, 0.0)
+        return EvaluationSpeed(self.seconds / 1e4, 0.0)
 
 
 def test_a_time_limit_is_measured_once_and_the_speed_is_kept_in_the_run(text_file, tmp_path, monkeypatch):
@@ -120,8 +120,8 @@ def test_a_time_limit_is_measured_once_and_the_speed_is_kept_in_the_run(text_fil
         return [training[name] for name in names]
 
     before = recorded()
-    # 0.9 s allow 57 steps of 64 ids. A larger evaluation would take more than a twentieth of the time.
-    assert before[:2] == [4096.0, 1 << 12]
+    # 0.9 s allow 57 steps of 64 ids. An evaluation of 1,000 takes more than a twentieth of the time.
+    assert before[:2] == [4096.0, 1 << 10]
     assert before[3:] == [0, pytest.approx(0.2, abs=0.01)]
     training_state = json.loads(open_checkpoint(tmp_path / "run", "latest", ALL_FILES).files[STATE])["progress"]
     assert 0 < training_state["preparation_seconds"] < training_state["seconds"]
