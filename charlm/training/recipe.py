@@ -34,6 +34,7 @@ LEARNING_RATES = {"muon": 1e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "s
 _OPTIMIZER, _BETA2 = "muon", 0.9
 _MOMENTUM, _MOMENTUM_OF_FEW_STEPS, _FEW_STEPS = 0.9, 0.8, 1000
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
+_MUON_STEPS_AT_FULL_LR, _MUON_LR_EXPONENT, _MUON_EPOCHS_AT_FULL_LR = 400, 0.75, 4
 _WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
 _EPOCHS_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
 _DROPOUT_PER_DOUBLING, _MAX_DROPOUT = 0.12, 0.5
@@ -262,7 +263,7 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
     optimizer = options.get("optimizer") or _OPTIMIZER
     dropout = _dropout(epochs, steps)
     chosen = {
-        "lr": _learning_rate(optimizer, model.hidden, steps),
+        "lr": _learning_rate(optimizer, model.hidden, steps, epochs),
         "weight_decay": _weight_decay(epochs) if optimizer in ("muon", "adamw") else 0.0,
         **({"dropout_hidden": dropout} if model.layers > 1 else {}),
         "dropout_output": dropout,
@@ -276,9 +277,13 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
     return {**dict.fromkeys(_DROPOUTS, 0.0), **chosen, **given}
 
 
-def _learning_rate(optimizer: str, hidden: int, steps: float) -> float:
+def _learning_rate(optimizer: str, hidden: int, steps: float, epochs: float) -> float:
+    """By the number of steps. Where a text is read only a few times, the rate of Muon falls earlier."""
     lr = LEARNING_RATES.get(optimizer, LEARNING_RATES[_OPTIMIZER]) * min(1.0, 512 / hidden)
     factor = (_STEPS_AT_FULL_LR / max(_STEPS_AT_FULL_LR, steps)) ** _LR_EXPONENT
+    if optimizer == "muon":
+        few_epochs_factor = (_MUON_STEPS_AT_FULL_LR / max(_MUON_STEPS_AT_FULL_LR, steps)) ** _MUON_LR_EXPONENT
+        factor *= min(1.0, max(few_epochs_factor, epochs / _MUON_EPOCHS_AT_FULL_LR))
     return _rounded(lr * max(factor, _MIN_LR_FACTOR))
 
 
