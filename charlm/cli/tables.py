@@ -51,6 +51,7 @@ def open_for_models(
     tables = [model.table for model in models if model.table is not None]
     conditional = next((table for table in tables if table.given is not None), None)
     check_form(options, tables, conditional)
+    _check_same_columns(options, tables)
     given = None if conditional is None or options.given is not None else options.given_column or conditional.given
     table = None if options.column is None else TableOptions(options.column, options.delimiter, given)
     default = TableOptions(tables[0].column, options.delimiter, given) if tables else None
@@ -76,6 +77,16 @@ def check_form(form: TableForm, tables: Sequence[TrainedTable], conditional: Tra
             raise UsageError(f"this model was trained without a condition (charlm train --given); leave out {name}")
     elif form.given is not None:
         conditional.check_value(form.given)
+
+
+def _check_same_columns(form: TableForm, tables: Sequence[TrainedTable]) -> None:
+    """Raise ``UsageError`` if models read different columns and ``form`` does not say which."""
+    columns = {table.column for table in tables}
+    if form.column is None and len(columns) > 1:
+        raise UsageError(f"these models read different columns ({', '.join(sorted(columns))}); name one with --column")
+    conditions = {table.given for table in tables if table.given is not None}
+    if len(conditions) > 1:
+        raise UsageError(f"these models have different conditions ({', '.join(sorted(conditions))}); leave out FILE")
 
 
 def check_stdin(model: LanguageModel, form: TableForm) -> None:

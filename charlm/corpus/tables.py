@@ -10,6 +10,7 @@ import difflib
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ logger = logging.getLogger("charlm")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _PARQUET_MAGIC = b"PAR1"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,19 @@ def _where(chosen: list[bool], columns: list[list[Any]]) -> list[list[Any]]:
 
 
 def make_piece(cells: Sequence[str], kind: str) -> Piece:
-    """``cells`` as documents: code points for the tokenizer kind "char", UTF-8 bytes for "byte"."""
-    if kind == "byte":
-        encoded = [cell.encode("utf-8", "surrogateescape") for cell in cells]
-        codes, lengths = np.frombuffer(b"".join(encoded), np.uint8), [len(cell) for cell in encoded]
-    else:
-        codes, lengths = code_points("".join(cells)), [len(cell) for cell in cells]
+    """``cells`` as documents: code points for the tokenizer kind "char", UTF-8 bytes for "byte".
+
+    Raises ``DataError`` for a lone surrogate, which JSON can hold.
+    """
+    try:
+        if kind == "byte":
+            encoded = [cell.encode("utf-8", "surrogateescape") for cell in cells]
+            codes, lengths = np.frombuffer(b"".join(encoded), np.uint8), [len(cell) for cell in encoded]
+        else:
+            codes, lengths = code_points("".join(cells)), [len(cell) for cell in cells]
+    except (UnicodeEncodeError, DataError):
+        wrong = next(cell for cell in cells if not cell.isascii() and _SURROGATE.search(cell))
+        raise DataError(f"the cell {wrong!r:.60} has half of a character, a lone surrogate; correct it") from None
     return Piece(codes, np.cumsum(lengths, dtype=np.int64))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,11 +111,15 @@ class ModelConditions:
             self.prefix(given)
             return pieces if given is None else with_value(pieces, given, self._tokenizer.kind)
         self._required()
-        return (with_values(self._value(value), piece) for value, piece in zip(given, pieces, strict=True))
+        return self._with_own_values(pieces, iter(given))
 
-    def _value(self, value: str) -> Piece:
-        codes = self._tokenizer.encode(value) if self._tokenizer.kind == "byte" else code_points(value)
-        return Piece(codes, np.full(1, len(codes), np.int64))
+    def _with_own_values(self, pieces: Iterable[Piece], values: Iterator[str]) -> Iterator[Piece]:
+        for piece in pieces:
+            value = next(values, None)
+            if not isinstance(value, str):
+                raise UsageError(f"given must be a text, or one for each document; {value!r:.40} is not a text")
+            codes = self._tokenizer.encode(value) if self._tokenizer.kind == "byte" else code_points(value)
+            yield with_values(Piece(codes, np.full(1, len(codes), np.int64)), piece)
 
     def _required(self) -> TrainedTable:
         if self._table is None:

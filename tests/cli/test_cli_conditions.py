@@ -2,9 +2,15 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 from commands import QUICK, charlm, one_line
+
+from charlm.cli.tables import TableForm, open_for_models
+from charlm.corpus.tables import TableOptions
+from charlm.corpus.trained_table import TrainedTable
+from charlm.errors import UsageError
 
 
 def done(result):
@@ -164,3 +170,19 @@ def test_models_without_a_condition_take_none(document_run, lines_file):
 def test_adapting_to_rows(table_run, table_file):
     words = ["generate", "--adapt", table_file, "--given", "north", "-c", table_run, "--seed", "1"]
     assert done(charlm(*words)).strip()
+
+
+def test_models_of_different_columns_do_not_read_one_table_in_silence(table_file):
+    def model(column, given=None):
+        counts = {} if given is None else {"x": 1}
+        return SimpleNamespace(table=TrainedTable(column, given, counts), tokenizer=SimpleNamespace(kind="char"))
+
+    def opened(*models, **form):
+        return open_for_models(models, [str(table_file)], "utf-8", None, TableForm(**form))
+
+    with pytest.raises(UsageError, match=r"read different columns \(region, the name\); name one with --column"):
+        opened(model("the name"), model("region"))
+    assert opened(model("the name"), model("region"), column="id").options == TableOptions("id")
+    with pytest.raises(UsageError, match=r"different conditions \(note, region\); leave out FILE"):
+        opened(model("the name", "region"), model("the name", "note"))
+    assert opened(model("the name", "region"), model("the name")).options == TableOptions("the name", given="region")

@@ -165,19 +165,39 @@ def test_rows_with_too_few_or_too_many_cells_are_told(tmp_path, caplog):
     assert "1 rows without name are left out" in missing
 
 
-def test_long_cells_and_quotes_that_are_never_closed(tmp_path, monkeypatch):
+@pytest.fixture
+def limit_cells(monkeypatch):
+    """A function that sets the process's limit of the csv module, whatever charlm asks for."""
+    before = csv.field_size_limit()
+    real = csv.field_size_limit
+    yield lambda limit: monkeypatch.setattr(csv, "field_size_limit", lambda wanted=None: real(limit))
+    real(before)
+
+
+def test_long_cells_and_quotes_that_are_never_closed(tmp_path, monkeypatch, limit_cells):
     path = tmp_path / "table.csv"
     long = "ab\n" * 100_000
     write_csv(path, [["id", "name"], ["1", long], ["2", "b"]])
     assert texts(path) == [long, "b"]
     monkeypatch.setattr(table_readers, "MAX_CELL", 200_000)
-    monkeypatch.setattr(csv, "field_size_limit", lambda limit=None, real=csv.field_size_limit: real(200_000))
+    limit_cells(200_000)
     with pytest.raises(DataError, match=r"table.csv, line \d+: field larger than field limit.*quote not closed"):
         texts(path)
     path.write_text("id,name\n1," + "a" * 300_000)
     in_small_blocks(monkeypatch, 50_000)
     with pytest.raises(DataError, match="a line or row of more than 200,000 characters"):
         texts(path)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 1000])
+def test_an_error_has_the_number_of_its_line(tmp_path, monkeypatch, limit_cells, block):
+    path = tmp_path / "table.csv"
+    write_csv(path, [["id", "name"], *(["1", "ab"] for _ in range(3)), ["1", "x" * 200], ["1", "ab"]])
+    in_small_blocks(monkeypatch, block)
+    limit_cells(100)
+    source = open_table([str(path)], TableOptions("1"))  # the header is read without the limit
+    with pytest.raises(DataError, match=r"table.csv, line 5: field larger"):
+        list(source.blocks("char"))
 
 
 # ---------------------------------------------------------------------------------------------------- JSON
@@ -231,13 +251,14 @@ def test_numbers_keep_their_digits_and_null_is_missing(tmp_path):
         ("t.json", '[{"name": "a"}] x', "t.json, row 2 is not valid JSON"),
         ("t.json", '[{"name": "a"}, 3]', "t.json, row 2 is not an object"),
         ("t.json", '[{"name": "a"},]', "t.json, row 2 is not valid JSON"),
-        ("t.json", '[{"name": "\\ud800"}]', "lone surrogate"),
+        ("t.json", '[{"name": "a"}, {"name": "b\\ud800"}]', r"the cell 'b\\ud800' has half of a character"),
     ],
 )
 def test_damaged_json_is_refused_with_its_place(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
-        texts(tmp_path / name)
+    for kind in ("char", "byte"):
+        with pytest.raises(DataError, match=message):
+            texts(tmp_path / name, kind=kind)
 
 
 def test_a_key_that_appears_late_is_found(tmp_path):

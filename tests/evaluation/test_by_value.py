@@ -118,6 +118,8 @@ def test_generated_texts_are_those_of_the_value(model):
         (lambda model: model.score("Sven"), "needs the region"),
         (lambda model: model.score_documents(["Sven"]), "needs the region"),
         (lambda model: model.surprisals("Sven"), "needs the region"),
+        (lambda model: list(model.score_documents(["Sven", "Mara"], given=["north"])), "one for each document; None"),
+        (lambda model: list(model.score_documents(["Sven"], given=[3])), "one for each document; 3 is not a text"),
     ],
 )
 def test_a_value_must_be_given(model, call, message):
