@@ -56,7 +56,9 @@ def regularization(recipe):
 
 
 def test_longer_trainings_have_lower_learning_rates_and_more_regularization():
-    budgets = [chosen(10**6, time=time, size="medium") for time in ("30s", "2m", "10m", "1h", "100h")]
+    budgets = [
+        chosen(10**6, time=time, size="medium", optimizer="adamw") for time in ("30s", "2m", "10m", "1h", "100h")
+    ]
     rates = [recipe.training.lr for recipe in budgets]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == LEARNING_RATES["adamw"] > rates[-1] > 0
@@ -203,6 +205,16 @@ def test_only_muon_and_adamw_have_weight_decay():
     assert chosen(10**6).training.optimizer == "muon"
     assert chosen(10**6, optimizer="adamw").training.weight_decay > 0
     assert [chosen(10**6, optimizer=name).training.weight_decay for name in ("adam", "sgd", "rmsprop")] == [0, 0, 0]
+
+
+def test_muon_s_learning_rate_is_lower_where_a_text_is_read_only_a_few_times():
+    rates = [chosen(characters, steps=1000, size="medium").training.lr for characters in (10**8, 2 * 10**6, 10**6)]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[-1] == LEARNING_RATES["muon"]
+    few_steps, adamw = (chosen(10**8, size="medium", **options).training.lr for options in (
+        {"steps": 300}, {"steps": 1000, "optimizer": "adamw"},
+    ))  # fmt: skip
+    assert few_steps == adamw == LEARNING_RATES["adamw"]
 
 
 def test_muon_has_less_momentum_for_few_steps():
