@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config import MAX_JSON_BYTES, ModelConfig, TrainingConfig, from_dict, parse_json, to_dict
+from charlm.corpus.trained_table import TrainedTable
 from charlm.errors import DataError
 from charlm.system.disk import read_at_most, write_synced
 
@@ -86,7 +87,7 @@ def generate_part(config: Mapping[str, Any], best: Best) -> str:
         f"and measures how probable a text is.\n\n| | |\n|---|---|\n{table}\n\n"
         "## How it was trained\n\nFILE is the text with the digest above. The options `--valid`, `--test` and "
         "`--init-from` are not shown.\n\n"
-        f"    {command}\n\n{_USE}\n\n{END}"
+        f"    {command}\n\n{_use(config)}\n\n{END}"
     )
 
 
@@ -128,11 +129,11 @@ def _loss(nats: float | None, step: int | None) -> str:
 def _text_options(config: Mapping[str, Any]) -> list[str]:
     """The options of ``charlm train`` for the preparation of the text."""
     tokenizer, corpus = config["tokenizer"], config["corpus"]
-    table = config.get("table")
+    table = TrainedTable.of(config, "config.json")
     values = {"tokenizer": tokenizer.get("kind"), "documents": tokenizer.get("documents") if table is None else None}
     options = [f"--{name} {_escaped(value)}" for name, value in values.items() if value]
-    if table is not None:
-        options += [f"--{name} {_quoted(table[name])}" for name in ("column", "given") if table.get(name) is not None]
+    columns = {} if table is None else {"column": table.column, "given": table.given}
+    options += [f"--{name} {_quoted(column)}" for name, column in columns.items() if column is not None]
     shares = corpus.get("shares")  # None where validation or test text came from other files
     if shares:
         options.append("--split " + "/".join(f"{100 * float(share):.12g}" for share in shares))
@@ -151,6 +152,14 @@ def _training_options(config: Mapping[str, Any], model: ModelConfig, training: T
     values["save_every"] = int(training.save_every) if by_steps else f"{training.save_every:g}s"
     values["time"] = None if training.seconds is None else f"{training.seconds:g}s"
     return [f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None]
+
+
+def _use(config: Mapping[str, Any]) -> str:
+    """How to use the model, with a value of its condition if it has one."""
+    table = TrainedTable.of(config, "config.json")
+    if table is None or table.given is None:
+        return _USE
+    return _USE.replace('--prompt "The"', f"--given {_quoted(table.frequent()[0][0])}")
 
 
 def _quoted(text: Any) -> str:

@@ -32,7 +32,7 @@ def export(
             f"validation loss on a sample of the text: {before:.4f} nats/char before, {after:.4f} nats/char after "
             f"({bits(after):.3f} bits/char; difference {after - before:+.5f} nats/char)"
         )
-    say(f'next: {shell_command("generate", "--checkpoint", made.path)} --prompt "..."')
+    say(f'next: {shell_command("generate", "--checkpoint", made.path, *made.given)} --prompt "..."')
 
 
 def _size(count: int) -> str:

@@ -105,6 +105,18 @@ def test_text_of_the_user_is_kept(own_run):
     assert "| trained | 20 steps" not in before
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_of_a_table_cannot_change_the_card(run, name):
+    table = {"column": name, "given": name + "2", "values": {name: 1}}
+    part = part_for(run, table=table, tokenizer={"kind": "char", "documents": "rows"})
+    assert (part.count(BEGIN), part.count(END)) == (1, 1)
+    (command,) = [line for line in part.splitlines() if line.startswith("    charlm train")]
+    words = shlex.split(command)
+    if name.isprintable() and "<!--" not in name:
+        assert words[words.index("--column") + 1] == name
+        assert words[words.index("--given") + 1] == name + "2"
+
+
 @pytest.mark.parametrize("own", ["", "mine alone\n", BEGIN + "only a beginning", END + BEGIN, 2 * (BEGIN + END)])
 def test_a_page_without_one_pair_of_markers_is_not_changed(own_run, own):
     (own_run / CARD).write_text(own)

@@ -35,7 +35,9 @@ def test_training_tells_the_condition_and_the_next_command(table_file, tmp_path)
     shown = done(charlm("info", "-c", "run", cwd=tmp_path))
     assert "column the name given region" in shown
     assert "region, 3 values; known: north (" in shown
-    done(charlm("export", "run", "small", cwd=tmp_path))
+    exported = charlm("export", "run", "small", cwd=tmp_path)
+    assert "generate --checkpoint small --given north --prompt" in exported.stderr.decode()
+    assert "charlm generate --checkpoint . --given north\n" in (tmp_path / "small" / "README.md").read_text()
     done(charlm("generate", "-c", "small", "--given", "far east", cwd=tmp_path))
 
 
