@@ -8,7 +8,6 @@ Shapes: T time steps, B streams.
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -58,7 +57,8 @@ class MachineSpeed:
         self._corpus = corpus
         self._limit = seconds
         # torch imports it, which takes a second or more, where the first optimizer is made. That is not to be timed.
-        importlib.import_module("torch._dynamo")
+        import torch._dynamo  # noqa: F401
+
         self._training: dict[tuple[ModelConfig, int], TrainingSpeed] = {}
         self._evaluation: dict[ModelConfig, EvaluationSpeed] = {}
 

@@ -188,7 +188,7 @@ def test_models_are_compared_on_a_column(table_file, run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["eval", "--column", "the name"], "say how a table is read; name one: charlm eval FILE"),
+        (["eval", "--column", "the name"], "say how a text is read; name one: charlm eval FILE"),
         (["score", "FILE", "--documents", "lines"], "each row of a table is a document; leave out --documents"),
         (["score", "FILE", "--keep", "price"], "has no column 'price'; its columns are id, the name"),
         (["score", "FILE", "--as-text", "--keep", "id"], "--keep is for the rows of a table"),

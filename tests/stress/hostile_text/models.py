@@ -11,7 +11,7 @@ from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS
 from stress.helpers import random_words
 
 TOKENIZERS = ("char", "byte")
-FORMS = tuple(DOCUMENT_SEPARATORS)
+FORMS = tuple(kind for kind in DOCUMENT_SEPARATORS if kind != "rows")  # rows are those of a table
 SMALL = {
     "layers": 1, "hidden": 8, "batch": 2, "bptt": 8, "steps": 2, "eval_every": 1, "threads": 1, "device": "cpu",
     "precision": "fp32",
