@@ -106,6 +106,8 @@ def _documents(
 ) -> _Documents | RowDocuments:
     """The documents of the text, or of the rows of a table."""
     form, spool, keep = table
+    if "-" in names and len(names) > 1:
+        raise UsageError("stdin can only be scored by itself; leave out the files, or the -")
     if names != ["-"] or form.column is not None:
         from charlm.corpus.tables import TableSource
 
@@ -142,8 +144,6 @@ class _Documents:
         self._live = names == ["-"]
         if self._live and sys.stdin.isatty():
             raise UsageError("no text given; use charlm score FILE, or pipe a text into charlm score")
-        if "-" in names and not self._live:
-            raise UsageError("stdin can only be scored by itself; leave out the files, or the -")
         self._source = None if self._live else open_source(names, encoding, any_file=self._kind == "byte")
 
     def scored(self) -> Iterator[list[Scored]]:
