@@ -51,14 +51,15 @@ def open_for_models(
     tables = [model.table for model in models if model.table is not None]
     conditional = next((table for table in tables if table.given is not None), None)
     check_form(options, tables, conditional)
-    _check_same_columns(options, tables)
     given = None if conditional is None or options.given is not None else options.given_column or conditional.given
     table = None if options.column is None else TableOptions(options.column, options.delimiter, given)
     default = TableOptions(tables[0].column, options.delimiter, given) if tables else None
     advice = {} if form is not None else {"advice": "save one of them as a text file first"}
     any_file = models[0].tokenizer.kind == "byte"
     source = open_texts(names, encoding, spool, any_file, table, options.as_text, default, **advice)
-    if conditional is not None and options.given is None and not isinstance(source, TableSource):
+    if isinstance(source, TableSource):
+        _check_same_columns(options, tables)
+    elif conditional is not None and options.given is None:
         raise needs_condition(conditional, form is not None)
     return source
 

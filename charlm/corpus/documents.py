@@ -1,6 +1,6 @@
 """Documents: many small texts in one text. ``split_documents`` is the one place where a document is cut from a text.
 
-A document is a line, a paragraph between blank lines, or a file (``DOCUMENT_SEPARATORS``). The rows of a table are
+A document is a line, a paragraph between blank lines, or a file (``DOCUMENT_KINDS``). The rows of a table are
 found by ``tables``; in a plain text a row is a line. Separators are not part of any document. Texts are split in
 pieces, so that a document may be larger than memory, and many documents at a time, as arrays.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.errors import UsageError
-from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS, Codes
+from charlm.tokenizer.protocol import DOCUMENT_KINDS, Codes
 
 _TAB, _LINE_FEED, _CARRIAGE_RETURN, _SPACE = 0x09, 0x0A, 0x0D, 0x20
 
@@ -30,10 +30,9 @@ class Piece(NamedTuple):
 
 
 def check_document_kind(document_kind: str) -> None:
-    """Raise ``UsageError`` unless ``document_kind`` is a kind that a user may name."""
-    kinds = [kind for kind in DOCUMENT_SEPARATORS if kind != "rows"]  # they follow from a column of a table
-    if document_kind not in kinds:
-        raise UsageError(f"--documents must be one of {', '.join(kinds)}, not {document_kind!r}")
+    """Raise ``UsageError`` unless ``document_kind`` is one of ``DOCUMENT_KINDS``."""
+    if document_kind not in DOCUMENT_KINDS:
+        raise UsageError(f"--documents must be one of {', '.join(DOCUMENT_KINDS)}, not {document_kind!r}")
 
 
 def split_documents(files: Iterable[Iterable[Codes]], document_kind: str, keep_empty: bool = False) -> Iterator[Piece]:

@@ -20,6 +20,8 @@ Codes = NDArray[Any]
 SEPARATOR_CODE = 0x110000
 """In codes, the end of a document's condition (see ``conditions``): the number after the last code point."""
 
+DOCUMENT_KINDS = ("lines", "blank-lines", "files")
+"""What a document of a plain text may be. The documents of a table are its rows (the kind "rows")."""
 DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n", "rows": "\n"}
 """Document kind -> what is written between two documents of that kind; see ``document_separator``."""
 

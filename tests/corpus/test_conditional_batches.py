@@ -1,13 +1,19 @@
 """Batches of documents with conditions: a condition is read, whole and in the first chunk, and is no target."""
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from charlm.corpus import byte_fallback
 from charlm.corpus.batches import IGNORE_INDEX, Conditions, Cursor, DocumentBatches, make_batches
+from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import longest_prefix
+from charlm.corpus.splitting import DocumentOptions
+from charlm.corpus.tables import TableOptions, open_table
+from charlm.tokenizer.conditions import prefix_ids, prefix_mask
 
 END_ID, SEPARATOR_ID = 999_999, 888_888
 LENGTHS = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 15) | st.just(70)), min_size=1, max_size=60)
@@ -67,3 +73,17 @@ def test_batches_of_a_corpus_predict_what_its_sizes_say(table_corpus):
     regions = table_corpus.table.counts
     assert sum(regions.values()) == size.documents
     assert size.prefix_ids == sum(count * (len(region) + 1) for region, count in regions.items())
+
+
+def test_conditions_are_not_encoded_as_bytes(table_file, tmp_path, monkeypatch):
+    """Byte fallback changes characters of the training text, but never those of a condition."""
+    monkeypatch.setattr(byte_fallback, "UNKNOWN_INTERVAL", 3)
+    monkeypatch.setattr(byte_fallback, "RARE_COUNT", 10**6)
+    source = open_table([str(table_file)], TableOptions("the name", given="region"))
+    corpus = prepare(tmp_path / "corpus", source, documents=DocumentOptions("rows", conditional=True))
+    ids = corpus.ids("train").read(0, corpus.sizes["train"].ids)
+    assert corpus.tokenizer.unknown(ids).mean() > 0.1
+    read_only = prefix_mask(corpus.tokenizer, ids)
+    documents = np.split(ids[read_only], np.flatnonzero(ids[read_only] == corpus.tokenizer.separator_id) + 1)[:-1]
+    expected = {prefix_ids(corpus.tokenizer, value).tobytes(): n for value, n in corpus.table.counts.items()}
+    assert Counter(document.astype(np.int64).tobytes() for document in documents) == expected

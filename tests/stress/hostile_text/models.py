@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import charlm
 from charlm import language_model
-from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS
+from charlm.tokenizer.protocol import DOCUMENT_KINDS
 from stress.helpers import random_words
 
 TOKENIZERS = ("char", "byte")
-FORMS = tuple(kind for kind in DOCUMENT_SEPARATORS if kind != "rows")  # rows are those of a table
+FORMS = DOCUMENT_KINDS
 SMALL = {
     "layers": 1, "hidden": 8, "batch": 2, "bptt": 8, "steps": 2, "eval_every": 1, "threads": 1, "device": "cpu",
     "precision": "fp32",
