@@ -29,7 +29,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
+app.command("compare", cls=compare.CompareCommand)(compare.compare)
 app.command("score")(score.score)
 app.command("classify")(classify.classify)
 app.command("info")(info.info)

@@ -22,7 +22,7 @@ CheckpointsOption = Annotated[
         "--checkpoint",
         "-c",
         help="A run, one of its steps, or shakespeare, which comes with charlm; given several times: the mean of "
-        "their probabilities. [default: the newest run in ./checkpoints]",
+        "their probabilities, and the loss of each. [default: the newest run in ./checkpoints]",
     ),
 ]
 DeviceOption = Annotated[

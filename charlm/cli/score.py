@@ -106,11 +106,7 @@ def _documents(
 ) -> _Documents | RowDocuments:
     """The documents of the text, or of the rows of a table."""
     form, spool, keep = table
-<<<<<<< HEAD
-    if "-" in names and names != ["-"]:
-=======
     if "-" in names and len(names) > 1:
->>>>>>> w-tables
         raise UsageError("stdin can only be scored by itself; leave out the files, or the -")
     if names != ["-"] or form.column is not None:
         from charlm.corpus.tables import TableSource
