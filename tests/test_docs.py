@@ -83,6 +83,12 @@ def make_texts(folder, text):
     subprocess.run(["gzip", "notes.txt"], cwd=folder, check=True)
     (folder / "chapters").mkdir()
     (folder / "chapters" / "1.txt").write_text(text[:3000], encoding="utf-8")
+    data = folder / "simple-examples" / "data"
+    data.mkdir(parents=True)
+    for part in ("train", "valid", "test"):
+        (data / f"ptb.char.{part}.txt").write_text("".join(" ".join(line) for line in lines), "utf-8")
+    for name in ("enwik8", "text8"):
+        (folder / name).write_text(text[:6000], encoding="utf-8")
     (folder / "program.exe").write_bytes(bytes(range(256)) * 30)
     shutil.copytree(ROOT / "checkpoints" / "shakespeare", folder / "checkpoints" / "shakespeare")
 
