@@ -81,7 +81,9 @@ def _charlm(folder: Path, *words: object) -> bytes:
     """Run a command of the version in ``folder``. Returns its output."""
     line = [sys.executable, "-m", "charlm", *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(folder.resolve())}
-    completed = subprocess.run(line, check=True, capture_output=True, cwd=folder.resolve(), env=environment)
+    completed = subprocess.run(line, check=False, capture_output=True, cwd=folder.resolve(), env=environment)
+    if completed.returncode:
+        sys.exit(f"in {folder}, charlm {words[0]} failed:\n{completed.stderr.decode(errors='replace').strip()}")
     return completed.stdout
 
 

@@ -10,11 +10,15 @@ from charlm.cli.output import say
 
 _NOT_OF_THE_RECIPE = {"seed", "vocabulary_size", "threads", "device", "save_every", "save_every_unit"}
 
+_SPEED = "ids_per_second"
+"""The measured speed, from which --time takes defaults."""
+
 
 def say_what_differs(name: str, configs: Sequence[Mapping[str, Any]]) -> None:
     """Print a notice if the spread of the runs called ``name`` is not that of seeds."""
     if options := differing_options(configs):
-        say(f"{name} differ in {', '.join(options)}, so their spread is not only that of seeds")
+        remedy = "; with --steps instead of --time they would not depend on the machine" * (_SPEED in options)
+        say(f"{name} differ in {', '.join(options)}, so their spread is not only that of seeds{remedy}")
     if seeds := repeated_seeds(configs):
         say(f"several of {name} have seed {', '.join(seeds)}, so they spread less than runs of different seeds")
 

@@ -1,4 +1,4 @@
-from charlm.cli.recipes import differing_options, repeated_seeds
+from charlm.cli.recipes import differing_options, repeated_seeds, say_what_differs
 
 
 def config(seed, **training):
@@ -19,6 +19,14 @@ def test_what_differs():
     assert differing_options(configs) == ["clip", "lr"]
     configs[1]["model"]["hidden"] = 16
     assert differing_options(configs) == ["clip", "hidden", "lr"]
+
+
+def test_a_time_limit_is_named_where_the_measured_speeds_differ(capsys):
+    say_what_differs("the models", [config(1, ids_per_second=512.0), config(2, ids_per_second=724.0)])
+    say_what_differs("the models", [config(1, lr=0.1), config(2, lr=0.2)])
+    timed, other = capsys.readouterr().err.splitlines()
+    assert "--steps instead of --time" in timed
+    assert "--steps" not in other
 
 
 def test_seeds_that_are_the_same():
