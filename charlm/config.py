@@ -340,20 +340,18 @@ def dump_json(values: Any) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
 
 
+_UNITS = (("d|days?", 86400.0), ("h|hours?", 3600.0), ("m|mins?|minutes?", 60.0), ("s|secs?|seconds?", 1.0))
+_DURATION = re.compile(r"\s*".join(rf"(?:([0-9]+(?:\.[0-9]+)?) ?(?:{unit})\b|)" for unit, _ in _UNITS), re.IGNORECASE)
+
+
 def parse_duration(text: str, option: str = "--time") -> float:
-    """Seconds in "90s", "10m", "2h", "1h30m" or a plain number of seconds. Raises ``UsageError``."""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    total, number = 0.0, ""
-    try:
-        for character in text.strip().lower():
-            if character in units:
-                total += float(number) * units[character]
-                number = ""
-            else:
-                number += character
-        total += float(number) if number else 0.0
-    except ValueError:
-        total = -1.0
-    if not 0 < total < math.inf:
-        raise UsageError(f"{option} {text!r} is not a duration; write 90s, 10m or 2h")
-    return total
+    """Seconds in "90s", "10m", "2h", "1d", "1h30m" or "10 minutes". Raises ``UsageError``."""
+    written = re.sub(r"(?<=[a-z])(?=[0-9])", " ", text.strip().lower())
+    if found := _DURATION.fullmatch(written):
+        numbers = [float(number or 0) for number in found.groups()]
+        total = sum(number * seconds for number, (_, seconds) in zip(numbers, _UNITS, strict=True))
+        if 0 < total < math.inf:
+            return total
+    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", written):
+        raise UsageError(f"{option} {text!r} has no unit; write {written}s, {written}m or {written}h")
+    raise UsageError(f"{option} {text!r:.60} is not a duration; write 90s, 10m, 2h or 1h30m")

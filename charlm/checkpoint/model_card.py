@@ -149,8 +149,8 @@ def _training_options(config: Mapping[str, Any], model: ModelConfig, training: T
     if config["tokenizer"].get("documents") is not None:  # documents do not use these
         del values["state_reset"], values["bptt_jitter"]
     by_steps = training.save_every_unit == "steps"
-    values["save_every"] = int(training.save_every) if by_steps else f"{training.save_every:g}s"
-    values["time"] = None if training.seconds is None else f"{training.seconds:g}s"
+    values["save_every"] = int(training.save_every) if by_steps else f"{training.save_every:.12g}s"
+    values["time"] = None if training.seconds is None else f"{training.seconds:.12g}s"
     return [f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None]
 
 

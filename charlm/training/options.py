@@ -89,7 +89,7 @@ class ResumeOptions(TypedDict, total=False):
     steps: Annotated[int | None, Option("Stop after this many steps.")]
     time: Annotated[
         str | None,
-        Option("Stop after 90s, 10m or 2h in total, counted from the prepared text to the last saved file.", "", "10m"),
+        Option("Stop after 90s, 10m, 1h30m or 2d in total, counted from the prepared text to the last saved file.", "", "10m"),
     ]
     save_every: Annotated[str | int | None, Option("Steps, or a time such as 20s, between saves.", "60s", "20s")]
     threads: Annotated[int | None, Option("CPU threads.", "all cores, at most one for 4 streams", "", 1, 1024)]
