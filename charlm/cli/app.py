@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("train")(train.train)
+app.command("train", cls=train.TrainCommand)(train.train)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("compare", cls=compare.CompareCommand)(compare.compare)

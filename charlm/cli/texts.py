@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import starmap
 from pathlib import Path
@@ -31,6 +32,15 @@ class Measured(NamedTuple):
     """The approximate number of ids; None if unknown."""
     blocks: list[Iterator[Ids]]
     """For each model the ids of its tokenizer, in blocks."""
+
+
+def check_texts(names: Iterable[str]) -> None:
+    """Raise what opening the texts will raise if a file is missing or cannot be read, but without heavy modules."""
+    for name in names:
+        if name != "-" and not os.access(name, os.R_OK):
+            from charlm.corpus.text import open_source
+
+            open_source([name])
 
 
 @contextmanager

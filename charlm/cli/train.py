@@ -6,16 +6,52 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import typer
 
-from charlm.cli.options import AsTextOption, ColumnOption, DelimiterOption, DeviceOption, EncodingOption, JsonOption
+from charlm.cli.grouped_help import GroupedCommand
+from charlm.cli.options import (
+    AsTextOption,
+    ColumnOption,
+    DelimiterOption,
+    DeviceOption,
+    EncodingOption,
+    JsonOption,
+    completing,
+)
+from charlm.cli.texts import check_texts
 from charlm.errors import UsageError
-from charlm.training.options import TrainingOptions, check_options, command_line_name, definitions
+from charlm.training.options import (
+    DropoutOptions,
+    OptimizationOptions,
+    ShapeOptions,
+    TrainingOptions,
+    check_options,
+    command_line_name,
+    definitions,
+)
+from charlm.training.recipe import validate
 
 if TYPE_CHECKING:
     from charlm.runs import RunOptions, TextOptions
+
+
+class TrainCommand(GroupedCommand):
+    """``charlm train``, whose help has its many options in groups, those of most interest first."""
+
+    groups: ClassVar = {
+        "Text": (
+            "demo", "tokenizer", "encoding", "errors", "normalize", "documents", "document_start", "distinct", "column",
+            "given", "delimiter", "as_text", "split", "valid", "test",
+        ),
+        "Limit": ("time", "epochs", "steps"),
+        "Run": ("out", "resume", "init_from", "save_every", "eval_every", "seed", "quiet", "json", "help"),
+        "Machine": ("device", "precision", "threads"),
+        "Model": (*definitions(ShapeOptions), *definitions(DropoutOptions)),
+        "Training": tuple(definitions(OptimizationOptions)),
+    }  # fmt: skip
+
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
@@ -33,7 +69,13 @@ def _with_training_options(command: CommandT) -> CommandT:
             default=None,
             annotation=Annotated[
                 kinds[0] | None,
-                typer.Option(command_line_name(name), help=option.text, min=option.minimum, max=option.maximum),
+                typer.Option(
+                    command_line_name(name),
+                    help=option.text,
+                    min=option.minimum,
+                    max=option.maximum,
+                    autocompletion=completing(option.choices) if option.choices else None,
+                ),
             ],
         )
         for name, (kinds, option) in definitions(TrainingOptions).items()
@@ -59,11 +101,22 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option("--init-from", help="Start from the weights of this run or step.")
     ] = None,
-    tokenizer: Annotated[str, typer.Option("--tokenizer", help="char (any text) or byte (any file).")] = "char",
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer",
+            help="char (any text) or byte (any file).",
+            autocompletion=completing(("char", "byte")),
+        ),
+    ] = "char",
     encoding: EncodingOption = "utf-8",
     documents: Annotated[
         str | None,
-        typer.Option("--documents", help="Train on separate documents: lines, blank-lines (paragraphs) or files."),
+        typer.Option(
+            "--documents",
+            help="Train on separate documents: lines, blank-lines (paragraphs) or files.",
+            autocompletion=completing(("lines", "blank-lines", "files")),
+        ),
     ] = None,
     distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
     column: ColumnOption = None,
@@ -85,18 +138,28 @@ def train(
     test: Annotated[str | None, typer.Option("--test", help="A separate test text.")] = None,
     *,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or, on CUDA, fp16.")] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="auto, fp32, bf16 or, on CUDA, fp16.",
+            autocompletion=completing(("auto", "fp32", "bf16", "fp16")),
+        ),
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and the result.")] = False,
     json: JsonOption = False,
     **options: Any,
 ) -> None:
     """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving."""
     _check_sources(bool(corpus), demo, resume)
+    training = check_options(options, TrainingOptions, "train")
+    # Before torch is loaded, so that a mistake is told at once.
+    validate(training, documents=documents is not None or column is not None)
+    check_texts([*(corpus or ()), *(name for name in (valid, test) if name is not None)])
     from charlm.cli.train_view import PreparationProgress, run_training
     from charlm.runs import RunOptions, TextOptions, new_run, resumed_run
     from charlm.system.signals import StopSignals
 
-    training = check_options(options, TrainingOptions, "train")
     texts = TextOptions(
         corpus or (),
         valid,
