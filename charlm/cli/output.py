@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
 
 _bar: Any = None
@@ -26,6 +27,23 @@ def say(text: str) -> None:
             _bar.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)  # noqa: T201  # the only place that prints notices
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that stderr is, else 80."""
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    return 80
+
+
+def indented(text: str) -> str:
+    """``text`` with four spaces before each line; on a terminal, long lines are broken between words."""
+    lines = text.split("\n")
+    if sys.stderr.isatty():
+        width = max(20, terminal_width() - 5)
+        wrapper = TextWrapper(width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+        lines = [part for line in lines for part in (wrapper.wrap(line) or [""])]
+    return "\n".join("    " + line for line in lines)
 
 
 class LogHandler(logging.Handler):

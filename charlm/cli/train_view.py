@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from charlm.cli.advice import shell_command
-from charlm.cli.output import bits, duration, progress_bar, say, write_json
+from charlm.cli.output import bits, duration, indented, progress_bar, say, terminal_width, write_json
 from charlm.corpus.prepared import Corpus
 from charlm.errors import InterruptedBySignal
 from charlm.model.lstm import recurrence_name
@@ -19,6 +19,8 @@ from charlm.training.events import Evaluated, Event, Finished, RolledBack, Saved
 from charlm.training.trainer import Trainer
 
 _SECONDS_BETWEEN_LINES = 15.0
+_MIN_BAR_WIDTH = 17
+"""Columns for the percentage, the bar and what separates them."""
 _CORPUS_PASSES = 3
 """Preparation reads the text this many times."""
 
@@ -188,23 +190,33 @@ class _View:
         now = time.monotonic()
         if self._bar is not None:
             with suppress(OSError, ValueError):  # the terminal may be closed; training continues
-                self._bar.set_description_str(" " + self._status(event, now), refresh=False)
+                self._bar.set_description_str(self._description(event, now), refresh=False)
                 spent = event.budget_spent
                 self._bar.update(1 if spent is None else max(0.0, min(spent, 1.0) - self._bar.n))
         elif not self._quiet and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            say(self._status(event, now))
+            say(" | ".join(self._status(event, now)))
 
-    def _status(self, event: Stepped, now: float) -> str:
+    def _description(self, event: Stepped, now: float) -> str:
+        """The status beside the bar; where the terminal is narrow, without the rate, the speed and the loss."""
+        parts = self._status(event, now)
+        room = terminal_width() - _MIN_BAR_WIDTH
+        while len(parts) > 2 and len(" | ".join(parts)) > room:
+            del parts[2 if len(parts) > 3 else 1]
+        return " " + " | ".join(parts)
+
+    def _status(self, event: Stepped, now: float) -> list[str]:
         elapsed = now - self._start
-        status = (
-            f"step {event.step} | loss {self._smoothed or 0.0:.3f} nats/char | lr {event.lr:.1e} | "
-            f"{self._characters / max(elapsed, 1e-9) / 1000:.1f}k chars/s"
-        )
+        parts = [
+            f"step {event.step}",
+            f"loss {self._smoothed or 0.0:.3f} nats/char",
+            f"lr {event.lr:.1e}",
+            f"{self._characters / max(elapsed, 1e-9) / 1000:.1f}k chars/s",
+        ]
         done = (event.budget_spent or 0.0) - self._start_progress
         if event.budget_spent is not None and done > 0:
-            status += f" | {duration(elapsed / done * max(0.0, 1 - event.budget_spent))} left"
-        return status
+            parts.append(f"{duration(elapsed / done * max(0.0, 1 - event.budget_spent))} left")
+        return parts
 
     def _evaluation(self, event: Evaluated) -> None:
         parts = [f"step {event.step}, epoch {event.epoch + 1}, {duration(event.seconds)}:"]
@@ -217,7 +229,7 @@ class _View:
             )
         parts.append(f"lr {event.lr:.1e}, {event.clipped_share:.0%} of steps clipped")
         say(" ".join(parts))
-        say("    " + event.sample.strip().replace("\n", "\n    "))
+        say(indented(event.sample.strip()))
 
 
 def _show_result(trainer: Trainer, reason: str) -> None:
