@@ -35,7 +35,7 @@ def test_the_loss_of_a_step_is_in_nats_like_that_of_an_evaluation(monkeypatch, c
     assert capsys.readouterr().err == "step 10 | loss 1.250 nats/char | lr 1.0e-02 | 2.0k chars/s\n"
 
 
-@pytest.mark.parametrize(("width", "shown"), [(100, 5), (80, 4), (60, 3), (30, 2)])
+@pytest.mark.parametrize(("width", "shown"), [(100, 5), (80, 4), (66, 3), (40, 2)])
 def test_there_is_room_for_a_bar(monkeypatch, width, shown):
     clock = [0.0]
     monkeypatch.setattr(train_view.time, "monotonic", lambda: clock[0])
