@@ -20,6 +20,8 @@ class ByteTokenizer:
     start_id = 0x0A
     end_id = None
     document_kind = None
+    document_start = None
+    normalization = "none"
     has_byte_fallback = False
 
     def __init__(self) -> None:

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.errors import UsageError
 from charlm.tokenizer.protocol import Codes, Constraint, Ids, TextDecoder, Tokenizer, id_dtype
+
+_MAX_EXPRESSION = 1000
+"""The most characters of a regular expression, which may come from an unknown checkpoint."""
+
+
+def compile_start(expression: str) -> re.Pattern[str]:
+    """The regular expression of the document kind "start". Raises ``UsageError`` where it is not one, or too long."""
+    problem = "it is empty" if not expression else f"it has more than {_MAX_EXPRESSION} characters"
+    if 0 < len(expression) <= _MAX_EXPRESSION:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return re.compile(expression)
+        except (re.error, OverflowError, RecursionError) as error:
+            problem = str(error)
+    raise UsageError(
+        f"--document-start {expression!r:.40} is not a usable regular expression ({problem:.80}); write one that is "
+        "found in the first line of each document, such as '^[0-9]'"
+    )
 
 
 class DocumentTokenizer:
@@ -16,9 +38,11 @@ class DocumentTokenizer:
     The boundary has no text. It counts as one character and as one byte, like the newline that ends a line.
     """
 
-    def __init__(self, inner: Tokenizer, document_kind: str) -> None:
+    def __init__(self, inner: Tokenizer, document_kind: str, document_start: str | None = None) -> None:
         self.inner = inner
         self.document_kind = document_kind
+        self.document_start = document_start
+        self.normalization = inner.normalization
         self.kind = inner.kind
         self.has_byte_fallback = inner.has_byte_fallback
         self.vocabulary_size = inner.vocabulary_size + 1
@@ -63,4 +87,5 @@ class DocumentTokenizer:
         return self.inner.to_bytes()
 
     def description(self) -> dict[str, Any]:
-        return {**self.inner.description(), "documents": self.document_kind}
+        start = {} if self.document_start is None else {"document_start": self.document_start}
+        return {**self.inner.description(), "documents": self.document_kind, **start}
