@@ -32,8 +32,10 @@ from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json, to_dict
 from charlm.corpus.batches import Batches
 from charlm.corpus.prepared import Corpus
+from charlm.engine import create_engine
 from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
+from charlm.evaluation.percentiles import measure_percentiles
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
 
@@ -103,17 +105,24 @@ class Saver:
         return f"{kept}; train again with a lower --lr (now {lr:g})"
 
     def save_gradients(self, device: torch.device, stop: Callable[[], bool]) -> None:
-        """Save the best step again with the rms of its gradients, computed on ``device``, for dynamic evaluation.
+        """Save the best step again with what ``charlm eval --dynamic`` and ``charlm score --percentile`` need.
 
-        Without them, dynamic evaluation reads the corpus again. ``stop()`` ends it early, and nothing is saved then.
-        Raises ``InputOutputError``.
+        That is the rms of its gradients, computed on ``device``, and the percentiles of held-out documents. Without
+        them, both read the corpus again. ``stop()`` ends it early, and nothing is saved then. Raises
+        ``InputOutputError``.
         """
         best = open_checkpoint(self._run, "best", ALL_FILES)
         parts = read_model_parts(best)
         model = make_network(parts.config, parts.weights).to(device)
         rms = compute_gradient_rms(model, self._corpus, gradient_rms_segments(best.step), stop)
-        if not stop():
-            save_step(self._run, best.step, {**best.files, GRADIENTS: tensors_to_bytes(rms)})
+        engine = create_engine(parts.config, parts.weights, str(device), threads=torch.get_num_threads())
+        percentiles = measure_percentiles(engine, parts.tokenizer, self._corpus, stop)
+        if stop():
+            return
+        files = {**best.files, GRADIENTS: tensors_to_bytes(rms)}
+        if percentiles is not None:
+            files[CONFIG] = dump_json({**best.config, "percentiles": percentiles.as_dict()})
+        save_step(self._run, best.step, files)
 
 
 def checkpoint_files(state: TrainingState, corpus: Corpus, finished: bool) -> dict[str, bytes]:

@@ -179,8 +179,9 @@ class Trainer:
         if config.epochs is not None:
             return self.batches.epochs(self.progress.cursor) / config.epochs
         if config.seconds is not None:
-            # The last evaluation, the gradients and the last save are part of the budget.
-            reserved = min(self._evaluation_seconds() + self._gradients_seconds() + 0.5, 0.2 * config.seconds)
+            # The last evaluation, the gradients, the percentiles and the last save are part of the budget. The
+            # percentiles take as long as an evaluation.
+            reserved = min(2 * self._evaluation_seconds() + self._gradients_seconds() + 0.5, 0.2 * config.seconds)
             return self.seconds / (config.seconds - reserved)
         return None
 
@@ -291,7 +292,7 @@ class Trainer:
             with memory_errors(self._memory_advice):
                 self.saver.save_gradients(self.device, self._stop_requested)
         except CharlmError as error:
-            lost = "dynamic evaluation will have to read the corpus, because the size of the gradients was not saved"
+            lost = "dynamic evaluation and percentiles will have to read the corpus: what they need was not saved"
             reason = f"{lost} ({str(error).partition(';')[0]})"
             yield SaveFailed(self.progress.step, reason, will_retry=False)
 
