@@ -17,8 +17,9 @@ from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.shipped import find_checkpoint
 from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
 from charlm.config import DEFAULT_TEMPERATURE, ModelConfig, SamplingConfig, from_dict
-from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.documents import split_documents
 from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.pieces import Piece
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import DataError, UsageError, keyword_message
@@ -26,8 +27,10 @@ from charlm.evaluation.comparison import tokenizer_difference
 from charlm.evaluation.losses import ProgressCallback, exact_losses, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_together
 from charlm.evaluation.metrics import Evaluation
+from charlm.evaluation.percentiles import Percentiles, checkpoint_percentiles
 from charlm.evaluation.scoring import Scored, Surprisal, encode_documents, score_documents, surprisals
 from charlm.generation.texts import sample_texts, stream_text
+from charlm.tokenizer.normalization import Normalizer, normalize
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer, code_points
 
 if TYPE_CHECKING:
@@ -197,7 +200,8 @@ class LanguageModel:
         """
         config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
         ids = self._prompt_ids(prompt)
-        return stream_text(self.generation_engine, self.tokenizer, ids, length, config, stop=stop, seed=seed)
+        engine, stop = self.generation_engine, self._stop(stop)
+        return stream_text(engine, self.tokenizer, ids, length, config, stop=stop, seed=seed)
 
     def samples(
         self,
@@ -212,10 +216,13 @@ class LanguageModel:
         """``count`` texts (None: endless) that continue one prompt, many in parallel. The first is ``stream``'s."""
         config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
         ids, engine = self._prompt_ids(prompt), self.generation_engine
-        return sample_texts(engine, self.tokenizer, ids, length, config, count=count, stop=stop, seed=seed)
+        return sample_texts(engine, self.tokenizer, ids, length, config, count=count, stop=self._stop(stop), seed=seed)
+
+    def _stop(self, stop: str | None) -> str | None:
+        return None if stop is None else self._normalized(stop)
 
     def _prompt_ids(self, prompt: str | Iterable[str]) -> Iterator[Ids]:
-        pieces = [prompt] if isinstance(prompt, str) else prompt
+        pieces = Normalizer(self.tokenizer.normalization).blocks([prompt] if isinstance(prompt, str) else prompt)
         return (self.tokenizer.encode(block) for piece in pieces for block in _text_blocks(piece))
 
     # ------------------------------------------------------------------------------------------------ evaluation
@@ -227,11 +234,11 @@ class LanguageModel:
         all. Raises ``UsageError`` for an invalid ``window``, and for any with documents; ``DataError`` for a text that
         is too short or cannot be encoded.
         """
-        codes = (self._codes(block) for block in _text_blocks(text))
+        codes = (self._codes(block) for block in _text_blocks(self._normalized(text)))
         if self.tokenizer.document_kind is None:
             return self.evaluate_ids(map(self.tokenizer.encode_codes, codes), window)
-        documents = split_documents([codes], self.tokenizer.document_kind)
-        return self.evaluate_ids(itertools.starmap(self.tokenizer.encode_documents, documents), window)
+        pieces = split_documents([codes], self.tokenizer.document_kind, start=self.tokenizer.document_start)
+        return self.evaluate_ids((self.tokenizer.encode_documents(p.codes, p.ends) for p in pieces), window)
 
     def evaluate_ids(
         self, blocks: Iterable[Ids], window: int | None = None, progress: ProgressCallback = no_progress
@@ -290,9 +297,10 @@ class LanguageModel:
     def score(self, text: str) -> NDArray[np.float64]:
         """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
 
-        With the byte tokenizer, of each byte. ``text`` is treated as one unfinished document: no end marker is scored.
+        With the byte tokenizer, of each byte; with a normal form, of each character of the normalized text. ``text`` is
+        treated as one unfinished document: no end marker is scored.
         """
-        blocks = (self.tokenizer.encode(block) for block in _text_blocks(text))
+        blocks = (self.tokenizer.encode(block) for block in _text_blocks(self._normalized(text)))
         pieces = list(exact_losses(self.engine, self.tokenizer.start_id, blocks))
         if not pieces:
             return np.zeros(0)
@@ -316,6 +324,13 @@ class LanguageModel:
         """``score_documents`` for pieces of a split text, in lists; see ``scoring.score_documents``."""
         return score_documents(self.engine, self.tokenizer, pieces, at_once)
 
+    def percentiles(self) -> Percentiles:
+        """How unusual documents are, from held-out ones: kept in the checkpoint, else measured on the run's corpus.
+
+        Raises ``MissingInputError`` where the checkpoint has neither, and where the corpus has no held-out documents.
+        """
+        return checkpoint_percentiles(self.checkpoint, self.engine, self.tokenizer)
+
     def surprisals(self, text: str, alternatives: int = 5) -> Iterator[Surprisal]:
         """The surprisal of each character of one document, with the most likely alternatives.
 
@@ -323,7 +338,8 @@ class LanguageModel:
         """
         if alternatives < 0:
             raise UsageError(f"alternatives must be 0 or more, not {alternatives}")
-        ids, _ = encode_documents(self.tokenizer, *self._piece(text))
+        piece = self._piece(text)
+        ids, _ = encode_documents(self.tokenizer, piece.codes, piece.ends)
         return surprisals(self.engine, self.tokenizer, ids, alternatives)
 
     def fingerprint(self, text: str) -> int:
@@ -331,8 +347,11 @@ class LanguageModel:
         return int(DocumentHasher().update(self._piece(text))[0])
 
     def _piece(self, text: str) -> Piece:
-        codes = self._codes(text)
+        codes = self._codes(self._normalized(text))
         return Piece(codes, np.full(1, len(codes), np.int64))
+
+    def _normalized(self, text: str) -> str:
+        return normalize(text, self.tokenizer.normalization)
 
     def _codes(self, text: str) -> Codes:
         """What the tokenizer encodes: code points, or bytes."""

@@ -31,14 +31,16 @@ from charlm.checkpoint.step import (
 from charlm.checkpoint.transfer import transfer_weights
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
 from charlm.corpus.documents import check_document_kind
-from charlm.corpus.preparation import prepare
+from charlm.corpus.encodings import Decoding
+from charlm.corpus.preparation import log_surprises, prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
-from charlm.corpus.text import TextSource, check_encoding, open_source
+from charlm.corpus.text import TextSource, open_source
 from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.system.devices import choose_device, choose_precision
 from charlm.system.disk import sync_folders
 from charlm.system.signals import StopSignals
+from charlm.tokenizer.documents import compile_start
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
 from charlm.training.options import (
@@ -76,14 +78,29 @@ class TextOptions:
     encoding: str = "utf-8"
     split: str | None = None
     documents: str | None = None
-    """A key of ``DOCUMENT_SEPARATORS``; None for running text."""
+    """One of ``DOCUMENT_KINDS``; None for running text."""
     distinct: bool = False
     """Whether duplicate documents are dropped."""
+    document_start: str | None = None
+    """A regular expression: a document begins at each line in which it is found, as with ``grep -E``."""
+    errors: str = "strict"
+    """What to do with bytes that are not valid in the encoding: one of ``ERRORS``."""
+    normalize: str = "none"
+    """The Unicode normal form of the text: one of ``NORMALIZATIONS``."""
 
     def __post_init__(self) -> None:
-        for name in ("tokenizer", "encoding", "split", "documents"):
+        for name in ("tokenizer", "encoding", "split", "documents", "document_start", "errors", "normalize"):
             if (value := getattr(self, name)) is not None:
                 check_type(name, value, (str,), DEFAULT_SPLIT if name == "split" else "")
+
+    @property
+    def document_kind(self) -> str | None:
+        """A key of ``DOCUMENT_SEPARATORS``; None for running text."""
+        return self.documents if self.document_start is None else "start"
+
+    def decoding(self) -> Decoding:
+        """How the text is decoded. Raises ``UsageError`` for values that do not exist."""
+        return Decoding(self.encoding, self.errors, self.normalize)
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,9 @@ def train(
     split: str | None = None,
     documents: str | None = None,
     distinct: bool = False,
+    document_start: str | None = None,
+    errors: str = "strict",
+    normalize: str = "none",
     init_from: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -161,6 +181,9 @@ def train(
         split=split,
         documents=documents,
         distinct=distinct,
+        document_start=document_start,
+        errors=errors,
+        normalize=normalize,
     )
     run_options = RunOptions(
         None if out is None else Path(_path("out", out)),
@@ -229,7 +252,7 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
     # Fail early: preparing the corpus may take minutes.
     _validate_texts(texts, base)
-    validate(options, documents=texts.documents is not None, architecture=architecture)
+    validate(options, documents=texts.document_kind is not None, architecture=architecture)
     source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
     run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
     with run.lock():
@@ -264,26 +287,36 @@ def _validate_texts(texts: TextOptions, base: Checkpoint | None) -> None:
         kind = read_model_parts(base).tokenizer.kind
         if kind != texts.tokenizer:
             raise UsageError(f"{base.path} was trained with --tokenizer {kind}; use the same here")
-    check_encoding(texts.encoding)
-    if texts.documents is not None:
+    decoding = texts.decoding()
+    if texts.tokenizer == "byte":
+        for option, value, default in (("--errors", texts.errors, "strict"), ("--normalize", texts.normalize, "none")):
+            if value != default:
+                raise UsageError(f"{option} is for characters, and --tokenizer byte reads bytes; leave one of them out")
+    if texts.document_start is not None:
+        compile_start(texts.document_start)
+        if texts.documents is not None:
+            raise UsageError("--document-start says what a document is; leave out --documents")
+    elif texts.documents is not None:
         check_document_kind(texts.documents)
     elif texts.distinct:
         raise UsageError("--distinct drops duplicate documents; define what a document is with --documents")
+    elif decoding.errors == "skip-document":
+        raise UsageError("--errors skip-document needs documents; add --documents, or use --errors replace")
     parse_split(texts.split or DEFAULT_SPLIT)
     if texts.valid is not None and texts.split is not None:
         raise UsageError("with --valid the whole corpus is training text; leave out --split")
 
 
 def _open(texts: TextOptions, names: Sequence[str], spool: Path | None = None) -> TextSource:
-    return open_source(names, texts.encoding, spool, any_file=texts.tokenizer == "byte")
+    return open_source(names, spool=spool, any_file=texts.tokenizer == "byte", decoding=texts.decoding())
 
 
 def _document_options(texts: TextOptions, options: TrainingOptions) -> DocumentOptions | None:
-    if texts.documents is None:
+    if texts.document_kind is None:
         return None
     given = options.get("seed")
     seed = TrainingConfig.seed if given is None else given
-    return DocumentOptions(texts.documents, seed, texts.distinct)
+    return DocumentOptions(texts.document_kind, seed, texts.distinct, texts.document_start)
 
 
 def _prepare(
@@ -298,7 +331,7 @@ def _prepare(
     spool = folder / "text"
     if texts.demo:
         spool.write_text(demo_text(), encoding="utf-8", newline="")
-        source = TextSource(["-"], [spool], "utf-8", "demo")
+        source = TextSource(["-"], [spool], name="demo")
     elif source is None:
         source = _open(texts, ["-"], spool)
     named = {"valid": texts.valid, "test": texts.test}
@@ -312,6 +345,7 @@ def _prepare(
             f"the training part of the text has only {characters} characters; use a text of at least {MIN_CHARACTERS}, "
             "preferably several hundred thousand"
         )
+    log_surprises(corpus)
     return corpus
 
 

@@ -75,6 +75,9 @@ def make_texts(folder, text):
     for name in ("names.txt", "app.log", "today.log"):
         (folder / name).write_text("".join(lines), encoding="utf-8")
     (folder / "table.csv").write_text("title,price\n" + "".join(f'"{line.strip()}  1",2\n' for line in lines), "utf-8")
+    (folder / "latin.txt").write_text(text[:6000], encoding="cp1252")
+    entries = [f"2024-01-{number % 28 + 1:02} start\n  at {line}" for number, line in enumerate(lines)]
+    (folder / "service.log").write_text("".join(entries), encoding="utf-8")
     subprocess.run(["gzip", "notes.txt"], cwd=folder, check=True)
     (folder / "chapters").mkdir()
     (folder / "chapters" / "1.txt").write_text(text[:3000], encoding="utf-8")

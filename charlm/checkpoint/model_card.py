@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def generate_part(config: Mapping[str, Any], best: Best) -> str:
 def _rows(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfig, best: Best) -> list[tuple[str, str]]:
     tokenizer, corpus = config["tokenizer"], config["corpus"]
     sizes = [(word, corpus["splits"].get(name, {})) for name, word in _SPLITS]
-    document_kind = tokenizer.get("documents")
+    document_kind = tokenizer.get("document_start") or tokenizer.get("documents")
     counts = [f"{int(size['documents']):,} {word}" for word, size in sizes if size and document_kind]
     embedding = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     rows = [
@@ -127,8 +128,17 @@ def _loss(nats: float | None, step: int | None) -> str:
 def _text_options(config: Mapping[str, Any]) -> list[str]:
     """The options of ``charlm train`` for the preparation of the text."""
     tokenizer, corpus = config["tokenizer"], config["corpus"]
-    values = {"tokenizer": tokenizer.get("kind"), "documents": tokenizer.get("documents")}
+    start = tokenizer.get("document_start")
+    values = {
+        "tokenizer": tokenizer.get("kind"),
+        "documents": None if start else tokenizer.get("documents"),
+        "normalize": tokenizer.get("normalize"),
+    }
     options = [f"--{name} {_escaped(value)}" for name, value in values.items() if value]
+    if start:
+        # In a code block nothing is escaped. A regular expression that would end the part of charlm is left out.
+        shown = str(start) if str(start).isprintable() and "<!--" not in str(start) else "REGEX"
+        options.append(f"--document-start {shlex.quote(shown)}")
     shares = corpus.get("shares")  # None where validation or test text came from other files
     if shares:
         options.append("--split " + "/".join(f"{100 * float(share):.12g}" for share in shares))

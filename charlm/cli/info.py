@@ -63,7 +63,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("corpus", f"{corpus['name']}: {sizes} characters; sha256 {corpus['sha256'][:12]}"),
         *_document_rows(facts),
-        ("tokenizer", f"{facts['tokenizer']['kind']}, {model['vocabulary_size']} ids"),
+        ("tokenizer", f"{facts['tokenizer']['kind']}, {model['vocabulary_size']} ids{_normal_form(facts)}"),
         ("model", f"{model['layers']} x {model['hidden']}{narrowed}, {facts['parameters']:,} parameters"),
         ("weights", facts.get("weights") or "f32"),
         ("tying", f"saves {facts['saved_by_tying']:,} parameters"),
@@ -85,12 +85,18 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _normal_form(facts: dict[str, Any]) -> str:
+    form = facts["tokenizer"].get("normalize")
+    return "" if form is None else f", texts normalized to {str(form).upper()}"
+
+
 def _document_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     separator = facts["tokenizer"].get("documents")
     if separator is None:
         return []
     counts = ", ".join(f"{name} {size['documents']:,}" for name, size in facts["corpus"]["splits"].items())
-    return [("documents", f"{separator}: {counts}")]
+    start = facts["tokenizer"].get("document_start")
+    return [("documents", f"{separator if start is None else f'{separator} {start}'}: {counts}")]
 
 
 def _batch(facts: dict[str, Any]) -> str:

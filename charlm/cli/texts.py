@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from charlm.tokenizer.protocol import Ids, Tokenizer
 
 _BLOCK_IDS = 1 << 18
+STDIN_PATIENCE = 1.0
+"""Seconds without a byte on stdin until a command says what it waits for."""
 
 
 class Measured(NamedTuple):
@@ -40,6 +44,8 @@ def measured_text(
 
     Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text.
     """
+    if "-" in files:
+        wait_for_stdin()
     with tempfile.TemporaryDirectory() if "-" in files else nullcontext("") as folder:
         if files:
             yield _from_files([model.tokenizer for model in models], files, encoding, Path(folder))
@@ -47,23 +53,34 @@ def measured_text(
             yield _from_runs(models, split, command)
 
 
+def wait_for_stdin(what: str = "a text") -> None:
+    """Say so on stderr if nothing arrives on stdin for a second, and return."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed, or not a file of the operating system
+        if not select.select([sys.stdin.fileno()], [], [], STDIN_PATIENCE)[0]:
+            end = "; end it with Ctrl-D" if sys.stdin.isatty() else ""
+            say(f"waiting for {what} on stdin{end}")
+
+
 def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding: str, folder: Path) -> Measured:
+    from charlm.corpus.encodings import Decoding
     from charlm.corpus.text import open_source
 
-    kind = tokenizers[0].kind
-    source = open_source(names, encoding, folder / "stdin", any_file=kind == "byte")
-    plain = [path for path in source.paths if path.suffix != ".gz"]
-    total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
-    return Measured(", ".join(names), total, [_encoded(source, tokenizer) for tokenizer in tokenizers])
+    kind, form = tokenizers[0].kind, tokenizers[0].normalization
+    if any(tokenizer.normalization != form for tokenizer in tokenizers):
+        raise UsageError("these models read texts in different normal forms (--normalize); name models with the same")
+    decoding = Decoding(encoding, normalization=form, options=("--encoding",))
+    source = open_source(names, spool=folder / "stdin", any_file=kind == "byte", decoding=decoding)
+    return Measured(", ".join(names), source.size(), [_encoded(source, tokenizer) for tokenizer in tokenizers])
 
 
 def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
     from charlm.corpus.documents import split_documents
 
-    if tokenizer.document_kind is not None:
-        documents = split_documents(source.files(tokenizer.kind), tokenizer.document_kind)
-        return starmap(tokenizer.encode_documents, documents)
-    return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
+    kind, start = tokenizer.document_kind, tokenizer.document_start
+    if kind is None:
+        return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
+    pieces = split_documents(source.files(tokenizer.kind), kind, start=start)
+    return (tokenizer.encode_documents(piece.codes, piece.ends) for piece in pieces)
 
 
 def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str) -> Measured:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from charlm.cli.options import DeviceOption, EncodingOption, JsonOption
+from charlm.cli.options import DeviceOption, DocumentStartOption, EncodingOption, ErrorsOption, JsonOption
+from charlm.cli.texts import wait_for_stdin
 from charlm.errors import UsageError
 from charlm.training.options import TrainingOptions, check_options, command_line_name, definitions
 
@@ -62,10 +63,15 @@ def train(
     ] = None,
     tokenizer: Annotated[str, typer.Option("--tokenizer", help="char (any text) or byte (any file).")] = "char",
     encoding: EncodingOption = "utf-8",
+    errors: ErrorsOption = "strict",
+    normalize: Annotated[
+        str, typer.Option("--normalize", help="Unicode normal form of all texts of the model: none, nfc or nfkc.")
+    ] = "none",
     documents: Annotated[
         str | None,
         typer.Option("--documents", help="Train on separate documents: lines, blank-lines (paragraphs) or files."),
     ] = None,
+    document_start: DocumentStartOption = None,
     distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
     split: Annotated[
         str | None,
@@ -91,9 +97,13 @@ def train(
     from charlm.system.signals import StopSignals
 
     training = check_options(options, TrainingOptions, "train")
-    texts = TextOptions(corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct)
+    texts = TextOptions(
+        corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct,
+        document_start, errors, normalize)  # fmt: skip
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
+        if "-" in (corpus or ()):
+            wait_for_stdin()
         if resume:
             _refuse_with_resume(texts, run_options)
             run = resumed_run(out, training, None if device == "auto" else device)

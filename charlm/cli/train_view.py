@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from contextlib import suppress
 from typing import Any
@@ -36,8 +37,12 @@ class PreparationProgress:
         self._read += characters
         if not self._quiet and now - self._last_line > 2.0:
             self._last_line = now
-            millions = self._read / _CORPUS_PASSES / 1e6
-            say(f"preparing: {millions:.0f} million characters, {millions / (now - self._start):.0f} million/s")
+            read = self._read / _CORPUS_PASSES
+            say(f"preparing: {_rounded(read)} characters, {_rounded(read / (now - self._start))} per second")
+
+
+def _rounded(number: float) -> str:
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,.0f}"
 
 
 def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_json: bool) -> None:
@@ -78,6 +83,9 @@ def _show_setup(prepared: PreparedRun) -> None:
         f"{corpus.name}: {parts} characters; {distinct} distinct characters, "
         f"vocabulary of {model.vocabulary_size} ids{unknown}"
     )
+    if corpus.tokenizer.normalization != "none":
+        changed, form = int(corpus.description.get("normalized", 0)), corpus.tokenizer.normalization.upper()
+        say(f"normalized ({form}): {changed:,} characters changed; prompts and scored texts will be, too")
     if corpus.tokenizer.document_kind:
         _show_documents(corpus)
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
@@ -104,7 +112,9 @@ def _show_setup(prepared: PreparedRun) -> None:
 def _show_documents(corpus: Corpus) -> None:
     sizes = corpus.sizes
     parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
-    say(f"documents ({corpus.tokenizer.document_kind}): {parts}; the end of a document is predicted like a character")
+    start = corpus.tokenizer.document_start
+    kind = corpus.tokenizer.document_kind if start is None else f"each from a line with {shlex.quote(start)} on"
+    say(f"documents ({kind}): {parts}; the end of a document is predicted like a character")
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
             say(

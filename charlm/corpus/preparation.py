@@ -8,6 +8,7 @@ With byte fallback, some characters of the training split are encoded as bytes (
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,10 @@ from charlm.tokenizer.characters import CharTokenizer
 from charlm.tokenizer.documents import DocumentTokenizer
 from charlm.tokenizer.protocol import Tokenizer
 
+logger = logging.getLogger("charlm")
+
 _ALL_TRAIN: Fractions = (1.0, 0.0, 0.0)
+_WORDS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def prepare(
@@ -47,27 +51,69 @@ def prepare(
     """
     others = others or {}
     choices = {"shares": None if others else split, "distinct": documents is not None and documents.distinct}
+    groups = [source, *others.values()]
+    stamp = source_stamp(groups)
     if "valid" in others:
         split = _ALL_TRAIN
     elif "test" in others:
         split = (split[0] + split[2], split[1], 0.0)
     splitter = make_splitter(source, kind, split, documents, progress)
     counts = _count(splitter, kind, progress)
-    tokenizer = _build_tokenizer(counts, kind, documents)
+    tokenizer = _build_tokenizer(counts, kind, documents, source.decoding.normalization)
+    splitters = [splitter]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             writers = {name: SplitWriter(folder, name, tokenizer, stack) for name in SPLITS}
             _write(writers, splitter, tokenizer, counts, progress)
             for name, other in others.items():
-                for piece, _, _ in make_splitter(other, kind, _ALL_TRAIN, documents).pieces():
+                splitters.append(make_splitter(other, kind, _ALL_TRAIN, documents))
+                for piece, _, _ in splitters[-1].pieces():
                     writers[name].write(tokenizer.encode_codes(piece.codes), piece)
-            _write_description(folder, source, tokenizer, counts, writers, others, choices)
+            choices |= _changes(groups, sum(each.skipped for each in splitters))
+            _write_description(folder, tokenizer, counts, writers, groups, {"fingerprint": stamp, **choices})
     except OSError as error:
         raise CannotCreateError(
             f"{folder} cannot be written ({error.strerror}); choose another place with --out"
         ) from None
+    if source_stamp(groups) != stamp:
+        raise DataError("the text was changed while it was read; try again, or train on a copy of it")
     return open_corpus(folder)
+
+
+def _changes(groups: list[TextSource], skipped: int) -> dict[str, Any]:
+    """What reading has changed in the texts, for corpus.json; nothing where nothing was asked for."""
+    decoding = groups[0].decoding
+    changed: dict[str, Any] = {}
+    if decoding.errors != "strict":
+        changed["errors"] = decoding.errors
+        changed["replaced"] = sum(group.changes.replaced for group in groups)
+        changed["skipped_documents"] = skipped
+    if decoding.normalization != "none":
+        changed["normalized"] = sum(group.changes.normalized for group in groups)
+    return changed
+
+
+def log_surprises(corpus: Corpus) -> None:
+    """Log a warning of what a user may not expect of a corpus that was just prepared."""
+    description, sizes, kind = corpus.description, corpus.sizes, corpus.tokenizer.document_kind
+    if replaced := description.get("replaced"):
+        logger.warning("invalid bytes replaced by U+FFFD: %s", f"{replaced:,}")
+    if skipped := description.get("skipped_documents"):
+        logger.warning("documents skipped for invalid bytes: %s", f"{skipped:,}")
+    if kind is not None and sum(size.documents for size in sizes.values()) == 1:
+        logger.warning(
+            "the whole text is one document (%s), so there is none to validate on; say what a document is with another "
+            "--documents or with --document-start", "--document-start" if kind == "start" else f"--documents {kind}"
+        )  # fmt: skip
+        return
+    shares = zip(_WORDS.items(), description["shares"] or (0.0, 0.0, 0.0), strict=True)
+    empty = [word for (name, word), share in shares if share and not sizes[name].ids]
+    if empty:
+        unit = "characters" if kind is None else "documents"
+        logger.warning(
+            "the text has too few %s for a %s part; use a longer text or another --split", unit, " and a ".join(empty)
+        )
 
 
 def _count(splitter: Splitter, kind: str, progress: ProgressCallback) -> NDArray[np.int64]:
@@ -87,10 +133,12 @@ def _count(splitter: Splitter, kind: str, progress: ProgressCallback) -> NDArray
     return counts
 
 
-def _build_tokenizer(counts: NDArray[np.int64], kind: str, documents: DocumentOptions | None) -> Tokenizer:
+def _build_tokenizer(
+    counts: NDArray[np.int64], kind: str, documents: DocumentOptions | None, normalization: str
+) -> Tokenizer:
     occurring = {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
-    inner: Tokenizer = ByteTokenizer() if kind == "byte" else CharTokenizer.build(occurring)
-    return inner if documents is None else DocumentTokenizer(inner, documents.document_kind)
+    inner: Tokenizer = ByteTokenizer() if kind == "byte" else CharTokenizer.build(occurring, normalization)
+    return inner if documents is None else DocumentTokenizer(inner, documents.document_kind, documents.start)
 
 
 def _write(
@@ -118,11 +166,10 @@ def _utf8_size(counts: NDArray[np.int64], kind: str) -> int:
 
 def _write_description(
     folder: Path,
-    source: TextSource,
     tokenizer: Tokenizer,
     counts: NDArray[np.int64],
     writers: dict[str, SplitWriter],
-    others: dict[str, TextSource],
+    groups: list[TextSource],
     choices: dict[str, Any],
 ) -> None:
     splits = {name: writer.finish() for name, writer in writers.items()}
@@ -136,15 +183,13 @@ def _write_description(
         write_bytes(folder / FINGERPRINTS, fingerprints.astype("<u8").tobytes())
         for name in SPLITS[1:]:
             splits[name]["repeated"] = int(np.isin(writers[name].fingerprints(), fingerprints).sum())
-    groups = [source, *others.values()]
     symbol_counts = np.append(counts, splits["train"]["documents"] if tokenizer.document_kind else 0)
     probabilities = symbol_counts[symbol_counts > 0] / symbol_counts.sum()
     description = {
         "format": 1,
-        "name": source.name,
-        "encoding": source.encoding,
+        "name": groups[0].name,
+        "encoding": groups[0].encoding,
         "sources": [group.names for group in groups],
-        "fingerprint": source_stamp(groups),
         "sha256": content_digest(groups),
         "tokenizer": tokenizer.description(),
         "distinct_characters": int(np.count_nonzero(counts)),

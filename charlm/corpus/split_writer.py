@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import Piece
 from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.pieces import Piece
 from charlm.tokenizer.protocol import Ids, Tokenizer, id_dtype
 
 
