@@ -117,9 +117,9 @@ def test_white_space_within_a_paragraph_is_kept():
 
 
 def test_bytes_beyond_ascii_are_not_white_space():
-    data = "à\n\nÅ\n\x85\nb".encode()  # with the bytes 0xA0 and 0x85
+    data = b"a\n\n\xc3\xa0\n\x85\xa0\nb"
     documents = split_documents([[np.frombuffer(data, np.uint8)]], "blank-lines")
-    assert [bytes(map(ord, document)) for document in joined(documents)] == ["à".encode(), "Å\n\x85\nb".encode()]
+    assert [bytes(map(ord, document)) for document in joined(documents)] == [b"a", b"\xc3\xa0\n\x85\xa0\nb"]
 
 
 @given(texts, cuts)
@@ -174,6 +174,12 @@ def test_only_the_beginning_of_a_long_line_is_searched(monkeypatch):
     text = "b\naaaaab\naaab\naa\r\naaaaaaaaaaaa"
     for cuts in ([], [3], [6, 9], range(len(text))):
         assert found_in(text, "start", cuts, start="b") == ["b\naaaaab", "aaab\naa\r\naaaaaaaaaaaa"]
+
+
+def test_a_long_line_is_not_held_back(monkeypatch):
+    monkeypatch.setattr(document_starts, "MAX_SEARCHED", 4)
+    pieces = split_documents([blocks_of("a\n" + "b" * 40, range(2, 42, 4))], "start", start="b")
+    assert max(len(piece.codes) for piece in pieces) < 10
 
 
 def test_expressions_are_searched_in_the_text_of_bytes():

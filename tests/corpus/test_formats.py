@@ -8,11 +8,15 @@ import tarfile
 import zipfile
 
 import pytest
-from backports import zstd
 
 from charlm.corpus.blocks import read_blocks, stream_blocks
 from charlm.corpus.formats import NotTextError, could_be_packed, recognize
 from charlm.errors import DataError
+
+try:
+    from compression import zstd
+except ImportError:  # before Python 3.14
+    from backports import zstd
 
 TEXT = "".join(f"naïve line {number * number},\r\n" for number in range(700)).encode()
 

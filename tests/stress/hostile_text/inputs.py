@@ -11,9 +11,12 @@ import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
-from backports import zstd
-
 from stress.hostile_text.models import START
+
+try:
+    from compression import zstd
+except ImportError:  # before Python 3.14
+    from backports import zstd
 
 ODD = [
     "\0", "\u2581", "\u2585", "\ufeff", "\ufffd", "\ufffe", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x7f",
