@@ -98,6 +98,7 @@ FRENCH = "Élève à l’école où ça “brûle” déjà — là-bas…\n" * 
 TEXTS = {
     ("cp1252", FRENCH), ("mac-roman", FRENCH), ("mac-roman", "café au lait\n" * 50), ("cp1252", "café au lait\n" * 50),
     ("cp1252", "emma\nolivia\nchloé\nzoë\njosé\n" * 5), ("mac-roman", "emma\nolivia\nchloé\nzoë\njosé\n" * 5),
+    ("mac-roman", "schöne Löwen hören gewöhnlich höfliche Töne auf der Straße\n" * 20),
     ("mac-roman", "Die Größe der Straße ist für Mädchen schön.\n" * 40), ("cp1251", "Привет, как дела? Хорошо.\n" * 40),
     ("koi8-r", "Привет, как дела? Всё хорошо.\n" * 40), ("cp1253", "Καλημέρα κόσμε, ένα κείμενο.\n" * 40),
     ("cp1250", "Zażółć gęślą jaźń, pchnąć w tę łódź jeża lub ośm.\n" * 40),
