@@ -10,6 +10,7 @@ from typing import Any
 
 from charlm.cli.advice import shell_command
 from charlm.cli.output import bits, duration, progress_bar, say, write_json
+from charlm.corpus.line_hint import looks_like_lines
 from charlm.corpus.prepared import Corpus
 from charlm.errors import InterruptedBySignal
 from charlm.model.lstm import recurrence_name
@@ -88,6 +89,8 @@ def _show_setup(prepared: PreparedRun) -> None:
         say(f"normalized ({form}): {changed:,} characters changed; prompts and scored texts will be, too")
     if corpus.tokenizer.document_kind:
         _show_documents(corpus)
+    elif prepared.recipe is not None and looks_like_lines(corpus):
+        say("the lines look like texts of their own; if they are, such as names or log lines, add --documents lines")
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     say(
         f"model: {model.layers} x {model.hidden}{narrowed}, {model.parameter_count():,} parameters "
