@@ -44,12 +44,14 @@ import charlm
 from charlm import native
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import open_checkpoint
+from charlm.config import parse_duration
 from charlm.corpus.prepared import Corpus
 from charlm.runs import TrainingResult
 from charlm.system.cores import cores
 from charlm.system.devices import choose_precision
 from charlm.training.options import TrainingOptions, definitions
 from charlm.training.recipe import Recipe, resolve
+from charlm.training.speed import MachineSpeed
 
 FOLDER = Path(__file__).with_name("results")
 FEATURES = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "i8mm", "sve")
@@ -288,7 +290,8 @@ def train(text: Path, out: Path, **options: Any) -> TrainingResult:
 
 
 def recipe_for(request: TrainingOptions, corpus: Corpus, device: torch.device) -> Recipe:
-    """The recipe that charlm chooses for a training on ``corpus``."""
+    """The recipe that charlm chooses on ``corpus``. For a time limit it measures the speed of the machine."""
+    seconds = request.get("time")
     return resolve(
         request,
         corpus.sizes["train"],
@@ -296,7 +299,7 @@ def recipe_for(request: TrainingOptions, corpus: Corpus, device: torch.device) -
         corpus.tokenizer.vocabulary_size,
         device=str(device),
         precision=choose_precision("auto", device),
-        instruction_set=native.instruction_set(),
+        speedometer=None if seconds is None else MachineSpeed(corpus, parse_duration(seconds)),
     )
 
 

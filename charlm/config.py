@@ -28,8 +28,10 @@ MAX_WIDTH = 65_536
 MAX_LAYERS = 64
 MAX_VOCABULARY = 1_200_000
 
-OPTIMIZERS = ("adamw", "adam", "sgd", "rmsprop")
+OPTIMIZERS = ("muon", "adamw", "adam", "sgd", "rmsprop")
 AVERAGES = ("ema", "triggered", "none")
+MAX_VALIDATION_IDS = 1 << 17
+"""Evaluations during training read at most this many ids of the validation text; ``charlm eval`` reads all of it."""
 SCHEDULES = ("plateau", "cosine", "constant")
 _DEVICE = re.compile(r"(cpu|cuda|mps)(:[0-9]{1,3})?")
 
@@ -119,17 +121,22 @@ class TrainingConfig:
     At most one of ``epochs``, ``steps`` and ``seconds`` is set. Without any, training ends when the validation loss
     stops improving. ``bptt_jitter`` moves the boundaries of chunks by up to this fraction of ``bptt``. ``ar`` and
     ``tar`` are the weights of activation regularization and its temporal version (Merity et al. 2017).
-    ``save_every`` is in seconds if ``save_every_unit`` is "seconds", else in steps.
+    ``save_every`` is in seconds if ``save_every_unit`` is "seconds", else in steps. The warm-up takes ``warmup`` steps,
+    or the share ``warmup_share`` of the budget if that is above 0. Evaluations read at most ``validation_ids``.
+    ``ids_per_second`` is the speed for which the other values were chosen, None where it had no influence on them.
 
     Raises ``UsageError`` for invalid values.
     """
 
     optimizer: str = "adam"
     lr: float = 1e-2
+    momentum: float = 0.9
+    beta2: float = 0.999
     weight_decay: float = 0.0
     clip: float = 1.0
     schedule: str = "plateau"
     warmup: int = 100
+    warmup_share: float = 0.0
     batch: int = 32
     bptt: int = 128
     bptt_jitter: float = 0.0
@@ -142,21 +149,26 @@ class TrainingConfig:
     steps: int | None = None
     seconds: float | None = None
     eval_every: int = 500
+    validation_ids: int = MAX_VALIDATION_IDS
     save_every: float = 60.0
     save_every_unit: str = "seconds"
     seed: int = 1
     device: str = "cpu"
     precision: str = "fp32"
     threads: int | None = None
+    ids_per_second: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.optimizer in OPTIMIZERS, f"--optimizer must be one of {', '.join(OPTIMIZERS)}")
         _require(self.schedule in SCHEDULES, f"--schedule must be one of {', '.join(SCHEDULES)}")
         _require(self.precision in ("fp32", "bf16", "fp16"), "--precision must be auto, fp32, bf16 or fp16")
         _require(0 < self.lr <= 1000 and math.isfinite(self.lr), f"--lr must be above 0, not {self.lr}")
+        _require(0 <= self.momentum < 1, f"--momentum must be at least 0 and below 1, not {self.momentum}")
+        _require(0 < self.beta2 < 1, f"--beta2 must be above 0 and below 1, not {self.beta2}")
         _require(0 <= self.weight_decay < 1, f"--weight-decay must be at least 0 and below 1, not {self.weight_decay}")
         _require(self.clip > 0, f"--clip must be above 0, not {self.clip}; use --clip inf to switch clipping off")
         _require(self.warmup >= 0, f"--warmup must be 0 or more steps, not {self.warmup}")
+        _require_probability("warmup_share", self.warmup_share)
         _require(1 <= self.batch <= 1_000_000, f"--batch must be 1 to 1,000,000, not {self.batch}")
         _require(1 <= self.bptt <= 1_000_000_000, f"--bptt must be 1 to 1,000,000,000, not {self.bptt}")
         _require(
@@ -175,6 +187,7 @@ class TrainingConfig:
             f"--schedule {self.schedule} needs to know when training ends: add --time, --steps or --epochs",
         )
         _require(self.eval_every >= 1, f"--eval-every must be 1 or more steps, not {self.eval_every}")
+        _require(self.validation_ids >= 1, f"validation_ids must be 1 or more, not {self.validation_ids}")
         _require(0 < self.save_every <= 1e9, f"--save-every must be above 0 and at most 1e9, not {self.save_every:g}")
         _require(
             self.save_every_unit in ("seconds", "steps"), "--save-every must be a number of steps or a time like 60s"
@@ -182,6 +195,10 @@ class TrainingConfig:
         _require(self.save_every_unit != "steps" or self.save_every >= 1, "--save-every must be 1 or more steps")
         _require(0 <= self.seed < 2**63, f"--seed must be 0 to 2^63-1, not {self.seed}")
         _require(self.threads is None or 1 <= self.threads <= 1024, f"--threads must be 1 to 1024, not {self.threads}")
+        _require(
+            self.ids_per_second is None or 0 < self.ids_per_second < math.inf,
+            f"ids_per_second must be above 0, not {self.ids_per_second}",
+        )
         _require(
             _DEVICE.fullmatch(self.device) is not None,
             f"--device {self.device!r:.40} is not a device; use auto, cpu, cuda or mps",

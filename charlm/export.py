@@ -20,6 +20,7 @@ from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, has_step_
 from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json
 from charlm.corpus.prepared import find_corpus
+from charlm.corpus.trained_table import TrainedTable
 from charlm.engine import create_engine
 from charlm.errors import CannotCreateError, CharlmError, InputOutputError, UsageError
 from charlm.system.disk import sync_folders, write_folder
@@ -44,6 +45,8 @@ class Exported:
     bytes_after: int
     nats_before: float | None = None
     nats_after: float | None = None
+    given: tuple[str, ...] = ()
+    """The options with which ``charlm generate`` uses the model: a value of its condition, if it has one."""
 
 
 def export(run: str | Path, out: str | Path, weights: str = "f16") -> Exported:
@@ -68,7 +71,9 @@ def export(run: str | Path, out: str | Path, weights: str = "f16") -> Exported:
     _write(out, {CARD: card.encode(), **with_manifest(files)})
     written = read_model_parts(open_checkpoint(out))
     losses = _losses(checkpoint.path, parts, written)
-    return Exported(out, checkpoint.step, _size(checkpoint.path), _size(out), *losses)
+    table = TrainedTable.of(config, CONFIG)
+    given = () if table is None or table.given is None else ("--given", table.frequent()[0][0])
+    return Exported(out, checkpoint.step, _size(checkpoint.path), _size(out), *losses, given)
 
 
 def _refuse_taken(out: Path) -> None:

@@ -20,10 +20,13 @@ from charlm.config import DEFAULT_TEMPERATURE, ModelConfig, SamplingConfig, from
 from charlm.corpus.documents import split_documents
 from charlm.corpus.hashing import DocumentHasher
 from charlm.corpus.pieces import Piece
+from charlm.corpus.trained_table import ModelConditions, TrainedTable
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
-from charlm.errors import DataError, UsageError, keyword_message
-from charlm.evaluation.comparison import tokenizer_difference
+from charlm.errors import UsageError, keyword_message
+from charlm.evaluation.by_value import evaluate_by_value
+from charlm.evaluation.classification import Classified, classify_documents
+from charlm.evaluation.comparison import check_same_tokenizer
 from charlm.evaluation.losses import ProgressCallback, exact_losses, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_together
 from charlm.evaluation.metrics import Evaluation
@@ -77,6 +80,9 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.checkpoint = checkpoint
         self.config = from_dict(ModelConfig, checkpoint.config.get("model"), str(checkpoint.path / CONFIG))
+        self.table = TrainedTable.of(checkpoint.config, str(checkpoint.path / CONFIG))
+        """The table that it was trained on; None for a model of plain text."""
+        self.conditions = ModelConditions(self.table, tokenizer)
         self.members: tuple[LanguageModel, ...] = tuple(members)
         """The models whose probabilities an ensemble averages; empty for a single model."""
         self._make_engine = make_engine
@@ -97,7 +103,7 @@ class LanguageModel:
             device, precision, threads = options
             if precision == "auto" and purpose == "evaluation":
                 precision = "fp32"
-            return create_engine(parts.config, parts.weights, device, precision, threads, _precision_costs(checkpoint))
+            return create_engine(parts.config, parts.weights, device, precision, threads, checkpoint.precision_costs())
 
         model = cls(make_engine, parts.tokenizer, checkpoint)
         model._weights, model._options = parts.weights, options
@@ -117,7 +123,7 @@ class LanguageModel:
             raise UsageError("an ensemble needs a model; give one or more")
         first = members[0]
         for other in members[1:]:
-            _check_same_tokenizer(first, other)
+            check_same_tokenizer([(model.tokenizer, model.checkpoint.path) for model in (first, other)])
 
         def make_engine(purpose: Purpose) -> Engine:
             return Ensemble([member._engine_for(purpose) for member in members])
@@ -170,20 +176,21 @@ class LanguageModel:
         min_p: float = 0.0,
         stop: str | None = None,
         seed: int | None = None,
+        given: str | None = None,
     ) -> str:
         """Generate ``length`` characters after ``prompt``, or fewer if ``stop`` is generated.
 
         Neither the prompt nor ``stop`` is returned.
 
-        A model of documents continues the document that ``prompt`` begins, up to its end at most. The same ``seed``
-        gives the same text; without one each text is different. Raises ``UsageError`` for invalid arguments and
-        ``DataError`` for a lone surrogate in the prompt.
+        A model of documents continues the document that ``prompt`` begins, up to its end at most. One with conditions
+        needs the condition's value, ``given``. The same ``seed`` gives the same text; without one each text is
+        different. Raises ``UsageError`` for invalid arguments and ``DataError`` for a lone surrogate in the prompt.
         """
         try:
             config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         except UsageError as error:
             raise UsageError(keyword_message(str(error))) from None
-        return "".join(self.stream(prompt, length, config, stop=stop, seed=seed))
+        return "".join(self.stream(prompt, length, config, stop=stop, seed=seed, given=given))
 
     def stream(
         self,
@@ -193,13 +200,14 @@ class LanguageModel:
         *,
         stop: str | None = None,
         seed: int | None = None,
+        given: str | None = None,
     ) -> Iterator[str]:
         """The text of ``generate`` in pieces, as they are generated. A prompt larger than memory may come in pieces.
 
         Without ``config`` the settings are the defaults of ``generate``.
         """
         config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
-        ids = self._prompt_ids(prompt)
+        ids = self._prompt_ids(prompt, given)
         engine, stop = self.generation_engine, self._stop(stop)
         return stream_text(engine, self.tokenizer, ids, length, config, stop=stop, seed=seed)
 
@@ -212,33 +220,38 @@ class LanguageModel:
         *,
         stop: str | None = None,
         seed: int | None = None,
+        given: str | None = None,
     ) -> Iterator[str]:
         """``count`` texts (None: endless) that continue one prompt, many in parallel. The first is ``stream``'s."""
         config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
-        ids, engine = self._prompt_ids(prompt), self.generation_engine
+        ids, engine = self._prompt_ids(prompt, given), self.generation_engine
         return sample_texts(engine, self.tokenizer, ids, length, config, count=count, stop=self._stop(stop), seed=seed)
 
     def _stop(self, stop: str | None) -> str | None:
         return None if stop is None else self._normalized(stop)
 
-    def _prompt_ids(self, prompt: str | Iterable[str]) -> Iterator[Ids]:
+    def _prompt_ids(self, prompt: str | Iterable[str], given: str | None) -> Iterator[Ids]:
         pieces = Normalizer(self.tokenizer.normalization).blocks([prompt] if isinstance(prompt, str) else prompt)
-        return (self.tokenizer.encode(block) for piece in pieces for block in _text_blocks(piece))
+        ids = (self.tokenizer.encode(block) for piece in pieces for block in _text_blocks(piece))
+        return itertools.chain(self.conditions.prefix(given, known=True), ids)
 
     # ------------------------------------------------------------------------------------------------ evaluation
 
-    def evaluate(self, text: str, window: int | None = None) -> Evaluation:
+    def evaluate(self, text: str, window: int | None = None, given: str | None = None) -> Evaluation:
         """How well the model predicts ``text``: one exact pass, or windows of ``window`` ids from the initial state.
 
         A model of documents splits ``text`` into documents as in its training: at line ends, at blank lines, or not at
-        all. Raises ``UsageError`` for an invalid ``window``, and for any with documents; ``DataError`` for a text that
-        is too short or cannot be encoded.
+        all. For a model with conditions, ``given`` is that of every document. Raises ``UsageError`` for an invalid
+        ``window``, and for any with documents; ``DataError`` for a text that is too short or cannot be encoded.
         """
         codes = (self._codes(block) for block in _text_blocks(self._normalized(text)))
-        if self.tokenizer.document_kind is None:
-            return self.evaluate_ids(map(self.tokenizer.encode_codes, codes), window)
-        pieces = split_documents([codes], self.tokenizer.document_kind, start=self.tokenizer.document_start)
-        return self.evaluate_ids((self.tokenizer.encode_documents(p.codes, p.ends) for p in pieces), window)
+        tokenizer, kind = self.tokenizer, self.tokenizer.document_kind
+        if kind is None:
+            self.conditions.prefix(given)
+            return self.evaluate_ids(map(tokenizer.encode_codes, codes), window)
+        pieces = split_documents([codes], kind, start=tokenizer.document_start)
+        documents = self.conditions.added(pieces, given)
+        return self.evaluate_ids((tokenizer.encode_documents(p.codes, p.ends) for p in documents), window)
 
     def evaluate_ids(
         self, blocks: Iterable[Ids], window: int | None = None, progress: ProgressCallback = no_progress
@@ -261,6 +274,15 @@ class LanguageModel:
             raise UsageError("a single model has no members; use evaluate_ids")
         engines = [member.engine for member in self.members]
         return evaluate_together(engines, self.tokenizer, blocks, window, progress)
+
+    def evaluate_by_value(
+        self, blocks: Iterable[Ids], progress: ProgressCallback = no_progress
+    ) -> tuple[Evaluation, dict[str | None, Evaluation]]:
+        """``evaluate_ids`` for a model with conditions, and the evaluation of the documents with each value.
+
+        None stands for the values that the training text does not have. Raises ``UsageError`` for other models.
+        """
+        return evaluate_by_value(self.engine, self.tokenizer, blocks, self.conditions.counts(), progress)
 
     def evaluate_dynamically(self, blocks: Iterable[Ids], progress: ProgressCallback = no_progress) -> Evaluation:
         """``evaluate_ids`` with a copy of the model that learns from the text as it reads it; see ``dynamic``.
@@ -294,31 +316,35 @@ class LanguageModel:
 
     # ------------------------------------------------------------------------------------------------ scoring
 
-    def score(self, text: str) -> NDArray[np.float64]:
+    def score(self, text: str, given: str | None = None) -> NDArray[np.float64]:
         """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
 
         With the byte tokenizer, of each byte; with a normal form, of each character of the normalized text. ``text`` is
         treated as one unfinished document: no end marker is scored.
         """
+        prefix = self.conditions.prefix(given)
         blocks = (self.tokenizer.encode(block) for block in _text_blocks(self._normalized(text)))
-        pieces = list(exact_losses(self.engine, self.tokenizer.start_id, blocks))
-        if not pieces:
+        pieces = list(exact_losses(self.engine, self.tokenizer.start_id, itertools.chain(prefix, blocks)))
+        before = sum(map(len, prefix))
+        ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in pieces)])[before:]
+        if not len(ids):
             return np.zeros(0)
-        ids = np.concatenate([ids for ids, _ in pieces])
-        nats = np.concatenate([nats for _, nats in pieces]).astype(np.float64)
+        nats = np.concatenate([nats for _, nats in pieces]).astype(np.float64)[before:]
         starts = np.flatnonzero(self.tokenizer.starts_character[ids])
         log_probabilities: NDArray[np.float64] = np.add.reduceat(-nats, starts)
         return log_probabilities
 
-    def score_documents(self, documents: Iterable[str]) -> Iterator[Scored]:
+    def score_documents(self, documents: Iterable[str], given: str | Iterable[str] | None = None) -> Iterator[Scored]:
         """A score for each document, in constant memory; thousands are read in a batch.
 
-        Each is read from the initial state. A model of documents also predicts the end of each. Raises ``UsageError``
-        if ``documents`` is one string.
+        Each is read from the initial state. A model of documents also predicts the end of each. For a model with
+        conditions, ``given`` is that of all documents, or as many as documents. Raises ``UsageError`` if ``documents``
+        is one string.
         """
         if isinstance(documents, str):
             raise UsageError("documents must be several texts, not one string; put the string in a list")
-        return itertools.chain.from_iterable(self.score_pieces(self._piece(text) for text in documents))
+        pieces = self.conditions.added((self._piece(text) for text in documents), given)
+        return itertools.chain.from_iterable(self.score_pieces(pieces))
 
     def score_pieces(self, pieces: Iterable[Piece], at_once: bool = False) -> Iterator[list[Scored]]:
         """``score_documents`` for pieces of a split text, in lists; see ``scoring.score_documents``."""
@@ -331,16 +357,30 @@ class LanguageModel:
         """
         return checkpoint_percentiles(self.checkpoint, self.engine, self.tokenizer)
 
-    def surprisals(self, text: str, alternatives: int = 5) -> Iterator[Surprisal]:
+    def classify(self, texts: Iterable[str]) -> Iterator[Classified]:
+        """The most probable condition of each text, with the probabilities of all; see ``classification``.
+
+        For a model with conditions. Raises ``UsageError`` for other models, and if ``texts`` is one string.
+        """
+        if isinstance(texts, str):
+            raise UsageError("texts must be several texts, not one string; put the string in a list")
+        return itertools.chain.from_iterable(self.classify_pieces(self._piece(text) for text in texts))
+
+    def classify_pieces(self, pieces: Iterable[Piece]) -> Iterator[list[Classified]]:
+        """``classify`` for pieces of a split text, in lists."""
+        return classify_documents(self.engine, self.tokenizer, pieces, self.conditions.counts())
+
+    def surprisals(self, text: str, alternatives: int = 5, given: str | None = None) -> Iterator[Surprisal]:
         """The surprisal of each character of one document, with the most likely alternatives.
 
+        ``given`` is its condition, for a model with conditions.
         Raises ``UsageError`` for a negative number of alternatives.
         """
         if alternatives < 0:
             raise UsageError(f"alternatives must be 0 or more, not {alternatives}")
         piece = self._piece(text)
         ids, _ = encode_documents(self.tokenizer, piece.codes, piece.ends)
-        return surprisals(self.engine, self.tokenizer, ids, alternatives)
+        return surprisals(self.engine, self.tokenizer, ids, alternatives, self.conditions.prefix(given))
 
     def fingerprint(self, text: str) -> int:
         """64 bits that identify a document; ``Corpus.fingerprints`` has those of the training documents."""
@@ -356,26 +396,6 @@ class LanguageModel:
     def _codes(self, text: str) -> Codes:
         """What the tokenizer encodes: code points, or bytes."""
         return self.tokenizer.encode(text) if self.tokenizer.kind == "byte" else code_points(text)
-
-
-def _precision_costs(checkpoint: Checkpoint) -> dict[str, float]:
-    costs = checkpoint.config.get("precision_costs")
-    if not isinstance(costs, dict):
-        return {}
-    return {name: float(cost) for name, cost in costs.items() if type(cost) in (int, float)}
-
-
-def _check_same_tokenizer(first: LanguageModel, other: LanguageModel) -> None:
-    if first.tokenizer.description() == other.tokenizer.description():
-        return
-    reason = tokenizer_difference(first.tokenizer, other.tokenizer) or "their vocabularies differ"
-    documents = first.tokenizer.document_kind or other.tokenizer.document_kind
-    # The seed shuffles documents before they are split, and the vocabulary is built from the training split.
-    settings = "split, tokenizer, documents and seed" if documents else "split and tokenizer"
-    raise DataError(
-        f"{first.checkpoint.path} and {other.checkpoint.path} cannot be averaged: {reason}; choose models that were "
-        f"trained on the same text with the same {settings}"
-    )
 
 
 def _text_blocks(text: str) -> Iterator[str]:

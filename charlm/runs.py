@@ -10,97 +10,57 @@ A run is locked while it is trained. It is never overwritten, and it is removed 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from charlm import native
 from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RUNS, RunFolder
 from charlm.checkpoint.step import (
     ALL_FILES,
-    CONFIG,
-    MANIFEST,
-    Checkpoint,
-    has_training_state,
     open_checkpoint,
 )
 from charlm.checkpoint.transfer import transfer_weights
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
-from charlm.corpus.documents import check_document_kind
-from charlm.corpus.encodings import Decoding
 from charlm.corpus.preparation import log_surprises, prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
-from charlm.corpus.text import TextSource, open_source
-from charlm.errors import DataError, MissingInputError, UsageError
+from charlm.corpus.text import TextSource
+from charlm.errors import DataError, UsageError
 from charlm.system.devices import choose_device, choose_precision
 from charlm.system.disk import sync_folders
 from charlm.system.signals import StopSignals
-from charlm.tokenizer.documents import compile_start
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
 from charlm.training.options import (
     ResumeOptions,
     TrainingOptions,
     check_options,
-    check_type,
-    command_line_name,
     definitions,
 )
-from charlm.training.recipe import Recipe, resolve, save_every_fields, validate
+from charlm.training.recipe import Recipe, resolve, validate
+from charlm.training.resuming import changed, check_corpus, is_extended, on_device, refuse_fixed_options, run_of
+from charlm.training.speed import MachineSpeed
 from charlm.training.state import is_finished
+from charlm.training.text_options import (
+    DEFAULT_SPLIT,
+    TextOptions,
+    check_texts,
+    demo_text,
+    document_options,
+    open_text,
+)
 from charlm.training.trainer import Trainer
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import Unpack
 
-TOKENIZERS = ("char", "byte")
 MIN_CHARACTERS = 100
-DEFAULT_SPLIT = "90/5/5"
 
 ProgressCallback = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class TextOptions:
-    """The text to train on. ``corpus``, ``valid`` and ``test`` are paths of files or folders, or "-" for stdin."""
-
-    corpus: Sequence[str] = ()
-    valid: str | None = None
-    test: str | None = None
-    demo: bool = False
-    tokenizer: str = "char"
-    encoding: str = "utf-8"
-    split: str | None = None
-    documents: str | None = None
-    """One of ``DOCUMENT_KINDS``; None for running text."""
-    distinct: bool = False
-    """Whether duplicate documents are dropped."""
-    document_start: str | None = None
-    """A regular expression: a document begins at each line in which it is found, as with ``grep -E``."""
-    errors: str = "strict"
-    """What to do with bytes that are not valid in the encoding: one of ``ERRORS``."""
-    normalize: str = "none"
-    """The Unicode normal form of the text: one of ``NORMALIZATIONS``."""
-
-    def __post_init__(self) -> None:
-        for name in ("tokenizer", "encoding", "split", "documents", "document_start", "errors", "normalize"):
-            if (value := getattr(self, name)) is not None:
-                check_type(name, value, (str,), DEFAULT_SPLIT if name == "split" else "")
-
-    @property
-    def document_kind(self) -> str | None:
-        """A key of ``DOCUMENT_SEPARATORS``; None for running text."""
-        return self.documents if self.document_start is None else "start"
-
-    def decoding(self) -> Decoding:
-        """How the text is decoded. Raises ``UsageError`` for values that do not exist."""
-        return Decoding(self.encoding, self.errors, self.normalize)
 
 
 @dataclass(frozen=True)
@@ -157,6 +117,10 @@ def train(
     split: str | None = None,
     documents: str | None = None,
     distinct: bool = False,
+    column: str | None = None,
+    given: str | None = None,
+    delimiter: str | None = None,
+    as_text: bool = False,
     document_start: str | None = None,
     errors: str = "strict",
     normalize: str = "none",
@@ -168,6 +132,7 @@ def train(
 ) -> TrainingResult:
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
 
+    Of tables, ``column`` names the text; each row is a document. ``given`` names the column of its condition.
     ``on_event`` is called with every event of the training. Ctrl-C saves and returns with the reason "interrupted".
     Prints nothing. Raises the errors of ``charlm.errors``.
     """
@@ -181,6 +146,10 @@ def train(
         split=split,
         documents=documents,
         distinct=distinct,
+        column=column,
+        given=given,
+        delimiter=delimiter,
+        as_text=as_text,
         document_start=document_start,
         errors=errors,
         normalize=normalize,
@@ -251,15 +220,18 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
     # Fail early: preparing the corpus may take minutes.
-    _validate_texts(texts, base)
+    check_texts(texts, base)
     validate(options, documents=texts.document_kind is not None, architecture=architecture)
-    source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
+    source = None if texts.demo or texts.corpus == ["-"] else open_text(texts, texts.corpus)
     run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
     with run.lock():
         try:
             run.clear_beginning()
-            corpus = _prepare(run.path, source, texts, _document_options(texts, options), run_options.progress)
+            corpus = _prepare(run.path, source, texts, document_options(texts, options), run_options.progress)
             sync_folders([corpus.folder, *run.created])
+            seconds = options.get("time")
+            speedometer = None if seconds is None else MachineSpeed(corpus, parse_duration(seconds))
+            began = time.monotonic()
             recipe = resolve(
                 options,
                 corpus.sizes["train"],
@@ -267,56 +239,18 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
                 corpus.tokenizer.vocabulary_size,
                 device=str(device),
                 precision=precision,
-                instruction_set=native.instruction_set(),
+                speedometer=speedometer,
                 architecture=architecture,
             )
             trainer = Trainer(run.path, corpus, recipe.model, recipe.training)
             if base is not None:
                 fresh = trainer.model.weights()
                 trainer.model.load_weights(transfer_weights(read_model_parts(base), fresh, corpus.tokenizer))
+            if speedometer is not None:
+                trainer.begin(time.monotonic() - began, recipe.evaluation_seconds)
             yield PreparedRun(trainer, recipe)
         finally:
             run.discard_without_steps()
-
-
-def _validate_texts(texts: TextOptions, base: Checkpoint | None) -> None:
-    """Raise ``UsageError`` for values out of range and contradictions."""
-    if texts.tokenizer not in TOKENIZERS:
-        raise UsageError(f"--tokenizer must be one of {', '.join(TOKENIZERS)}, not {texts.tokenizer!r}")
-    if base is not None:
-        kind = read_model_parts(base).tokenizer.kind
-        if kind != texts.tokenizer:
-            raise UsageError(f"{base.path} was trained with --tokenizer {kind}; use the same here")
-    decoding = texts.decoding()
-    if texts.tokenizer == "byte":
-        for option, value, default in (("--errors", texts.errors, "strict"), ("--normalize", texts.normalize, "none")):
-            if value != default:
-                raise UsageError(f"{option} is for characters, and --tokenizer byte reads bytes; leave one of them out")
-    if texts.document_start is not None:
-        compile_start(texts.document_start)
-        if texts.documents is not None:
-            raise UsageError("--document-start says what a document is; leave out --documents")
-    elif texts.documents is not None:
-        check_document_kind(texts.documents)
-    elif texts.distinct:
-        raise UsageError("--distinct drops duplicate documents; define what a document is with --documents")
-    elif decoding.errors == "skip-document":
-        raise UsageError("--errors skip-document needs documents; add --documents, or use --errors replace")
-    parse_split(texts.split or DEFAULT_SPLIT)
-    if texts.valid is not None and texts.split is not None:
-        raise UsageError("with --valid the whole corpus is training text; leave out --split")
-
-
-def _open(texts: TextOptions, names: Sequence[str], spool: Path | None = None) -> TextSource:
-    return open_source(names, spool=spool, any_file=texts.tokenizer == "byte", decoding=texts.decoding())
-
-
-def _document_options(texts: TextOptions, options: TrainingOptions) -> DocumentOptions | None:
-    if texts.document_kind is None:
-        return None
-    given = options.get("seed")
-    seed = TrainingConfig.seed if given is None else given
-    return DocumentOptions(texts.document_kind, seed, texts.distinct, texts.document_start)
 
 
 def _prepare(
@@ -333,9 +267,9 @@ def _prepare(
         spool.write_text(demo_text(), encoding="utf-8", newline="")
         source = TextSource(["-"], [spool], name="demo")
     elif source is None:
-        source = _open(texts, ["-"], spool)
+        source = open_text(texts, ["-"], spool)
     named = {"valid": texts.valid, "test": texts.test}
-    others = {name: _open(texts, [path]) for name, path in named.items() if path is not None}
+    others = {name: open_text(texts, [path]) for name, path in named.items() if path is not None}
     shares = parse_split(texts.split or DEFAULT_SPLIT)
     corpus = prepare(folder, source, texts.tokenizer, shares, others, progress, documents)
     spool.unlink(missing_ok=True)
@@ -349,18 +283,11 @@ def _prepare(
     return corpus
 
 
-def demo_text() -> str:
-    """The Python language reference, which CPython contains: English and code, half a million characters."""
-    from pydoc_data.topics import topics
-
-    return "\n\n".join(topics[name].strip("\n") for name in sorted(topics)) + "\n"
-
-
 @contextlib.contextmanager
 def resumed_run(run: Path | None, options: TrainingOptions, device: str | None = None) -> Iterator[PreparedRun]:
     """Open a run (by default the newest) at its latest checkpoint and hold it, locked and ready to continue."""
-    _refuse_fixed_options(options)
-    run, named_step = _run_of(RunFolder.newest(RUNS, to_resume=True).path if run is None else run)
+    refuse_fixed_options(options)
+    run, named_step = run_of(RunFolder.newest(RUNS, to_resume=True).path if run is None else run)
     folder = RunFolder(run)
     with folder.lock():
         folder.clean()
@@ -370,79 +297,12 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
                 f"{run} has a newer checkpoint (step {checkpoint.step}); resume the run, or start a new run from the "
                 f"older step with --init-from {run / f'step-{named_step}'}"
             )
-        config = _extended(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
-        config = _on_device(config, choose_device(device or config.device))
+        config = changed(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
+        config = on_device(config, choose_device(device or config.device))
         corpus = open_corpus(run / "corpus")
-        _check_corpus(run, corpus, checkpoint)
+        check_corpus(run, corpus, checkpoint)
         trainer = Trainer.resume(run, corpus, checkpoint, config)
-        extended = _is_extended(options)
+        extended = is_extended(options)
         progress = trainer.budget_progress()
         finished = is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))
         yield PreparedRun(trainer, None, finished)
-
-
-def _run_of(path: Path) -> tuple[Path, int | None]:
-    """The run that ``path``, the folder of a run or of a step, belongs to; and the number of the step, if it is one."""
-    if not path.exists():
-        raise MissingInputError(f"{path} does not exist; name an existing run, or train one: charlm train FILE")
-    has_steps = bool(RunFolder(path).step_numbers())
-    if has_steps or not (path / MANIFEST).exists():
-        if not has_steps:
-            raise MissingInputError(f"{path} has no checkpoint to resume; train again: charlm train FILE")
-        return path, None
-    if not has_training_state(path):
-        raise DataError(
-            f"{path} is an exported model and has no training state; resume the run it was exported from, or start "
-            f"from its weights with charlm train FILE --init-from {path}"
-        )
-    return path.parent, open_checkpoint(path, names=[CONFIG]).step
-
-
-def _refuse_fixed_options(options: TrainingOptions) -> None:
-    for name, value in options.items():
-        if value is not None and name not in definitions(ResumeOptions):
-            raise UsageError(
-                f"{command_line_name(name)} cannot change when a run is resumed; leave it out, or start a new run with "
-                "--init-from"
-            )
-
-
-def _on_device(config: TrainingConfig, device: torch.device) -> TrainingConfig:
-    """``config`` for another device, in a precision that it has."""
-    fits = config.precision != "fp16" or device.type == "cuda"
-    precision = config.precision if fits else choose_precision("auto", device)
-    return dataclasses.replace(config, device=str(device), precision=precision)
-
-
-def _is_extended(options: TrainingOptions) -> bool:
-    return any(options.get(name) is not None for name in ("epochs", "steps", "time"))
-
-
-def _extended(config: TrainingConfig, options: TrainingOptions) -> TrainingConfig:
-    if _is_extended(options):
-        time = options.get("time")
-        seconds = None if time is None else parse_duration(time)
-        config = dataclasses.replace(config, epochs=options.get("epochs"), steps=options.get("steps"), seconds=seconds)
-    if (threads := options.get("threads")) is not None:
-        config = dataclasses.replace(config, threads=threads)
-    return dataclasses.replace(config, **save_every_fields(options.get("save_every")))
-
-
-def _check_corpus(run: Path, corpus: Corpus, checkpoint: Checkpoint) -> None:
-    described = checkpoint.config.get("corpus")
-    if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
-        raise DataError(
-            f"{run / 'corpus'} is not the corpus that {checkpoint.path} was trained on; restore the original "
-            "corpus folder"
-        )
-    # Checked before the sources that it names are opened. The first checkpoints of format 1 do not have it.
-    if described.get("description_sha256", corpus.description_sha256) != corpus.description_sha256:
-        raise DataError(
-            f"{corpus.folder / 'corpus.json'} is damaged; restore it, or train again with --init-from {run}"
-        )
-    if corpus.changed_sources():
-        raise DataError(
-            f"the text of {run} has changed since training began; restore the old text to resume, or train on the new "
-            f"one with charlm train FILE --init-from {run}"
-        )
-    corpus.check_ids()

@@ -1,10 +1,12 @@
 """Small texts and small models for all tests; nothing is downloaded."""
 
+import csv
 import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import open_corpus
 from charlm.corpus.splitting import DocumentOptions
+from charlm.corpus.tables import TableOptions, open_table
 from charlm.corpus.text import open_source
 from charlm.errors import UsageError
 from charlm.training.trainer import Trainer
@@ -110,13 +113,13 @@ BRIEF = {"lr": 5e-3, "warmup": 3, "batch": 4, "bptt": 20, "eval_every": 7, "save
 def make_trainer(corpus, tmp_path):
     """A function that makes a trainer in a run folder with a copy of the small corpus."""
 
-    def make(name="run", model=None, of=corpus, **training) -> Trainer:
+    def make(name="run", model=None, of=corpus, clock=time.monotonic, **training) -> Trainer:
         run = tmp_path / name
         if not (run / "corpus").exists():
             shutil.copytree(of.folder, run / "corpus")
         model_config = ModelConfig(of.tokenizer.vocabulary_size, **{**TINY, **DROPOUTS, **(model or {})})
         own = open_corpus(run / "corpus")
-        return Trainer(run, own, model_config, TrainingConfig(**{**BRIEF, **training}))
+        return Trainer(run, own, model_config, TrainingConfig(**{**BRIEF, **training}), clock)
 
     return make
 
@@ -143,6 +146,51 @@ def lines_file(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("text") / "lines.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+REGIONS = {
+    "north": ["bjor", "sven", "gul", "rik", "mund", "stein"],
+    "south": ["mar", "co", "lu", "ci", "na", "bel"],
+    "far east": ["mi", "ka", "ha", "ru", "to", "shi"],
+}
+"""Syllables of made-up names."""
+
+
+@pytest.fixture(scope="session")
+def table_file(tmp_path_factory) -> Path:
+    """A table of 1,200 rows: made-up names by region, some of either missing, and notes with quotes and line ends."""
+    draw = random.Random(5)
+    path = tmp_path_factory.mktemp("table") / "people.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "the name", "region", "note"])
+        for number in range(1, 1201):
+            (region,) = draw.choices(list(REGIONS), [6, 3, 3])
+            name = "".join(draw.choices(REGIONS[region], k=draw.randint(2, 4))).capitalize()
+            name, region = name if number % 100 else "", region if number % 150 else ""
+            rows.writerow([number, name, region, f'says "{name}",\nthen goes' if number % 7 else ""])
+    return path
+
+
+@pytest.fixture(scope="session")
+def table_corpus(table_file, tmp_path_factory):
+    """The names of the table given their regions."""
+    choices = DocumentOptions("rows", seed=3, conditional=True)
+    source = open_table([str(table_file)], TableOptions("the name", given="region"))
+    return prepare(tmp_path_factory.mktemp("corpus"), source, split=(0.8, 0.1, 0.1), documents=choices)
+
+
+@pytest.fixture(scope="session")
+def table_run(table_file, tmp_path_factory) -> Path:
+    """A run of a small model that was trained for 400 steps on the names of a table given their regions."""
+    import charlm
+
+    out = tmp_path_factory.mktemp("runs") / "people"
+    charlm.train(
+        table_file, out=out, column="the name", given="region", split="80/10/10", hidden=64, layers=1, steps=400,
+        bptt=16, batch=8, eval_every=100, lr=2e-2, threads=1, device="cpu", precision="fp32",
+    )  # fmt: skip
+    return out
 
 
 @pytest.fixture(scope="session")

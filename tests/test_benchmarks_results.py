@@ -133,7 +133,7 @@ def test_groups_share_all_settings_except_the_seed(results):
     assert results.mean_and_range([1.0, 2.0], 1) == "1.5 (1.0-2.0)"
 
 
-@pytest.mark.parametrize("name", ["quality", "corpora", "peers", "ablation"])
+@pytest.mark.parametrize("name", ["quality", "corpora", "peers", "ablation", "time_kept"])
 def test_every_benchmark_prints_a_table_of_its_results(name, results, tmp_path, monkeypatch, capsys):
     script = importlib.import_module(name)
     monkeypatch.setattr("sys.argv", [name, "--table", "--results", str(tmp_path / "none.jsonl")])
@@ -164,6 +164,20 @@ def test_ablation_measures_models_that_charlm_cannot_load(variant, results, text
     tied = ablation.ModelConfig(**outcome["recipe"]["model"]).parameter_count()
     assert outcome["figures"]["parameters"] == tied + more
     assert 0 < outcome["figures"]["exact"] < math.inf
+
+
+def test_a_time_that_was_not_kept_is_marked(results):
+    time_kept = importlib.import_module("time_kept")
+    settings = {"seconds": 100.0, "size": "tiny", "instruction_set": "avx2", "options": {}}
+
+    def off(train_seconds, ended="budget", seconds=100.0):
+        figures = {"train_seconds": train_seconds, "process_seconds": 200.0, "steps": 9, "ended": ended, "best": 2.0}
+        (row,) = time_kept.table([{"settings": {**settings, "seconds": seconds}, "figures": figures}])
+        return row["off"]
+
+    assert [off(102.9), off(97.1), off(103.1), off(96.9)] == ["+2.9", "-2.9", "+3.1 !", "-3.1 !"]
+    assert [off(11.9, seconds=10.0), off(12.1, seconds=10.0)] == ["+1.9", "+2.1 !"]
+    assert off(50.0, "early stop") == "-50.0"
 
 
 def test_ablation_skips_variants_that_change_nothing(results, text_file):

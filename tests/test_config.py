@@ -105,6 +105,16 @@ def test_invalid_training_configs_are_refused(wrong):
         TrainingConfig(**wrong)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("warmup_share", (1.0, -0.1)), ("validation_ids", (0,)), ("ids_per_second", (0.0, math.inf, math.nan))],
+)
+def test_invalid_values_of_what_is_no_option_are_refused(name, values):
+    for value in values:
+        with pytest.raises(UsageError, match=name):
+            TrainingConfig(**{name: value})
+
+
 def test_a_single_layer_has_one_width():
     with pytest.raises(UsageError, match="--hidden and --embedding"):
         ModelConfig(300, 1, 64, 32)

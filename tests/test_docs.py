@@ -26,7 +26,7 @@ PAGES = [README, CONTRIBUTING, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.
 IMAGES = ROOT / "docs" / "images"
 PICTURES = sorted(path for path in IMAGES.iterdir() if path.suffix in (".svg", ".png"))
 
-COMMANDS = ("train", "generate", "eval", "compare", "score", "info", "export")
+COMMANDS = ("train", "generate", "eval", "compare", "score", "classify", "info", "export")
 HELP, STRESS, END = "<!-- generated: help -->\n", "<!-- generated: stress tests -->\n", "<!-- end -->\n"
 
 MAX_LINES, MAX_WIDTH, MAX_TREE_LINES = 200, 120, 30
@@ -72,9 +72,14 @@ def make_texts(folder, text):
     lines = [f"{word}\n" for word in text.split()[:1500]]
     for name in ("corpus.txt", "more.txt", "held-out.txt", "notes.txt"):
         (folder / name).write_text(text[:6000], encoding="utf-8")
-    for name in ("names.txt", "app.log", "today.log"):
+    for name in ("app.log", "today.log"):
         (folder / name).write_text("".join(lines), encoding="utf-8")
-    (folder / "table.csv").write_text("title,price\n" + "".join(f'"{line.strip()}  1",2\n' for line in lines), "utf-8")
+    for name in ("names.txt", "more-names.txt"):
+        (folder / name).write_text("".join(f"{number} {line}" for number, line in enumerate(lines)), encoding="utf-8")
+    rows = [
+        f'"{line.strip()}  1",{category},2\n' for line, category in zip(lines, ["shoes", "hats"] * 750, strict=True)
+    ]
+    (folder / "table.csv").write_text("title,category,price\n" + "".join(rows), "utf-8")
     (folder / "latin.txt").write_text(text[:6000], encoding="cp1252")
     entries = [f"2024-01-{number % 28 + 1:02} start\n  at {line}" for number, line in enumerate(lines)]
     (folder / "service.log").write_text("".join(entries), encoding="utf-8")

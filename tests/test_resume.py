@@ -21,7 +21,7 @@ def shorter_epochs(make_trainer, name, **options):
     return make_trainer(name, steps=STEPS, batch=50, bptt=30, **options)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "adamw"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop", "adamw", "muon"])
 def test_training_interrupted_at_any_step_ends_with_the_same_weights(make_trainer, optimizer):
     options = {"optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 5e-3}
     if optimizer == "adamw":

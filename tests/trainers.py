@@ -33,6 +33,12 @@ def resumed(trainer, names=ALL_FILES):
     return Trainer.resume(trainer.run, trainer.corpus, checkpoint, trainer.config)
 
 
+def resumed_with(trainer, clock):
+    """The same on another clock."""
+    checkpoint = open_checkpoint(trainer.run, "latest", ALL_FILES)
+    return Trainer.resume(trainer.run, trainer.corpus, checkpoint, trainer.config, clock)
+
+
 def metrics_of(trainer):
     """The entries of metrics.jsonl."""
     return [json.loads(line) for line in (trainer.run / "metrics.jsonl").read_text().splitlines()]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from charlm.config import MAX_JSON_BYTES, ModelConfig, TrainingConfig, from_dict, parse_json, to_dict
+from charlm.corpus.trained_table import TrainedTable
 from charlm.errors import DataError
 from charlm.system.disk import read_at_most, write_synced
 
@@ -86,7 +87,7 @@ def generate_part(config: Mapping[str, Any], best: Best) -> str:
         f"and measures how probable a text is.\n\n| | |\n|---|---|\n{table}\n\n"
         "## How it was trained\n\nFILE is the text with the digest above. The options `--valid`, `--test` and "
         "`--init-from` are not shown.\n\n"
-        f"    {command}\n\n{_USE}\n\n{END}"
+        f"    {command}\n\n{_use(config)}\n\n{END}"
     )
 
 
@@ -128,10 +129,11 @@ def _loss(nats: float | None, step: int | None) -> str:
 def _text_options(config: Mapping[str, Any]) -> list[str]:
     """The options of ``charlm train`` for the preparation of the text."""
     tokenizer, corpus = config["tokenizer"], config["corpus"]
+    table = TrainedTable.of(config, "config.json")
     start = tokenizer.get("document_start")
     values = {
         "tokenizer": tokenizer.get("kind"),
-        "documents": None if start else tokenizer.get("documents"),
+        "documents": None if start or table is not None else tokenizer.get("documents"),
         "normalize": tokenizer.get("normalize"),
     }
     options = [f"--{name} {_escaped(value)}" for name, value in values.items() if value]
@@ -139,6 +141,8 @@ def _text_options(config: Mapping[str, Any]) -> list[str]:
         # In a code block nothing is escaped. A regular expression that would end the part of charlm is left out.
         shown = str(start) if str(start).isprintable() and "<!--" not in str(start) else "REGEX"
         options.append(f"--document-start {shlex.quote(shown)}")
+    columns = {} if table is None else {"column": table.column, "given": table.given}
+    options += [f"--{name} {_quoted(column)}" for name, column in columns.items() if column is not None]
     shares = corpus.get("shares")  # None where validation or test text came from other files
     if shares:
         options.append("--split " + "/".join(f"{100 * float(share):.12g}" for share in shares))
@@ -148,7 +152,8 @@ def _text_options(config: Mapping[str, Any]) -> list[str]:
 def _training_options(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfig) -> list[str]:
     """All options of the model and of training, given by the user or chosen by charlm."""
     values = {**to_dict(model), **to_dict(training), "device": training.device.partition(":")[0]}
-    for name in ("vocabulary_size", "threads", "save_every_unit", "seconds"):
+    not_options = ("vocabulary_size", "threads", "save_every_unit", "seconds", "warmup_share", "validation_ids")
+    for name in (*not_options, "ids_per_second", *(["warmup"] if training.warmup_share else [])):
         del values[name]
     if config["tokenizer"].get("documents") is not None:  # documents do not use these
         del values["state_reset"], values["bptt_jitter"]
@@ -156,6 +161,19 @@ def _training_options(config: Mapping[str, Any], model: ModelConfig, training: T
     values["save_every"] = int(training.save_every) if by_steps else f"{training.save_every:g}s"
     values["time"] = None if training.seconds is None else f"{training.seconds:g}s"
     return [f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None]
+
+
+def _use(config: Mapping[str, Any]) -> str:
+    """How to use the model, with a value of its condition if it has one."""
+    table = TrainedTable.of(config, "config.json")
+    if table is None or table.given is None:
+        return _USE
+    return _USE.replace('--prompt "The"', f"--given {_quoted(table.frequent()[0][0])}")
+
+
+def _quoted(text: Any) -> str:
+    """``text`` as one word of the shell, for a block of code, where nothing is mark-up."""
+    return shlex.quote("".join(c if c.isprintable() else "\ufffd" for c in str(text)[:200]).replace("<!--", "\ufffd"))
 
 
 def _escaped(text: Any) -> str:

@@ -165,7 +165,7 @@ def _refuse_taken(out: Path) -> None:
     """Raise ``CannotCreateError`` unless a new run may be created at ``out``."""
     if RunFolder(out).step_numbers() or (out / MANIFEST).exists():
         raise CannotCreateError(
-            f"{out} holds a run already; continue it with --resume --out {out}, or choose another --out"
+            f"{out} holds a run already; continue it with charlm train --resume --out {out}, or choose another --out"
         )
     if out.exists() and not _is_empty_or_beginning(out):
         raise CannotCreateError(f"{out} exists and is not a run; choose another --out, so that nothing is overwritten")

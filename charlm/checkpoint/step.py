@@ -58,6 +58,13 @@ class Checkpoint:
         """Validation loss at this step in nats per character; None if it was not measured at this step."""
         return _validation_of(self.config)
 
+    def precision_costs(self) -> dict[str, float]:
+        """Nats per character that faster precisions cost, as measured when it was saved; empty if they were not."""
+        costs = self.config.get("precision_costs")
+        if not isinstance(costs, dict):
+            return {}
+        return {name: float(cost) for name, cost in costs.items() if type(cost) in (int, float)}
+
 
 def _validation_of(config: Mapping[str, Any]) -> float | None:
     loss: Any = config.get("validation")
@@ -108,7 +115,9 @@ def open_checkpoint(path: Path, prefer: str = "best", names: Iterable[str] = GEN
     if (path / MANIFEST).exists() or (not steps and _STEP_NAME.fullmatch(path.name)):
         return _read(path, names)
     if not steps:
-        raise MissingInputError(f"{path} has no checkpoint yet; name another run, or train one: charlm train FILE")
+        raise MissingInputError(
+            f"{path} has no checkpoint yet; wait if it is being trained, or name another run or one of its steps"
+        )
     return _first_valid(path, _ordered(steps, prefer), names)
 
 

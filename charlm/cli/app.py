@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import compare, evaluate, export, generate, info, score, train
+from charlm.cli import classify, compare, evaluate, export, generate, info, score, train
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
 
@@ -29,8 +29,9 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
+app.command("compare", cls=compare.CompareCommand)(compare.compare)
 app.command("score")(score.score)
+app.command("classify")(classify.classify)
 app.command("info")(info.info)
 app.command("export")(export.export)
 

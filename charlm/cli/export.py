@@ -18,7 +18,7 @@ def export(
         str, typer.Option("--weights", help="f16 or int8 (half the size, with a scale for each unit and character).")
     ] = "f16",
 ) -> None:
-    """Write a small folder for generation, scoring and evaluation, without the training state."""
+    """Write a model as a small folder. It can generate, score and be evaluated; it lacks the training state."""
     from charlm.export import export as write
 
     made = write(run, folder, weights)
@@ -32,7 +32,7 @@ def export(
             f"validation loss on a sample of the text: {before:.4f} nats/char before, {after:.4f} nats/char after "
             f"({bits(after):.3f} bits/char; difference {after - before:+.5f} nats/char)"
         )
-    say(f'next: {shell_command("generate", "--checkpoint", made.path)} --prompt "..."')
+    say(f'next: {shell_command("generate", "--checkpoint", made.path, *made.given)} --prompt "..."')
 
 
 def _size(count: int) -> str:

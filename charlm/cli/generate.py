@@ -14,7 +14,6 @@ from charlm.config import DEFAULT_TEMPERATURE
 from charlm.errors import MissingInputError, UsageError
 
 if TYPE_CHECKING:
-    from charlm.config import SamplingConfig
     from charlm.language_model import LanguageModel
 
 TEXT_LENGTH, DOCUMENT_LENGTH = 500, 10_000
@@ -26,6 +25,10 @@ _MAX_DRAWS_PER_DOCUMENT = 50
 def generate(
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="The start of the text; - or a pipe: read from stdin.")
+    ] = None,
+    given: Annotated[
+        str | None,
+        typer.Option("--given", metavar="VALUE", help="The condition, for a model of charlm train --given."),
     ] = None,
     checkpoint: CheckpointOption = None,
     length: Annotated[
@@ -76,25 +79,32 @@ def generate(
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
     if adapt is not None:
         model = _adapted(model, adapt, encoding)
+    if given is None and model.table is not None and model.table.given is not None:
+        table = model.table
+        raise UsageError(f"this model writes {table.column} given {table.given}: add --given VALUE; {table.listed()}")
     documents = model.tokenizer.document_kind
     if documents is None and (unique or novel):
-        raise UsageError("--unique and --novel are for models of documents (charlm train --documents)")
+        raise UsageError(
+            "--unique and --novel are for models of documents, such as charlm train FILE --documents lines makes"
+        )
     if length is None:
         length = TEXT_LENGTH if documents is None else DOCUMENT_LENGTH
     pieces = _with_unknown(model, _prompt_pieces(prompt, model, encoding))
     if documents is not None:
         pieces = iter([_document_prompt("".join(pieces), documents)])
     if samples == 1 and not (json or unique or novel):
-        _write_one(model, pieces, length, config, stop, seed)
+        _write_all(model.stream(_shown(model, pieces), length, config, stop=stop, seed=seed, given=given))
         return
-    text = "".join(pieces)
+    text, count = "".join(pieces), None if unique or novel else samples
     drawn: Iterator[str] = (
-        text + rest
-        for rest in model.samples(None if unique or novel else samples, text, length, config, stop=stop, seed=seed)
+        text + rest for rest in model.samples(count, text, length, config, stop=stop, seed=seed, given=given)
     )
+    notes: list[str] = []
     if unique or novel:
-        drawn = _filtered(model, drawn, samples, unique, novel)
-    _write_many(drawn, text, documents, json)
+        drawn = _filtered(model, drawn, samples, unique, novel, notes)
+    _write_many(model, drawn, text, json)
+    for note in notes:  # after the line end of the last document
+        say(note)
 
 
 def _adapted(model: LanguageModel, path: str, encoding: str) -> LanguageModel:
@@ -108,10 +118,8 @@ def _adapted(model: LanguageModel, path: str, encoding: str) -> LanguageModel:
         return model.adapted(read.blocks[0], progress)
 
 
-def _write_one(
-    model: LanguageModel, pieces: Iterator[str], length: int, config: SamplingConfig, stop: str | None, seed: int | None
-) -> None:
-    for piece in model.stream(_shown(model, pieces), length, config, stop=stop, seed=seed):
+def _write_all(pieces: Iterator[str]) -> None:
+    for piece in pieces:
         write_text(piece)
     end_line()
 
@@ -124,10 +132,10 @@ def _shown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
         yield piece
 
 
-def _write_many(texts: Iterator[str], prompt: str, documents: str | None, json: bool) -> None:
-    from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS
+def _write_many(model: LanguageModel, texts: Iterator[str], prompt: str, json: bool) -> None:
+    from charlm.tokenizer.protocol import document_separator
 
-    separator = DOCUMENT_SEPARATORS.get(documents or "", "---\n")
+    separator, documents = document_separator(model.tokenizer) or "---\n", model.tokenizer.document_kind
     for number, text in enumerate(texts):
         if json:
             write_json({"sample": number, "prompt": prompt, "text": text.removeprefix(prompt)})
@@ -149,8 +157,10 @@ def _document_prompt(prompt: str, documents: str) -> str:
     return prompt
 
 
-def _filtered(model: LanguageModel, drawn: Iterator[str], count: int, unique: bool, novel: bool) -> Iterator[str]:
-    """The first ``count`` documents that fulfil ``unique`` and ``novel``; the number of others goes to stderr."""
+def _filtered(
+    model: LanguageModel, drawn: Iterator[str], count: int, unique: bool, novel: bool, notes: list[str]
+) -> Iterator[str]:
+    """The first ``count`` documents that fulfil ``unique`` and ``novel``; the number of others goes to ``notes``."""
     trained_on = _training_documents(model) if novel else frozenset[int]()
     seen: set[int] = set()
     written = known = duplicates = 0
@@ -167,11 +177,13 @@ def _filtered(model: LanguageModel, drawn: Iterator[str], count: int, unique: bo
         if written == count or written + known + duplicates >= _MAX_DRAWS_PER_DOCUMENT * (count + 20):
             break
     total = written + known + duplicates
-    notes = [f"{known:,} ({known / total:.1%}) are in the training text"] if novel else []
-    notes += [f"{duplicates:,} ({duplicates / total:.1%}) are duplicates"] if unique else []
-    say(f"{written:,} of {total:,} drawn: {', '.join(notes)}")
+    parts = [f"{known:,} ({known / total:.1%}) are in the training text"] if novel else []
+    parts += [f"{duplicates:,} ({duplicates / total:.1%}) are duplicates"] if unique else []
+    notes.append(f"{written:,} of {total:,} drawn: {', '.join(parts)}")
     if written < count:
-        say(f"{count - written:,} fewer than asked for: stopped after drawing {total:,}; try a higher --temperature")
+        notes.append(
+            f"{count - written:,} fewer than asked for: stopped after drawing {total:,}; try a higher --temperature"
+        )
 
 
 def _training_documents(model: LanguageModel) -> frozenset[int]:

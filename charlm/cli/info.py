@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, JsonOption
 from charlm.cli.output import bits, chosen_checkpoint, duration, write_json, write_text
 from charlm.errors import DataError
+
+if TYPE_CHECKING:
+    from charlm.corpus.trained_table import TrainedTable
 
 
 def info(
@@ -17,7 +20,7 @@ def info(
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Describe a checkpoint: corpus, recipe, size, best loss, and the engine that runs it on this machine."""
+    """Describe a model. Prints corpus, recipe, size, best loss, and the engine that runs it on this machine."""
     from charlm.checkpoint.run_folder import RunFolder
     from charlm.checkpoint.step import has_step_name
     from charlm.config import TrainingConfig, from_dict
@@ -77,6 +80,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             "trained",
             f"{facts['step']} steps in {duration(facts['seconds'])} on {training['device']}, {training['precision']}",
         ),
+        *_speed_rows(training),
         (
             "validation",
             "not evaluated at this step" if loss is None else f"loss {loss:.4f} nats/char ({bits(loss):.3f} bits/char)",
@@ -90,13 +94,28 @@ def _normal_form(facts: dict[str, Any]) -> str:
     return "" if form is None else f", texts normalized to {str(form).upper()}"
 
 
+def _speed_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
+    speed = training.get("ids_per_second")
+    if speed is None:
+        return []
+    return [("speed", f"{speed:,.0f} ids per second, measured before the first step and rounded")]
+
+
 def _document_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     separator = facts["tokenizer"].get("documents")
     if separator is None:
         return []
     counts = ", ".join(f"{name} {size['documents']:,}" for name, size in facts["corpus"]["splits"].items())
-    start = facts["tokenizer"].get("document_start")
-    return [("documents", f"{separator if start is None else f'{separator} {start}'}: {counts}")]
+    from charlm.corpus.trained_table import TrainedTable
+
+    start, table = facts["tokenizer"].get("document_start"), TrainedTable.of(facts, facts["path"])
+    what = separator if start is None else f"{separator} {start}"
+    return [("documents", f"{what}: {counts}"), *(_table_rows(table) if table is not None else [])]
+
+
+def _table_rows(table: TrainedTable) -> list[tuple[str, str]]:
+    known = [] if table.given is None else [("given", f"{table.given}, {len(table.counts):,} values; {table.listed()}")]
+    return [("table", table.columns()), *known]
 
 
 def _batch(facts: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ CheckpointsOption = Annotated[
         "--checkpoint",
         "-c",
         help="A run, one of its steps, or shakespeare, which comes with charlm; given several times: the mean of "
-        "their probabilities. [default: the newest run in ./checkpoints]",
+        "their probabilities, and the loss of each. [default: the newest run in ./checkpoints]",
     ),
 ]
 DeviceOption = Annotated[
@@ -42,4 +42,33 @@ DocumentStartOption = Annotated[
     typer.Option(
         "--document-start", metavar="REGEX", help="A document begins at each line in which this is found (grep -E)."
     ),
+]
+ColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        metavar="NAME",
+        help="Of a table (.csv, .tsv, .jsonl, .json, .parquet) the column, or its number, that is the text; each row "
+        "is a document.",
+    ),
+]
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option("--delimiter", metavar="CHARACTER", help="What separates columns: ';' or tab. [default: guessed]"),
+]
+AsTextOption = Annotated[bool, typer.Option("--as-text", help="Read a table as it stands, with all its columns.")]
+KeepOption = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="COLUMN", help="Of a table, also print this column; may be given several times."),
+]
+GivenColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--given-column",
+        metavar="NAME",
+        help="Of a table, the column of the condition, for a model of charlm train --given. [default: as in training]",
+    ),
+]
+GivenOption = Annotated[
+    str | None, typer.Option("--given", metavar="VALUE", help="The condition of all documents, for such a model.")
 ]

@@ -7,26 +7,35 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from charlm.cli.options import (
+    AsTextOption,
     CheckpointOption,
+    ColumnOption,
+    DelimiterOption,
     DeviceOption,
     DocumentStartOption,
     EncodingOption,
     ErrorsOption,
+    GivenColumnOption,
+    GivenOption,
+    KeepOption,
     ThreadsOption,
 )
 from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, say, write_text
 from charlm.cli.score_rows import Row, RowWriter
 from charlm.cli.score_texts import ScoredTexts
+from charlm.cli.tables import RowDocuments, TableForm, check_stdin, decoding_for, open_for_models, spool_folder
+from charlm.cli.texts import wait_for_stdin
 from charlm.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
+    from charlm.corpus.encodings import Decoding
     from charlm.evaluation.percentiles import Percentiles
     from charlm.evaluation.scoring import Scored, Surprisal
     from charlm.language_model import LanguageModel
@@ -64,6 +73,12 @@ def score(
         str | None,
         typer.Option("--html", metavar="PAGE", help="The coloured text as a web page; - writes it to stdout."),
     ] = None,
+    column: ColumnOption = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
+    given_column: GivenColumnOption = None,
+    given: GivenOption = None,
+    keep: KeepOption = None,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per document.")] = False,
     encoding: EncodingOption = "utf-8",
@@ -72,12 +87,14 @@ def score(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
     threads: ThreadsOption = None,
 ) -> None:
-    """Score each document: log-probability in nats, bits per character, and the document itself."""
+    """Print how likely each document is: log-probability in nats, bits per character, its place, and the document."""
     coloured = highlight or html is not None
     _refuse_contradictions(top, bottom, coloured, csv, json)
     limit = None if above is None else _parse_percent(above)
     if coloured and (percentile or limit is not None):
         raise UsageError("--highlight and --html show no percentiles; leave out --percentile and --above")
+    if coloured and keep:
+        raise UsageError("--highlight and --html show the text alone; leave out --keep")
     if documents is not None and document_start is not None:
         raise UsageError("--document-start says what a document is; leave out --documents")
     from charlm.corpus.documents import check_document_kind
@@ -94,21 +111,22 @@ def score(
     tokenizer = model.tokenizer
     if tokenizer.kind == "byte" and errors != "strict":
         raise UsageError("--errors is for characters, and this model reads bytes; leave it out")
-    kind, start = documents or tokenizer.document_kind or "files", tokenizer.document_start
-    if document_start is not None:
-        kind, start = "start", document_start
-    decoding = Decoding(encoding, errors, tokenizer.normalization, options=("--encoding", "--errors"))
-    texts = ScoredTexts(model, text or ["-"], kind, start, decoding)
-    rows = _chosen_rows(texts.scored(), min_length, model.percentiles() if percentile or above else None, limit)
-    ranked = _ranked(rows, top, bottom) if top or bottom else None
-    if coloured:
-        shown = texts.texts() if ranked is None else ((row.scored.number, row.scored.text) for row in ranked)
-        _highlight(model, ((number, each) for number, each in shown if len(each) >= min_length), html)
-    else:
-        writer = RowWriter("json" if json else "csv" if csv else "text", texts, percentile or above is not None)
-        for batch in rows if ranked is None else [ranked]:
-            writer.write(batch)
-    texts.report()
+    names, form = text or ["-"], TableForm(column, delimiter, as_text, given_column, given).normal([model])
+    with spool_folder(names, form) as spool:
+        decoding = decoding_for([model], encoding, errors, ("--encoding", "--errors"))
+        found = _documents(model, names, (documents, document_start), decoding, (form, spool, keep or ()))
+        rows = _chosen_rows(found.scored(), min_length, model.percentiles() if percentile or above else None, limit)
+        ranked = _ranked(rows, top, bottom) if top or bottom else None
+        if coloured:
+            shown = found.texts() if ranked is None else ((s.number, s.text, s.given) for s, _ in ranked)
+            _highlight(model, (each for each in shown if len(each[1]) >= min_length), html)
+        else:
+            writer = RowWriter(
+                "json" if json else "csv" if csv else "text", found, percentile or above is not None, keep or ()
+            )
+            for batch in rows if ranked is None else [ranked]:
+                writer.write(batch)
+        found.report()
 
 
 def _parse_percent(text: str) -> float:
@@ -119,6 +137,39 @@ def _parse_percent(text: str) -> float:
     if not 0 <= percent < 100:
         raise UsageError(f"--above must be a percentile from 0% to below 100%, such as 99%, not {text!r:.40}")
     return percent
+
+
+def _documents(
+    model: LanguageModel,
+    names: list[str],
+    split: tuple[str | None, str | None],
+    decoding: Decoding,
+    table: tuple[TableForm, Path | None, Sequence[str]],
+) -> ScoredTexts | RowDocuments:
+    """The documents of the text, or of the rows of a table. ``split`` has --documents and --document-start."""
+    form, spool, keep = table
+    source = None
+    if "-" in names and len(names) > 1:
+        raise UsageError("stdin can only be scored by itself; leave out the files, or the -")
+    if names != ["-"] or form.column is not None:
+        from charlm.corpus.tables import TableSource
+
+        if names == ["-"]:
+            wait_for_stdin()
+        source = open_for_models([model], names, decoding, spool, form)
+        if isinstance(source, TableSource):
+            for option, value in zip(("--documents", "--document-start"), split, strict=True):
+                if value is not None:
+                    raise UsageError(f"each row of a table is a document; leave out {option}")
+            return RowDocuments(model, source, keep, form.given)
+    if keep:
+        raise UsageError("--keep is for the rows of a table; leave it out")
+    if source is None:
+        check_stdin(model, form)
+    documents, start = split
+    kind = documents or model.tokenizer.document_kind or "files"
+    start, kind = (model.tokenizer.document_start, kind) if start is None else (start, "start")
+    return ScoredTexts(model, source, (kind, start), decoding, form.given)
 
 
 def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: bool, json: bool) -> None:
@@ -167,7 +218,7 @@ def _rank(row: Row) -> tuple[float, float]:
 # ---------------------------------------------------------------------------------------------------- colours
 
 
-def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str | None) -> None:
+def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str, str | None]], html: str | None) -> None:
     from charlm.cli import highlight
 
     if html is None:
@@ -175,11 +226,12 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str]], html: str
         say(highlight.legend(sys.stderr.isatty() and colour))
         if not colour:
             say("no colours, because stdout is not a terminal or NO_COLOR is set; use --html PAGE for a web page")
-        for piece in highlight.terminal((model.surprisals(text) for _, text in texts), colour):
+        found = (model.surprisals(text, given=given) for _, text, given in texts)
+        for piece in highlight.terminal(found, colour):
             write_text(piece)
         end_line()
         return
-    surprised = ((number, list(model.surprisals(text))) for number, text in texts)
+    surprised = ((number, list(model.surprisals(text, given=given))) for number, text, given in texts)
     headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
     pieces = highlight.page(headed, f"{model.checkpoint.path}: surprisal")
     if html == "-":

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from charlm.cli.lines import csv_line, escaped
 from charlm.cli.output import json_line, write_text
+from charlm.cli.tables import kept_names
 
 if TYPE_CHECKING:
     from charlm.cli.score_texts import ScoredTexts
+    from charlm.cli.tables import RowDocuments
     from charlm.evaluation.scoring import Scored
-
-# A log line may hold escape sequences and bidirectional controls. They are escaped, because they would act on the
-# terminal or reorder the row.
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_ESCAPES.update(
-    {code: f"\\u{code:04x}" for code in (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
-)
-_ESCAPES.update({0x09: "\t", 0x0A: "\\n", 0x0D: "\\r"})
-
 
 _ROWS_AT_ONCE = 1000
 
@@ -34,13 +26,16 @@ class Row(NamedTuple):
 
 
 class RowWriter:
-    """Prints rows in one form: "text", "csv" or "json"."""
+    """Prints rows in one form: "text", "csv" or "json". ``keep`` are the columns of a table that are printed, too."""
 
-    def __init__(self, form: str, texts: ScoredTexts, with_percentile: bool) -> None:
-        self._texts, self._with_percentile = texts, with_percentile
+    def __init__(
+        self, form: str, documents: ScoredTexts | RowDocuments, with_percentile: bool, keep: Sequence[str] = ()
+    ) -> None:
+        self._documents, self._columns = documents, _columns(with_percentile)
+        self._kept = kept_names(_COLUMNS, keep)
         self._line = {"text": self._text_line, "csv": self._csv_row, "json": self._json_row}[form]
         if form == "csv":
-            write_text(_csv_line(_columns(with_percentile)))
+            write_text(csv_line([*self._columns, *self._kept]))
 
     def write(self, rows: Iterable[Row]) -> None:
         """Print rows, many at once."""
@@ -50,22 +45,21 @@ class RowWriter:
 
     def _text_line(self, row: Row) -> str:
         scored = row.scored
-        file, line = self._texts.place_of(scored)
         fields = [f"{0.0 - scored.nats:.4f}", f"{scored.bits_per_char:.4f}"]
         fields += [] if row.percentile is None else [f"{row.percentile:.2f}%"]
-        fields.append((file if line is None else f"{file}:{line}").translate(_ESCAPES))
-        if not self._texts.are_files:
-            fields.append(scored.text.translate(_ESCAPES))
+        fields += map(escaped, (self._documents.shown_place(scored), *scored.kept))
+        if not self._documents.are_files:
+            fields.append(escaped(scored.text))
         return "\t".join(fields) + "\n"
 
     def _csv_row(self, row: Row) -> str:
-        return _csv_line(self._facts(row).values())
+        return csv_line(self._facts(row).values())
 
     def _json_row(self, row: Row) -> str:
         return json_line(self._facts(row))
 
     def _facts(self, row: Row) -> dict[str, Any]:
-        scored, (file, line) = row.scored, self._texts.place_of(row.scored)
+        scored, (file, line) = row.scored, self._documents.place_of(row.scored)
         values = {
             "number": scored.number,
             "log_probability": 0.0 - scored.nats,
@@ -75,9 +69,10 @@ class RowWriter:
             "unknown_characters": scored.unknown_characters,
             "file": file,
             "line": line,
-            "document": file if self._texts.are_files else scored.text,
+            "document": file if self._documents.are_files else scored.text,
         }
-        return {name: values[name] for name in _columns(self._with_percentile)}
+        own = {name: values[name] for name in self._columns}
+        return {**own, **dict(zip(self._kept, scored.kept, strict=True))}
 
 
 _COLUMNS = (
@@ -88,10 +83,3 @@ _COLUMNS = (
 
 def _columns(with_percentile: bool) -> list[str]:
     return [name for name in _COLUMNS if with_percentile or name != "percentile"]
-
-
-def _csv_line(values: Iterable[Any]) -> str:
-    line = io.StringIO()
-    # Quoted, so that a document may hold any character, carriage returns too.
-    csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(values)
-    return line.getvalue()

@@ -3,54 +3,71 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from charlm.cli.output import say
+from charlm.cli.tables import report_changes
 from charlm.cli.texts import wait_for_stdin
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.corpus.encodings import Decoding
     from charlm.corpus.pieces import Piece
+    from charlm.corpus.text import TextSource
     from charlm.evaluation.scoring import Scored
     from charlm.language_model import LanguageModel
 
 
 class ScoredTexts:
-    """The documents of texts, scored or as text. ``kind`` is a key of ``DOCUMENT_SEPARATORS``."""
+    """The documents of ``source``, or None of stdin, scored or as text. ``given`` is the condition of all.
+
+    ``split`` is a key of ``DOCUMENT_SEPARATORS``, and the regular expression of the kind "start".
+    """
 
     def __init__(
-        self, model: LanguageModel, names: Sequence[str], kind: str, start: str | None, decoding: Decoding
+        self,
+        model: LanguageModel,
+        source: TextSource | None,
+        split: tuple[str, str | None],
+        decoding: Decoding,
+        given: str | None = None,
     ) -> None:
         from charlm.corpus.encodings import Changes
-        from charlm.corpus.text import open_source
 
-        self._model, self._kind, self._start, self._decoding = model, kind, start, decoding
+        self._kind, self._start = split
+        self._model, self._source, self._decoding, self._given = model, source, decoding, given
         self._any_file = model.tokenizer.kind == "byte"
-        self._live = list(names) == ["-"]
-        if self._live and sys.stdin.isatty():
+        if source is None and sys.stdin.isatty():
             raise UsageError("no text given; use charlm score FILE, or pipe a text into charlm score")
-        if "-" in names and not self._live:
-            raise UsageError("stdin can only be scored by itself; leave out the files, or the -")
-        self._source = None if self._live else open_source(names, any_file=self._any_file, decoding=decoding)
         self._changes = Changes()
         self._skipped = 0
 
     def scored(self) -> Iterator[list[Scored]]:
         """Scored documents in batches; stdin is scored as it arrives."""
-        return self._model.score_pieces(self._pieces(), at_once=self._live)
+        pieces: Iterable[Piece] = self._pieces()
+        if self._given is not None:
+            from charlm.corpus.conditions import with_value
 
-    def texts(self) -> Iterator[tuple[int, str]]:
-        """(number, text) of each document, counted from 1."""
+            pieces = with_value(pieces, self._given, self._model.tokenizer.kind)
+        return self._model.score_pieces(pieces, at_once=self._source is None)
+
+    def texts(self) -> Iterator[tuple[int, str, str | None]]:
+        """(number, text, condition) of each document, counted from 1."""
         from charlm.evaluation.scoring import document_texts
 
-        return document_texts(self._model.tokenizer, self._pieces())
+        texts = document_texts(self._model.tokenizer, self._pieces())
+        return ((number, text, self._given) for number, text in texts)
 
     def place_of(self, scored: Scored) -> tuple[str, int | None]:
         """The file of a document, - for stdin, and its line; None if the document is the file."""
         file = "-" if self._source is None else str(self._source.paths[scored.file])
         return file, None if self._kind == "files" else scored.line
+
+    def shown_place(self, scored: Scored) -> str:
+        """The place of a document in words."""
+        file, line = self.place_of(scored)
+        return file if line is None else f"{file}:{line}"
 
     @property
     def are_files(self) -> bool:
@@ -60,13 +77,7 @@ class ScoredTexts:
     def report(self) -> None:
         """Say on stderr what reading has changed in the texts."""
         changes = self._changes if self._source is None else self._source.changes
-        if changes.replaced:
-            say(f"invalid bytes replaced by U+FFFD: {changes.replaced:,}")
-        if self._skipped:
-            say(f"documents skipped for invalid bytes: {self._skipped:,}")
-        if changes.normalized:
-            form = self._decoding.normalization.upper()
-            say(f"characters changed to {form}, as in the training text: {changes.normalized:,}")
+        report_changes(replace(changes, skipped=self._skipped), self._model)
 
     def _pieces(self) -> Iterator[Piece]:
         from charlm.corpus.documents import split_documents

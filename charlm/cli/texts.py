@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from charlm.cli.output import say
+from charlm.cli.tables import TableForm, decoding_for, documents_for, open_for_models
 from charlm.errors import DataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from charlm.corpus.prepared import Corpus
     from charlm.corpus.text import TextSource
     from charlm.language_model import LanguageModel
-    from charlm.tokenizer.protocol import Ids, Tokenizer
+    from charlm.tokenizer.protocol import Ids
 
 _BLOCK_IDS = 1 << 18
 STDIN_PATIENCE = 1.0
@@ -38,17 +39,25 @@ class Measured(NamedTuple):
 
 @contextmanager
 def measured_text(
-    models: Sequence[LanguageModel], files: Sequence[str], encoding: str, split: str | None, command: str
+    models: Sequence[LanguageModel],
+    files: Sequence[str],
+    encoding: str,
+    split: str | None,
+    command: str,
+    form: TableForm | None = None,
 ) -> Iterator[Measured]:
     """The text of ``files``; without files, the ``split`` of the corpus that all ``models`` were trained on.
 
-    Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text.
+    Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text. ``form`` is None
+    for a command without options for tables.
     """
     if "-" in files:
         wait_for_stdin()
+    if form not in (None, TableForm()) and not files:
+        raise UsageError("options for tables and conditions say how a text is read; name one: " + command)
     with tempfile.TemporaryDirectory() if "-" in files else nullcontext("") as folder:
         if files:
-            yield _from_files([model.tokenizer for model in models], files, encoding, Path(folder))
+            yield _from_files(models, files, encoding, Path(folder), form)
         else:
             yield _from_runs(models, split, command)
 
@@ -61,26 +70,21 @@ def wait_for_stdin(what: str = "a text") -> None:
             say(f"waiting for {what} on stdin{end}")
 
 
-def _from_files(tokenizers: Sequence[Tokenizer], names: Sequence[str], encoding: str, folder: Path) -> Measured:
-    from charlm.corpus.encodings import Decoding
-    from charlm.corpus.text import open_source
-
-    kind, form = tokenizers[0].kind, tokenizers[0].normalization
-    if any(tokenizer.normalization != form for tokenizer in tokenizers):
-        raise UsageError("these models read texts in different normal forms (--normalize); name models with the same")
-    decoding = Decoding(encoding, normalization=form, options=("--encoding",))
-    source = open_source(names, spool=folder / "stdin", any_file=kind == "byte", decoding=decoding)
-    return Measured(", ".join(names), source.size(), [_encoded(source, tokenizer) for tokenizer in tokenizers])
+def _from_files(
+    models: Sequence[LanguageModel], names: Sequence[str], encoding: str, folder: Path, form: TableForm | None
+) -> Measured:
+    source = open_for_models(models, names, decoding_for(models, encoding), folder / "stdin", form)
+    given = None if form is None else form.given
+    return Measured(", ".join(names), source.size(), [_encoded(source, model, given) for model in models])
 
 
-def _encoded(source: TextSource, tokenizer: Tokenizer) -> Iterator[Ids]:
-    from charlm.corpus.documents import split_documents
-
-    kind, start = tokenizer.document_kind, tokenizer.document_start
-    if kind is None:
+def _encoded(source: TextSource, model: LanguageModel, given: str | None) -> Iterator[Ids]:
+    tokenizer = model.tokenizer
+    if tokenizer.document_kind is None:
         return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
-    pieces = split_documents(source.files(tokenizer.kind), kind, start=start)
-    return (tokenizer.encode_documents(piece.codes, piece.ends) for piece in pieces)
+    pieces = source.documents(tokenizer.kind, tokenizer.document_kind, start=tokenizer.document_start)
+    documents = documents_for(model, source, pieces, given)
+    return (tokenizer.encode_documents(piece.codes, piece.ends) for piece in documents)
 
 
 def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str) -> Measured:
@@ -88,7 +92,7 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
 
     if split is not None and split not in SPLITS:
         raise UsageError(f"--split must be one of {', '.join(SPLITS)}, not {split!r}")
-    corpora = [_corpus_of(model, command) for model in models]
+    corpora = [corpus_of(model, command) for model in models]
     for corpus in corpora[1:]:
         if not same_splits(corpora[0], corpus):
             raise UsageError(
@@ -105,7 +109,8 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
     return Measured(f"{split} split of {corpus.name}", len(files[0]), [_blocks(ids) for ids in files])
 
 
-def _corpus_of(model: LanguageModel, command: str) -> Corpus:
+def corpus_of(model: LanguageModel, command: str) -> Corpus:
+    """The corpus that ``model`` was trained on. Error messages suggest ``command``, the command with a text."""
     from charlm.corpus.prepared import find_corpus
 
     path = model.checkpoint.path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -11,13 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from charlm.cli.options import DeviceOption, DocumentStartOption, EncodingOption, ErrorsOption, JsonOption
+from charlm.cli.options import (
+    AsTextOption,
+    ColumnOption,
+    DelimiterOption,
+    DeviceOption,
+    DocumentStartOption,
+    EncodingOption,
+    ErrorsOption,
+    JsonOption,
+)
 from charlm.cli.texts import wait_for_stdin
 from charlm.errors import UsageError
 from charlm.training.options import TrainingOptions, check_options, command_line_name, definitions
 
 if TYPE_CHECKING:
-    from charlm.runs import RunOptions, TextOptions
+    from charlm.runs import RunOptions
+    from charlm.training.text_options import TextOptions
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
@@ -73,6 +82,13 @@ def train(
     ] = None,
     document_start: DocumentStartOption = None,
     distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
+    column: ColumnOption = None,
+    given: Annotated[
+        str | None,
+        typer.Option("--given", metavar="NAME", help="Of a table, the column of the condition: learn texts given it."),
+    ] = None,
+    delimiter: DelimiterOption = None,
+    as_text: AsTextOption = False,
     split: Annotated[
         str | None,
         typer.Option(
@@ -93,13 +109,14 @@ def train(
     """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving."""
     _check_sources(bool(corpus), demo, resume)
     from charlm.cli.train_view import PreparationProgress, run_training
-    from charlm.runs import RunOptions, TextOptions, new_run, resumed_run
+    from charlm.runs import RunOptions, new_run, resumed_run
     from charlm.system.signals import StopSignals
+    from charlm.training.text_options import TextOptions
 
     training = check_options(options, TrainingOptions, "train")
     texts = TextOptions(
         corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct,
-        document_start, errors, normalize)  # fmt: skip
+        column, given, delimiter, as_text, document_start, errors, normalize)  # fmt: skip
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
         if "-" in (corpus or ()):
@@ -116,8 +133,10 @@ def train(
 def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
     if corpus + demo + resume == 1:
         return
-    if corpus + demo + resume == 0 and not sys.stdin.isatty():
+    if corpus + demo + resume == 0:
         raise UsageError("no text given; use charlm train FILE, charlm train - for stdin, or charlm train --demo")
+    if corpus and resume:
+        raise UsageError("--resume takes no text; name the run with --out (charlm train --resume --out RUN)")
     raise UsageError("give exactly one of a text (charlm train FILE), --demo or --resume")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -60,7 +61,14 @@ def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_js
     if not quiet:
         _show_setup(prepared)
     total = 1.0 if trainer.budget_progress() is not None else None
-    with signals.deferred(trainer.stop), progress_bar(_bar_format(trainer), total, quiet) as bar:
+
+    def stop() -> None:
+        trainer.stop()
+        if not quiet and sys.stderr.isatty():
+            with suppress(RuntimeError):  # the signal may have interrupted another output
+                say("stopping after this step and saving; a second Ctrl-C quits without saving")
+
+    with signals.deferred(stop), progress_bar(_bar_format(trainer), total, quiet) as bar:
         view = _View(trainer, bar, quiet)
         for event in trainer.events():
             view.show(event)
@@ -115,8 +123,11 @@ def _show_setup(prepared: PreparedRun) -> None:
 def _show_documents(corpus: Corpus) -> None:
     sizes = corpus.sizes
     parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
-    start = corpus.tokenizer.document_start
-    kind = corpus.tokenizer.document_kind if start is None else f"each from a line with {shlex.quote(start)} on"
+    kind, start, table = corpus.tokenizer.document_kind, corpus.tokenizer.document_start, corpus.table
+    if start is not None:
+        kind = f"each from a line with {shlex.quote(start)} on"
+    elif table is not None:
+        kind = f"rows, {table.columns()}"
     say(f"documents ({kind}): {parts}; the end of a document is predicted like a character")
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
@@ -201,7 +212,7 @@ class _View:
     def _status(self, event: Stepped, now: float) -> str:
         elapsed = now - self._start
         status = (
-            f"step {event.step} | loss {bits(self._smoothed or 0.0):.3f} bits/char | lr {event.lr:.1e} | "
+            f"step {event.step} | loss {self._smoothed or 0.0:.3f} nats/char | lr {event.lr:.1e} | "
             f"{self._characters / max(elapsed, 1e-9) / 1000:.1f}k chars/s"
         )
         done = (event.budget_spent or 0.0) - self._start_progress
@@ -232,7 +243,11 @@ def _show_result(trainer: Trainer, reason: str) -> None:
             f"best validation loss: {progress.best:.4f} nats/char ({bits(progress.best):.3f} bits/char) "
             f"at step {progress.best_step}"
         )
-    say(f'saved in {trainer.run}; next: {shell_command("generate", "--checkpoint", trainer.run)} --prompt "..."')
+    table = trainer.corpus.table
+    given = [] if table is None or table.given is None else ["--given", table.frequent()[0][0]]
+    command = shell_command("generate", "--checkpoint", trainer.run, *given)
+    example = '--prompt "..."' if trainer.corpus.tokenizer.document_kind is None else "--samples 10"
+    say(f"saved in {trainer.run}; next: {command} {example}")
 
 
 def _report(trainer: Trainer, reason: str, as_json: bool) -> None:
@@ -243,7 +258,7 @@ def _report(trainer: Trainer, reason: str, as_json: bool) -> None:
         {
             "run": str(trainer.run),
             "step": progress.step,
-            "seconds": round(progress.seconds, 2),
+            "seconds": round(progress.seconds if reason == "finished before" else trainer.seconds, 2),
             "reason": reason,
             "best_step": progress.best_step,
             "best_nats_per_char": progress.best,

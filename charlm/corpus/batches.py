@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from charlm.corpus.id_files import IdFile
 from charlm.corpus.padding import buckets, pad
-from charlm.corpus.prepared import Corpus
+from charlm.corpus.prepared import Corpus, longest_prefix
 from charlm.corpus.shuffling import shuffled
 from charlm.errors import DataError
 
@@ -48,7 +48,7 @@ class Chunk:
 
     inputs_TB: NDArray[np.int64]
     targets_TB: NDArray[np.int64]
-    """``IGNORE_INDEX`` after the end of a document."""
+    """``IGNORE_INDEX`` after the end of a document, and for its condition."""
     fresh: bool
     """Whether all rows start from the initial state."""
     lengths_B: NDArray[np.int64] | None = None
@@ -56,8 +56,10 @@ class Chunk:
 
     @property
     def predictions(self) -> int:
-        """The number of targets, without padding."""
-        return self.inputs_TB.size if self.lengths_B is None else int(self.lengths_B.sum())
+        """The number of targets, without padding and conditions."""
+        if self.lengths_B is None:
+            return self.inputs_TB.size
+        return int((self.targets_TB != IGNORE_INDEX).sum())
 
 
 class Batches(Protocol):
@@ -92,7 +94,9 @@ def make_batches(corpus: Corpus, batch: int, bptt: int, seed: int, jitter: float
     ids, end_id = corpus.ids("train"), corpus.tokenizer.end_id
     if end_id is None:
         return StreamBatches(ids, batch, bptt, seed, int(jitter * bptt))
-    return DocumentBatches(ids, corpus.ends("train"), end_id, batch, bptt, seed)
+    separator_id = corpus.tokenizer.separator_id
+    conditions = None if separator_id is None else Conditions(separator_id, longest_prefix(corpus))
+    return DocumentBatches(ids, corpus.ends("train"), end_id, batch, bptt, seed, conditions)
 
 
 @dataclass(frozen=True)
@@ -182,20 +186,39 @@ class _Batch:
         return int((self.lengths_B > first).sum())
 
 
+class Conditions(NamedTuple):
+    """How documents begin with conditions: the id after each, and the most ids that one has, this one included."""
+
+    separator_id: int
+    longest: int
+
+
 class DocumentBatches:
     """Chunks of documents, each of at most ``batch`` x ``bptt`` ids and at most ``bptt`` steps.
 
     So a chunk of short documents has more than ``batch`` of them. In ``ids``, ``end_id`` follows each document;
-    ``ends`` are the positions after it. Raises ``DataError`` where there are no documents.
+    ``ends`` are the positions after it. With ``conditions`` a document's first chunk is longer by the longest of them,
+    so that it holds the whole condition, which is not a target. Raises ``DataError`` where there are no documents.
     """
 
-    def __init__(self, ids: IdFile, ends: IdFile, end_id: int, batch: int, bptt: int, seed: int) -> None:
+    def __init__(
+        self,
+        ids: IdFile,
+        ends: IdFile,
+        end_id: int,
+        batch: int,
+        bptt: int,
+        seed: int,
+        conditions: Conditions | None = None,
+    ) -> None:
         if not len(ends):
             raise DataError("the training text has no document; use a longer text, or another --documents or --split")
         ids.cache()
         ends.cache()
         self._ids, self._ends, self._end_id = ids, ends, end_id
         self._size, self._bptt, self._seed = batch * bptt, bptt, seed
+        self._conditions = conditions
+        self._first_steps = bptt + (0 if conditions is None else conditions.longest)
         mean = len(ids) / len(ends)
         self._pool_size = min(len(ends), max(1, round(POOL_BATCHES * self._size / mean)))
         self._pools_per_epoch = -(-len(ends) // self._pool_size)
@@ -219,13 +242,16 @@ class DocumentBatches:
 
     def chunk(self, cursor: Cursor) -> Chunk:
         batch, first = self._pool(cursor.part)[cursor.chunk]
-        active = batch.active(first)
-        starts_B, lengths_B = batch.starts_B[:active] + first, np.minimum(batch.lengths_B[:active] - first, self._bptt)
+        active, steps = batch.active(first), self._bptt if first else self._first_steps
+        starts_B, lengths_B = batch.starts_B[:active] + first, np.minimum(batch.lengths_B[:active] - first, steps)
         read = [self._ids.read(start, start + length) for start, length in zip(starts_B, lengths_B, strict=True)]
         before_B = np.full(active, self._end_id)
         if first:
             before_B = np.concatenate([self._ids.read(start - 1, start) for start in starts_B])
         inputs_TB, targets_TB, real_TB = pad(np.concatenate(read), lengths_B, before_B.astype(np.int64))
+        if self._conditions is not None and not first:
+            separators_TB = targets_TB == self._conditions.separator_id
+            real_TB = real_TB & (np.cumsum(separators_TB, axis=0) > separators_TB)
         targets_TB[~real_TB] = IGNORE_INDEX
         return Chunk(inputs_TB, targets_TB, first == 0, lengths_B)
 
@@ -234,12 +260,12 @@ class DocumentBatches:
         epoch, pool = divmod(part, self._pools_per_epoch)
         numbers = np.arange(pool * self._pool_size, min((pool + 1) * self._pool_size, len(self._ends)))
         starts, lengths = self._bounds(shuffled(numbers, len(self._ends), self._seed, epoch))
-        batches = [_Batch(starts[rows], lengths[rows]) for rows in buckets(lengths, self._size, self._bptt)]
+        batches = [_Batch(starts[rows], lengths[rows]) for rows in buckets(lengths, self._size, self._first_steps)]
         order = shuffled(np.arange(len(batches)), len(batches), self._seed, part, _ORDER_KEY)
         return [
             (batches[number], first)
             for number in order
-            for first in range(0, int(batches[number].lengths_B[0]), self._bptt)
+            for first in (0, *range(self._first_steps, int(batches[number].lengths_B[0]), self._bptt))
         ]
 
     def _bounds(self, documents: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

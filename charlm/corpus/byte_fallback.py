@@ -35,15 +35,26 @@ def fallback_rates(counts: NDArray[np.int64]) -> NDArray[np.float32]:
     return rates
 
 
-def encode_with_fallback(codes: Codes, tokenizer: Tokenizer, rates: NDArray[np.float32], block: int) -> Ids:
-    """Ids of block number ``block`` of the training text, some characters encoded as bytes and a few replaced."""
+def encode_with_fallback(
+    codes: Codes,
+    tokenizer: Tokenizer,
+    rates: NDArray[np.float32],
+    block: int,
+    fixed: NDArray[np.bool_] | None = None,
+) -> Ids:
+    """Ids of block number ``block`` of the training text, some characters encoded as bytes and a few replaced.
+
+    Codes where ``fixed`` is true, those of conditions, stay as they are.
+    """
     random = np.random.Generator(np.random.Philox(key=[_RANDOM_KEY, block]))
     in_bytes = np.zeros(len(codes), np.bool_)
-    rare = np.flatnonzero(rates.take(codes))
+    rare = np.flatnonzero(rates.take(codes) if fixed is None else rates.take(np.where(fixed, 0, codes)) * ~fixed)
     in_bytes[rare] = random.random(len(rare)) < rates[codes[rare]]
     replaced = (
         random.integers(len(codes), size=random.binomial(len(codes), 1.0 / UNKNOWN_INTERVAL)) if len(codes) else rare
     )
+    if fixed is not None:
+        replaced = replaced[~fixed[replaced]]
     if len(replaced):
         codes = codes.astype(np.uint32)
         codes[replaced] = _random_unicode(random, len(replaced))

@@ -1,8 +1,9 @@
 """Documents: many small texts in one text. ``split_documents`` is the one place where a document is cut from a text.
 
 A document is a line, a paragraph between blank lines, a file, or what begins at a line in which a regular expression
-is found ("start", see ``document_starts``). Separators are not part of any document. Texts are split in pieces, so
-that a document may be larger than memory, and many documents at a time, as arrays.
+is found ("start", see ``document_starts``). The rows of a table are found by ``tables``; in a plain text a row is a
+line. Separators are not part of any document. Texts are split in pieces, so that a document may be larger than memory,
+and many documents at a time, as arrays.
 """
 
 from __future__ import annotations
@@ -41,13 +42,18 @@ def split_documents(
     "blank-lines" and "start" never yield empty documents. With ``merge``, the documents of many small files come in
     few pieces.
     """
-    split = {"lines": _split_at_lines, "blank-lines": _split_at_blank_lines, "files": _one_document}
+    split = {
+        "lines": _split_at_lines,
+        "blank-lines": _split_at_blank_lines,
+        "files": _one_document,
+        "rows": _split_at_lines,
+    }
     parts = (
         split_at_starts(blocks, start or "") if document_kind == "start" else split[document_kind](blocks)
         for blocks in files
     )
     pieces = place(parts, merge)
-    return pieces if keep_empty and document_kind in ("lines", "files") else without_empty(pieces)
+    return pieces if keep_empty and document_kind not in ("blank-lines", "start") else without_empty(pieces)
 
 
 def _one_document(blocks: Iterable[Codes]) -> Iterator[Part]:

@@ -93,6 +93,8 @@ class Changes:
     """Sequences of bytes that were not valid and became U+FFFD."""
     normalized: int = 0
     """Characters that were replaced by their normal forms."""
+    skipped: int = 0
+    """Rows of a table that were left out, because their text or condition has bytes that are not valid."""
 
 
 def check_encoding(encoding: str) -> None:

@@ -8,6 +8,7 @@ they would give a model of their packing.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -17,7 +18,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from charlm.errors import DataError
@@ -39,6 +40,9 @@ class Format(NamedTuple):
     packing: str = ""
     """For what is unpacked: gzip, bzip2, xz, zstd or zip."""
 
+
+PARQUET = Format("a Parquet table", "export a column of it as text, one value on each line")
+"""Text for the commands that read a column of a table."""
 
 # The pattern at the start of a file. Patterns that ASCII text could match include more than the letters.
 _FORMATS: tuple[tuple[bytes, Format], ...] = (
@@ -67,7 +71,7 @@ _FORMATS: tuple[tuple[bytes, Format], ...] = (
         Format("a program or a library"),
     ),
     (rb"SQLite format 3\0", Format("an SQLite database", "export its text first")),
-    (rb"PAR1[\0-\x1f]", Format("a Parquet table", "export a column of it as text, one value on each line")),
+    (rb"PAR1[\0-\x1f]", PARQUET),
     (rb"\x89HDF\r\n\x1a\n|\x93NUMPY|GGUF[\0-\x09]\0\0\0|\x80[\2-\5](?:\x95|\}|\])", Format("a file of numbers")),
 )
 _RECOGNIZED = re.compile(b"|".join(b"(" + pattern + b")" for pattern, _ in _FORMATS), re.DOTALL)
@@ -110,7 +114,7 @@ def refuse_packed(head: bytes, outer: Format, name: str, offers_bytes: bool) -> 
     raise not_text(Format(what, inner.advice if "tar" in inner.what else "unpack it first"), name, offers_bytes)
 
 
-@contextmanager
+@contextlib.contextmanager
 def unpacked(file: IO[bytes], format_: Format, name: str, offers_bytes: bool = False) -> Iterator[IO[bytes]]:
     """The unpacked content of ``file``, which has been recognized as ``format_`` and is at its beginning.
 
@@ -221,15 +225,29 @@ _MIME_FORMATS = {
 }
 
 
+def zip_member(path: Path) -> str | None:
+    """The name of the only file in the zip file ``path``; None where it is not one, or cannot be read."""
+    with contextlib.suppress(OSError, zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError):
+        with zipfile.ZipFile(path) as archive:
+            members = _zip_members(archive)
+        return members[0].filename if len(members) == 1 else None
+    return None
+
+
+def _zip_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """The visible files in a zip file."""
+    return [
+        member
+        for member in archive.infolist()
+        if not member.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in _parts(member))
+    ]
+
+
 def _open_zip(file: IO[bytes], name: str, offers_bytes: bool) -> IO[bytes]:
     """The only file in a zip file."""
     try:
         archive = zipfile.ZipFile(file)
-        members = [
-            member
-            for member in archive.infolist()
-            if not member.is_dir() and not any(part.startswith((".", "__MACOSX")) for part in _parts(member))
-        ]
+        members = _zip_members(archive)
         format_ = _zip_format(archive, members)
         if any(member.flag_bits & 1 for member in members):
             raise zipfile.BadZipFile("it is encrypted")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from numpy.typing import NDArray
 
 from charlm.config import dump_json
 from charlm.corpus.byte_fallback import encode_with_fallback, fallback_rates
+from charlm.corpus.conditions import ConditionCounts, prefix_codes
 from charlm.corpus.prepared import FINGERPRINTS, SPLITS, Corpus, content_digest, open_corpus, source_stamp
 from charlm.corpus.split_writer import SplitWriter, write_bytes
 from charlm.corpus.splitting import DocumentOptions, Fractions, ProgressCallback, Splitter, make_splitter
+from charlm.corpus.tables import TableSource
 from charlm.corpus.text import TextSource
+from charlm.corpus.trained_table import TrainedTable
 from charlm.errors import CannotCreateError, DataError
 from charlm.tokenizer.bytes import ByteTokenizer
 from charlm.tokenizer.characters import CharTokenizer
@@ -50,7 +54,10 @@ def prepare(
     short, ``CannotCreateError`` where the folder cannot be written.
     """
     others = others or {}
-    choices = {"shares": None if others else split, "distinct": documents is not None and documents.distinct}
+    choices: dict[str, Any] = {
+        "shares": None if others else split,
+        "distinct": documents is not None and documents.distinct,
+    }
     groups = [source, *others.values()]
     stamp = source_stamp(groups)
     if "valid" in others:
@@ -58,8 +65,9 @@ def prepare(
     elif "test" in others:
         split = (split[0] + split[2], split[1], 0.0)
     splitter = make_splitter(source, kind, split, documents, progress)
-    counts = _count(splitter, kind, progress)
-    tokenizer = _build_tokenizer(counts, kind, documents, source.decoding.normalization)
+    conditions = ConditionCounts(kind) if documents is not None and documents.conditional else None
+    counts = _count(splitter, kind, progress, conditions)
+    tokenizer = _build_tokenizer(counts, kind, documents, conditions, source.decoding.normalization)
     splitters = [splitter]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +79,9 @@ def prepare(
                 for piece, _, _ in splitters[-1].pieces():
                     writers[name].write(tokenizer.encode_codes(piece.codes), piece)
             choices |= _changes(groups, sum(each.skipped for each in splitters))
+            if isinstance(source, TableSource):
+                values = {} if conditions is None else conditions.values
+                choices["table"] = TrainedTable(source.options.column, source.options.given, values).as_dict()
             _write_description(folder, tokenizer, counts, writers, groups, {"fingerprint": stamp, **choices})
     except OSError as error:
         raise CannotCreateError(
@@ -88,7 +99,7 @@ def _changes(groups: list[TextSource], skipped: int) -> dict[str, Any]:
     if decoding.errors != "strict":
         changed["errors"] = decoding.errors
         changed["replaced"] = sum(group.changes.replaced for group in groups)
-        changed["skipped_documents"] = skipped
+        changed["skipped_documents"] = skipped + sum(group.changes.skipped for group in groups)
     if decoding.normalization != "none":
         changed["normalized"] = sum(group.changes.normalized for group in groups)
     return changed
@@ -102,6 +113,9 @@ def log_surprises(corpus: Corpus) -> None:
     if skipped := description.get("skipped_documents"):
         logger.warning("documents skipped for invalid bytes: %s", f"{skipped:,}")
     if kind is not None and sum(size.documents for size in sizes.values()) == 1:
+        if kind == "rows":
+            logger.warning("the whole text is one row, so there is none to validate on; use a table with more rows")
+            return
         logger.warning(
             "the whole text is one document (%s), so there is none to validate on; say what a document is with another "
             "--documents or with --document-start", "--document-start" if kind == "start" else f"--documents {kind}"
@@ -116,13 +130,15 @@ def log_surprises(corpus: Corpus) -> None:
         )
 
 
-def _count(splitter: Splitter, kind: str, progress: ProgressCallback) -> NDArray[np.int64]:
-    """[codes] how often each occurs in the training split."""
+def _count(
+    splitter: Splitter, kind: str, progress: ProgressCallback, conditions: ConditionCounts | None
+) -> NDArray[np.int64]:
+    """[codes] how often each occurs in the training split; those of conditions are counted by ``conditions``."""
     counts = np.zeros(256 if kind == "byte" else 0x110000, np.int64)
     for pieces in splitter.pieces():
         progress(sum(len(piece.codes) for piece in pieces))
-        codes = pieces[0].codes
-        found = np.bincount(codes) if len(codes) else np.zeros(0, np.int64)
+        piece = pieces[0] if conditions is None else conditions.take(pieces[0])
+        found = np.bincount(piece.codes) if len(piece.codes) else np.zeros(0, np.int64)
         counts[: len(found)] += found
     distinct = int(np.count_nonzero(counts))
     if distinct < 2:
@@ -134,11 +150,19 @@ def _count(splitter: Splitter, kind: str, progress: ProgressCallback) -> NDArray
 
 
 def _build_tokenizer(
-    counts: NDArray[np.int64], kind: str, documents: DocumentOptions | None, normalization: str
+    counts: NDArray[np.int64],
+    kind: str,
+    documents: DocumentOptions | None,
+    conditions: ConditionCounts | None,
+    normalization: str,
 ) -> Tokenizer:
-    occurring = {int(code): int(counts[code]) for code in np.flatnonzero(counts)}
+    occurring = Counter({int(code): int(counts[code]) for code in np.flatnonzero(counts)})
+    if conditions is not None:
+        occurring.update(conditions.characters())
     inner: Tokenizer = ByteTokenizer() if kind == "byte" else CharTokenizer.build(occurring, normalization)
-    return inner if documents is None else DocumentTokenizer(inner, documents.document_kind, documents.start)
+    if documents is None:
+        return inner
+    return DocumentTokenizer(inner, documents.document_kind, conditions is not None, documents.start)
 
 
 def _write(
@@ -153,7 +177,8 @@ def _write(
         progress(sum(len(piece.codes) for piece in pieces))
         for name, piece in zip(SPLITS, pieces, strict=True):
             if name == "train" and tokenizer.has_byte_fallback:
-                writers[name].write(encode_with_fallback(piece.codes, tokenizer, rates, block), piece)
+                fixed = None if tokenizer.separator_id is None else prefix_codes(piece)
+                writers[name].write(encode_with_fallback(piece.codes, tokenizer, rates, block, fixed), piece)
             else:
                 writers[name].write(tokenizer.encode_codes(piece.codes), piece)
 

@@ -20,10 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.config import MAX_JSON_BYTES, parse_json
+from charlm.corpus.encodings import Decoding
 from charlm.corpus.id_files import IdFile
+from charlm.corpus.tables import find_tables
 from charlm.corpus.text import TextSource, open_source
+from charlm.corpus.trained_table import TrainedTable
 from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.system.disk import read_at_most
+from charlm.tokenizer.conditions import prefix_ids
 from charlm.tokenizer.loading import load_tokenizer
 from charlm.tokenizer.protocol import Tokenizer, id_dtype
 
@@ -42,6 +46,8 @@ class SplitSize:
     bytes: int
     documents: int = 0
     """0 for continuous text. End markers are counted in ``ids``, but not in ``characters`` and ``bytes``."""
+    prefix_ids: int = 0
+    """Ids among ``ids`` that are read only: conditions, whose ``characters`` and ``bytes`` are not counted."""
 
     @property
     def predictions(self) -> int:
@@ -65,6 +71,11 @@ class Corpus:
     def name(self) -> str:
         """The short name of the text."""
         return str(self.description["name"])
+
+    @property
+    def table(self) -> TrainedTable | None:
+        """The table that it was prepared from; None for plain text."""
+        return TrainedTable.of(self.description, str(self.folder / "corpus.json"))
 
     @property
     def sha256(self) -> str:
@@ -97,8 +108,12 @@ class Corpus:
     def changed_sources(self) -> bool:
         """Whether the text on disk has changed since it was prepared; false if it is missing."""
         try:
-            encoding, any_file = str(self.description["encoding"]), self.tokenizer.kind == "byte"
-            groups = [open_source(names, encoding, any_file=any_file) for names in self.description["sources"]]
+            decoding, any_file = Decoding(str(self.description["encoding"])), self.tokenizer.kind == "byte"
+            sources = self.description["sources"]
+            if self.table is not None:
+                groups = [find_tables(names, decoding) for names in sources]
+            else:
+                groups = [open_source(names, decoding=decoding, any_file=any_file) for names in sources]
         except (MissingInputError, UsageError):
             return False
         except DataError:  # it is empty now
@@ -106,6 +121,13 @@ class Corpus:
         if source_stamp(groups) == self.description["fingerprint"]:
             return False
         return content_digest(groups) != self.sha256
+
+
+def longest_prefix(corpus: Corpus) -> int:
+    """The most ids that the condition of a training document has, its separator included; 0 without conditions."""
+    if corpus.tokenizer.separator_id is None or corpus.table is None:
+        return 0
+    return max((len(prefix_ids(corpus.tokenizer, value)) for value in corpus.table.counts), default=0)
 
 
 def same_splits(first: Corpus, second: Corpus) -> bool:
@@ -179,7 +201,8 @@ def open_corpus(folder: Path) -> Corpus:
 
 
 def _check_description(description: dict[str, Any]) -> None:
-    """Raise ``KeyError`` or ``TypeError`` unless all keys that are read later are there with the right types."""
+    """Raise ``KeyError``, ``TypeError`` or ``DataError`` unless all keys that are read later have the right types."""
+    TrainedTable.of(description, "corpus.json")
     texts = [description[key] for key in ("name", "sha256", "encoding", "fingerprint")]
     names = [name for group in description["sources"] for name in group]
     numbers = [description[key] for key in ("distinct_characters", "unigram_nats")]
@@ -191,4 +214,5 @@ def _check_description(description: dict[str, Any]) -> None:
 
 def _split_size(described: Any) -> SplitSize:
     ids, characters, in_bytes = (int(described[key]) for key in ("ids", "characters", "bytes"))
-    return SplitSize(ids, characters, in_bytes, int(described.get("documents", 0)))
+    documents, prefix_ids = (int(described.get(key, 0)) for key in ("documents", "prefix_ids"))
+    return SplitSize(ids, characters, in_bytes, documents, prefix_ids)

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.corpus.conditions import without_prefixes
 from charlm.corpus.hashing import DocumentHasher
 from charlm.corpus.pieces import Piece
+from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Ids, Tokenizer, id_dtype
 
 
@@ -26,6 +28,7 @@ class SplitWriter:
         self._tokenizer = tokenizer
         self._dtype = id_dtype(tokenizer.vocabulary_size)
         self._counts_V = np.zeros(tokenizer.vocabulary_size, np.int64)
+        self._prefix_counts_V = np.zeros(tokenizer.vocabulary_size, np.int64)
         self._ids = _HashedFile(folder / f"{split}.ids", stack)
         self._ends = _HashedFile(folder / f"{split}.ends", stack) if tokenizer.document_kind else None
         self._hasher = DocumentHasher()
@@ -37,6 +40,10 @@ class SplitWriter:
         if self._ends is not None:
             ends = np.flatnonzero(ids == self._tokenizer.end_id) + 1
             self._ends.write((ends + int(self._counts_V.sum())).astype("<u8").tobytes())
+            if self._tokenizer.separator_id is not None:  # two documents are equal whatever their conditions
+                prefixes = prefix_mask(self._tokenizer, ids)
+                self._prefix_counts_V += np.bincount(ids[prefixes], minlength=self._tokenizer.vocabulary_size)
+                piece = without_prefixes(piece)
             self._fingerprints.append(self._hasher.update(piece))
         self._ids.write(ids.astype(self._dtype, copy=False).tobytes())
         self._counts_V += np.bincount(ids, minlength=self._tokenizer.vocabulary_size)
@@ -49,14 +56,17 @@ class SplitWriter:
         """Sync and close the files. Returns their description: sizes and digests."""
         end_id = self._tokenizer.end_id
         documents = 0 if end_id is None else int(self._counts_V[end_id])
+        predicted_V = self._counts_V - self._prefix_counts_V
         description = {
             "ids": int(self._counts_V.sum()),
-            "characters": int(self._counts_V[self._tokenizer.starts_character].sum()) - documents,
-            "bytes": int(self._counts_V @ self._tokenizer.byte_lengths) - documents,
+            "characters": int(predicted_V[self._tokenizer.starts_character].sum()) - documents,
+            "bytes": int(predicted_V @ self._tokenizer.byte_lengths) - documents,
             "sha256": self._ids.finish(),
         }
         if self._ends is None:
             return description
+        if self._tokenizer.separator_id is not None:
+            description["prefix_ids"] = int(self._prefix_counts_V.sum())
         return {**description, "documents": documents, "ends_sha256": self._ends.finish()}
 
 

@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import split_documents
 from charlm.corpus.hashing import DocumentHasher
 from charlm.corpus.pieces import InvalidDocuments, Part, Piece, place
 from charlm.corpus.prepared import SPLITS
@@ -38,12 +37,14 @@ class DocumentOptions:
     """How a text is split into documents: ``document_kind`` is a key of ``DOCUMENT_SEPARATORS``.
 
     ``start`` is the regular expression of the kind "start". ``seed`` shuffles the documents into the splits. With
-    ``distinct``, a document is left out if it occurred before.
+    ``distinct``, a document is left out if it occurred before. ``conditional``: whether the documents begin with
+    conditions.
     """
 
     document_kind: str
     seed: int = 1
     distinct: bool = False
+    conditional: bool = False
     start: str | None = None
 
 
@@ -134,9 +135,8 @@ class DocumentSplitter:
         self._boundaries = _boundaries(int(np.count_nonzero(kept)), fractions)
 
     def _documents(self) -> Iterator[Piece]:
-        files = self._source.files(self._kind)
         merge = len(self._source.paths) > _MANY_FILES
-        return split_documents(files, self._options.document_kind, start=self._options.start, merge=merge)
+        return self._source.documents(self._kind, self._options.document_kind, start=self._options.start, merge=merge)
 
     def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
         count = 0

@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.corpus.blocks import BLOCK_BYTES, file_blocks, read_blocks, reading
+from charlm.corpus.documents import split_documents
 from charlm.corpus.encodings import Changes, Decoding, decode_blocks
 from charlm.corpus.folders import visible_files, warn_of
-from charlm.corpus.formats import HEAD_BYTES, NotTextError, recognize
+from charlm.corpus.formats import HEAD_BYTES, PARQUET, NotTextError, recognize
+from charlm.corpus.pieces import Piece
 from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.tokenizer.normalization import Normalizer
 from charlm.tokenizer.protocol import Codes, code_points
@@ -92,6 +94,17 @@ class TextSource:
             yield self._file_codes(path, kind)
         self._warn_of_controls()
 
+    def documents(
+        self,
+        kind: str,
+        document_kind: str,
+        keep_empty: bool = False,
+        start: str | None = None,
+        merge: bool = False,
+    ) -> Iterator[Piece]:
+        """The documents of the files; arguments as in ``split_documents``."""
+        return split_documents(self.files(kind), document_kind, keep_empty, start, merge)
+
     def _file_codes(self, path: Path, kind: str) -> Iterator[Codes]:
         codes = self._small_codes(path) if kind == "char" else None
         if codes is not None:
@@ -151,6 +164,11 @@ class TextSource:
         )
         self._control_rich = None
 
+    @property
+    def stdin(self) -> Path | None:
+        """Which of ``paths`` holds a copy of stdin."""
+        return self._stdin
+
     def size(self) -> int | None:
         """The bytes of all files; None if one of them is packed, so that its text is larger."""
         total = 0
@@ -195,17 +213,19 @@ def open_source(
     spool: Path | None = None,
     any_file: bool = False,
     decoding: Decoding | None = None,
+    parquet: bool = False,
 ) -> TextSource:
     """The text of files, folders (all visible text files in them, sorted by path) or ``-`` for stdin.
 
     Stdin is copied to ``spool``, so that it can be read repeatedly. With ``any_file``, files that are not text are
-    read, too. ``decoding`` says more than ``encoding``. Raises ``MissingInputError``, ``UsageError`` for an unknown
-    encoding, ``DataError`` for an empty text or a file that is not text.
+    read, too, with ``parquet`` those of this format. ``decoding`` says more than ``encoding``. Raises
+    ``MissingInputError``, ``UsageError`` for an unknown encoding, ``DataError`` for an empty text or a file that is
+    not text.
     """
     decoding = decoding or Decoding(encoding)
     if list(names).count("-") > 1:
         raise UsageError("stdin can be read only once; leave out one -")
-    opener = _Opener(any_file, decoding)
+    opener = _Opener(any_file, decoding, parquet)
     for name in names:
         if name == "-":
             opener.add(_spool_stdin(spool), "stdin")
@@ -222,8 +242,8 @@ class _Opener:
     The content of small ones is kept, because opening a file takes longer than reading a few kilobytes from it.
     """
 
-    def __init__(self, any_file: bool, decoding: Decoding) -> None:
-        self.any_file = any_file
+    def __init__(self, any_file: bool, decoding: Decoding, parquet: bool) -> None:
+        self._any_file, self._parquet = any_file, parquet
         self.paths: list[Path] = []
         self.small: dict[Path, bytes] = {}
         self.has_text = False
@@ -237,20 +257,21 @@ class _Opener:
     def add_text(self, path: Path) -> bool:
         """Add a file of a folder, unless it is not text. Returns whether it was added."""
         try:
-            return self._add(path, str(path), refuse_nul=not self.any_file)
+            return self._add(path, str(path), refuse_nul=not self._any_file)
         except NotTextError:
             return False
 
     def _add(self, path: Path, name: str, refuse_nul: bool = False) -> bool:
         with reading(name), open(path, "rb") as file:
             data = file.read(HEAD_BYTES)
-            is_plain = recognize(data) is None
+            format_ = recognize(data)
+            is_plain = format_ is None or (format_ is PARQUET and self._parquet)
             if is_plain:
                 head = data
             else:
                 file.seek(0)
-                head = next(file_blocks(file, name, True, self.any_file, self._offers_bytes, HEAD_BYTES), b"")
-        if refuse_nul and b"\0" in head and not head.startswith(_UTF16_BOMS):
+                head = next(file_blocks(file, name, True, self._any_file, self._offers_bytes, HEAD_BYTES), b"")
+        if refuse_nul and format_ is not PARQUET and b"\0" in head and not head.startswith(_UTF16_BOMS):
             return False
         if is_plain and len(data) < min(HEAD_BYTES, self._room):
             self.small[path] = data

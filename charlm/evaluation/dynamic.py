@@ -23,17 +23,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from charlm.checkpoint.step import CONFIG, GRADIENTS, open_checkpoint
 from charlm.checkpoint.weights import weights_from_bytes
 from charlm.config import ModelConfig
-from charlm.corpus.prepared import Corpus, find_corpus
+from charlm.corpus.prepared import Corpus, find_corpus, longest_prefix
 from charlm.engine import FloatArray
 from charlm.errors import DataError
 from charlm.evaluation.losses import ProgressCallback, no_progress
 from charlm.evaluation.metrics import Evaluation, Tally
 from charlm.model.char_lm import CharLM, State, cross_entropy, detach
 from charlm.system.devices import keep_freed_memory
+from charlm.tokenizer.conditions import PrefixTracker, prefix_mask
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
 SEGMENT = 32
@@ -63,10 +65,18 @@ class Learner:
         # Above 1 the decay would move a weight beyond its trained value.
         self._decays = [(decay / mean * r).clamp_(max=1.0) for r in rms]
 
-    def read(self, previous: int, ids_N: Ids, state: State) -> tuple[FloatArray, State]:
-        """The losses [N] in nats of ``ids_N`` after the id ``previous``, and the state after them. Takes one step."""
+    def read(
+        self, previous: int, ids_N: Ids, state: State, read_only_N: NDArray[np.bool_] | None = None
+    ) -> tuple[FloatArray, State]:
+        """The losses [N] in nats of ``ids_N`` after the id ``previous``, and the state after them. Takes one step.
+
+        It learns nothing from the ids where ``read_only_N`` is true, those of conditions.
+        """
         nats_N, state = _segment_losses(self._model, previous, ids_N, state)
-        gradients = torch.autograd.grad(nats_N.mean(), self._weights)
+        learnt_N = nats_N if read_only_N is None else nats_N[torch.from_numpy(~read_only_N)]
+        if not len(learnt_N):
+            return nats_N.detach().numpy(), detach(state)
+        gradients = torch.autograd.grad(learnt_N.mean(), self._weights)
         if math.isfinite(sum(norm.item() for norm in torch._foreach_norm(gradients))):
             self._step(gradients)
         nats: FloatArray = nats_N.detach().numpy()
@@ -82,12 +92,13 @@ class Learner:
             weight.add_(gradient.mul_(scale).clamp_(-limit, limit), alpha=-self._lr).addcmul_(to_trained, decay)
 
     def losses(self, tokenizer: Tokenizer, blocks: Iterable[Ids]) -> Iterator[tuple[Ids, FloatArray]]:
-        """Ids and their losses in nats, segment by segment."""
+        """Ids and their losses in nats, segment by segment, without the ids of conditions."""
         previous, initial_state = tokenizer.start_id, self._model.initial_state(1)
-        state = initial_state
+        state, tracker = initial_state, None if tokenizer.separator_id is None else PrefixTracker(tokenizer)
         for ids in segments(blocks, tokenizer.end_id):
-            nats, state = self.read(previous, ids, state)
-            yield ids, nats
+            read_only = None if tracker is None else tracker.mask(ids)
+            nats, state = self.read(previous, ids, state, read_only)
+            yield (ids, nats) if read_only is None else (ids[~read_only], nats[~read_only])
             previous = int(ids[-1])
             if previous == tokenizer.end_id:
                 state = initial_state
@@ -103,7 +114,7 @@ def evaluate_dynamically(
     tally, documents, end_nats = Tally(tokenizer), 0, 0.0
     for ids, nats in learner.losses(tokenizer, blocks):
         tally.add(ids, nats)
-        if ids[-1] == tokenizer.end_id:
+        if len(ids) and ids[-1] == tokenizer.end_id:
             documents, end_nats = documents + 1, end_nats + float(nats[-1])
         progress(len(ids))
     return replace(tally.result(), documents=documents, end_nats=end_nats)
@@ -196,14 +207,19 @@ def compute_gradient_rms(
 
 
 def _evenly_spaced_segments(corpus: Corpus, count: int) -> Iterator[tuple[Ids, Ids]]:
-    """The ids read before a segment of the training text, and the segment. Documents give their first segments."""
+    """The ids read before a segment of the training text, and the segment.
+
+    Documents give their first segments, after their conditions.
+    """
     ids = corpus.ids("train")
     if corpus.tokenizer.end_id is not None:
-        ends = corpus.ends("train")
+        ends, longest = corpus.ends("train"), longest_prefix(corpus)
         for document in np.unique(np.linspace(0, len(ends) - 1, count).astype(np.int64)):
             bounds = ends.read(max(0, document - 1), document + 1)
             start, end = (int(bounds[0]) if document else 0), int(bounds[-1])
-            yield np.zeros(0, np.int64), ids.read(start, min(end, start + SEGMENT)).astype(np.int64)
+            read = ids.read(start, min(end, start + longest + SEGMENT)).astype(np.int64)
+            given = int(prefix_mask(corpus.tokenizer, read).sum())
+            yield read[:given], read[given : given + SEGMENT]
         return
     length = min(_RMS_WARMUP + SEGMENT, len(ids))
     for start in np.unique(np.linspace(0, len(ids) - length, count).astype(np.int64)):

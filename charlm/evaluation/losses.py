@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from charlm.corpus.padding import buckets, pad
 from charlm.engine import Engine, EngineState, FloatArray
 from charlm.errors import DataError, UsageError
+from charlm.tokenizer.conditions import PrefixTracker
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
 CHUNK = 256
@@ -43,6 +44,8 @@ def compute_losses(
 ) -> Losses:
     """Ids and their losses: of documents, if the tokenizer has an end marker, of running text, or of its windows.
 
+    Conditions of documents are read, but they are not among the ids.
+
     Raises ``UsageError`` for an invalid ``window``, and for any ``window`` with documents, which are read from the
     initial state anyway.
     """
@@ -51,10 +54,18 @@ def compute_losses(
     if tokenizer.end_id is not None:
         if window is not None:
             raise UsageError("each document is read from the initial state anyway; evaluate without a window")
-        return document_losses(engine, tokenizer.start_id, tokenizer.end_id, blocks, progress)
+        losses = document_losses(engine, tokenizer.start_id, tokenizer.end_id, blocks, progress)
+        return losses if tokenizer.separator_id is None else _without_prefixes(losses, tokenizer)
     if window is not None:
         return _report(crop_losses(engine, blocks, window), progress)
     return _report(exact_losses(engine, tokenizer.start_id, blocks), progress)
+
+
+def _without_prefixes(losses: Losses, tokenizer: Tokenizer) -> Losses:
+    tracker = PrefixTracker(tokenizer)
+    for ids, nats in losses:
+        predicted = ~tracker.mask(ids)
+        yield ids[predicted], nats[predicted]
 
 
 def _report(losses: Losses, progress: ProgressCallback) -> Losses:
@@ -206,17 +217,25 @@ class DocumentSplitter:
 
 
 def batched_document_losses(
-    engine: Engine, start_id: int, ids: Ids, ends: NDArray[np.int64], progress: ProgressCallback = no_progress
+    engine: Engine,
+    start_id: int,
+    ids: Ids,
+    ends: NDArray[np.int64],
+    progress: ProgressCallback = no_progress,
+    initial: EngineState | None = None,
 ) -> FloatArray:
     """The losses [N] of documents that are concatenated in ``ids`` [N].
 
-    ``ends`` are the indices after each document's last id, so the last is N.
+    ``ends`` are the indices after each document's last id, so the last is N. Each document is read after ``start_id``,
+    from the engine's initial state or from ``initial``, the state of one stream.
     """
     nats_N = np.empty(len(ids), np.float32)
     starts, lengths = np.append(0, ends[:-1]), np.diff(ends, prepend=0)
     for bucket in buckets(lengths, MAX_BATCH_IDS, CHUNK):
         rows_B = bucket
         state: EngineState = engine.initial_state(len(rows_B))
+        if initial is not None:
+            state = engine.gather([(initial, np.zeros(len(rows_B), np.int64))])
         offset = 0
         while active := int((lengths[rows_B] > offset).sum()):
             if active < len(rows_B):  # the shorter documents have ended

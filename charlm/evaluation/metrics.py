@@ -3,9 +3,8 @@
     nats per character = summed nats / characters predicted;  bits = nats / ln 2;  perplexity = exp(nats per character)
 
 A character encoded as several byte pieces is one character; its loss is the sum over its pieces. Every character is
-predicted, the first of a text from the tokenizer's start id (a newline). The standard error of running text comes from
-the means of blocks of characters, because neighbouring characters are not independent: blocks of 1,000 characters if
-there are at least 20 of them, else of 100. That of documents comes from the documents. Shapes: N ids, U units.
+predicted, the first of a text from the tokenizer's start id (a newline). ``standard_errors`` has how much the mean
+varies. Shapes: N ids, U units.
 """
 
 from __future__ import annotations
@@ -18,16 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.errors import DataError
+from charlm.evaluation.standard_errors import DocumentError, SequenceError, Uncertainty, Units
 from charlm.tokenizer.protocol import Ids, Tokenizer
-
-_BLOCK_SIZE = 100
-_LONG_BLOCK_SIZE = 1000
-_MIN_LONG_BLOCKS = 20
-_MIN_UNITS = 5
-"""Minimum number of blocks or documents for a standard error."""
-
-Units = NDArray[np.float64]
-"""[2, U] the nats and the number of characters of consecutive units: characters (1 each) or documents."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,8 +35,8 @@ class Evaluation:
     """Characters that the training text does not have."""
     unknown_nats: float
     """Total loss of the unknown characters."""
-    standard_error: float | None
-    """Of ``nats_per_char``; None if the text is too short for one."""
+    uncertainty: Uncertainty | None
+    """Of ``nats_per_char``, for another text of the same kind; None if the text is too short for one."""
     documents: int = 0
     """0 for running text. The end markers of documents are counted as characters and bytes."""
     end_nats: float = 0.0
@@ -62,6 +53,16 @@ class Evaluation:
     @property
     def nats_per_char(self) -> float:
         return self.nats / self.characters
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of ``nats_per_char``; None if the text is too short for one."""
+        return None if self.uncertainty is None else self.uncertainty.standard_error
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95% interval of ``nats_per_char``."""
+        return None if self.uncertainty is None else self.uncertainty.interval(self.nats_per_char)
 
     @property
     def nats_per_known_char(self) -> float | None:
@@ -110,76 +111,10 @@ class Evaluation:
             "bits_per_byte": self.bits_per_byte,
             "perplexity": self.perplexity,
             "standard_error": self.standard_error,
+            "interval_95": self.interval,
+            "standard_error_is_rough": None if self.uncertainty is None else self.uncertainty.rough,
             "unknown_characters": self.unknown_characters,
         }
-
-
-class _RunningMoments:
-    """Mean and sum of squared deviations of numbers given in batches (Chan, Golub and LeVeque 1979)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean = self._squares = 0.0
-
-    def add(self, values: NDArray[np.float64]) -> None:
-        """Add ``values``, at least one."""
-        mean, total = float(values.mean()), self.count + len(values)
-        delta = mean - self._mean
-        self._squares += float(((values - mean) ** 2).sum()) + delta**2 * self.count * len(values) / total
-        self._mean += delta * len(values) / total
-        self.count = total
-
-    def standard_error(self) -> float:
-        """Of the mean, for independent numbers; needs at least two."""
-        return math.sqrt(self._squares / (self.count - 1) / self.count)
-
-
-class BlockStandardError:
-    """The standard error of the mean loss of characters, from the means of blocks of them, in constant memory."""
-
-    def __init__(self) -> None:
-        self._moments = {size: _RunningMoments() for size in (_BLOCK_SIZE, _LONG_BLOCK_SIZE)}
-        self._pending = {size: np.zeros(0) for size in self._moments}
-
-    def add(self, units: Units) -> None:
-        """Add the next characters, as ``Tally.add`` returns them."""
-        for size, moments in self._moments.items():
-            values = np.concatenate([self._pending[size], units[0]])
-            complete = len(values) // size * size
-            if complete:
-                moments.add(values[:complete].reshape(-1, size).mean(axis=1))
-            self._pending[size] = values[complete:]
-
-    def value(self, nats_per_char: float) -> float | None:
-        """In nats per character; None for fewer than five blocks. Does not depend on ``nats_per_char``."""
-        short, long = self._moments.values()
-        moments = long if long.count >= _MIN_LONG_BLOCKS else short
-        return moments.standard_error() if moments.count >= _MIN_UNITS else None
-
-
-class DocumentStandardError:
-    """The standard error of the mean loss of characters, from the sums of documents, in constant memory."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._characters = 0.0
-        self._squares = np.zeros((2, 2))
-
-    def add(self, units: Units) -> None:
-        """Add the next documents, as ``DocumentTally.add`` returns them."""
-        self._count += units.shape[1]
-        self._characters += float(units[1].sum())
-        self._squares += units @ units.T
-
-    def value(self, nats_per_char: float) -> float | None:
-        """Standard error of the ratio ``nats_per_char`` = total nats / total characters (Cochran 1977, 2.11).
-
-        None for fewer than five documents."""
-        if self._count < _MIN_UNITS:
-            return None
-        weights = np.array([1.0, -nats_per_char])
-        squares = max(0.0, float(weights @ self._squares @ weights))
-        return math.sqrt(squares * self._count / (self._count - 1)) / self._characters
 
 
 class Tally:
@@ -188,7 +123,7 @@ class Tally:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._pending: tuple[Ids, NDArray[np.float64]] = (np.zeros(0, np.int64), np.zeros(0))
-        self._error = BlockStandardError()
+        self._error = SequenceError()
         self._characters = self._predictions = self._bytes = self._unknown = 0
         self._nats = self._unknown_nats = 0.0
 
@@ -251,7 +186,7 @@ class DocumentTally:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._tally, self._error = Tally(tokenizer), DocumentStandardError()
+        self._tally, self._error = Tally(tokenizer), DocumentError()
         self._pending = np.zeros(2)  # nats and characters of the incomplete document
         self._count = 0
         self._end_nats = 0.0
@@ -285,7 +220,7 @@ class DocumentTally:
             evaluation,
             documents=self._count,
             end_nats=self._end_nats,
-            standard_error=self._error.value(evaluation.nats_per_char),
+            uncertainty=self._error.value(evaluation.nats_per_char),
         )
 
 
@@ -294,6 +229,6 @@ def make_tally(tokenizer: Tokenizer) -> Tally | DocumentTally:
     return Tally(tokenizer) if tokenizer.end_id is None else DocumentTally(tokenizer)
 
 
-def make_standard_error(tokenizer: Tokenizer) -> BlockStandardError | DocumentStandardError:
-    """The standard error for the units that the tally of ``tokenizer`` returns."""
-    return BlockStandardError() if tokenizer.end_id is None else DocumentStandardError()
+def make_error(tokenizer: Tokenizer) -> SequenceError | DocumentError:
+    """The uncertainty of the mean of the units that the tally of ``tokenizer`` returns."""
+    return SequenceError() if tokenizer.end_id is None else DocumentError()

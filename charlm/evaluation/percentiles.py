@@ -23,6 +23,7 @@ from charlm.corpus.prepared import Corpus, find_corpus
 from charlm.engine import Engine
 from charlm.errors import DataError, MissingInputError
 from charlm.evaluation.losses import batched_document_losses
+from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
 LEVELS = (0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 100.0)
@@ -117,13 +118,18 @@ def checkpoint_percentiles(checkpoint: Checkpoint, engine: Engine, tokenizer: To
 
 
 def measure_percentiles(
-    engine: Engine, tokenizer: Tokenizer, corpus: Corpus, stop: Callable[[], bool] = lambda: False
+    engine: Engine,
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    stop: Callable[[], bool] = lambda: False,
+    max_ids: int = MAX_IDS,
 ) -> Percentiles | None:
     """The percentiles of a model, measured on the validation text of ``corpus``, or on its test text without one.
 
-    None where these have fewer than ``MIN_DOCUMENTS``, where a loss is not finite, and once ``stop()`` is true.
+    At most ``max_ids`` ids are read. None where these have fewer than ``MIN_DOCUMENTS``, where a loss is not finite,
+    and once ``stop()`` is true.
     """
-    ids, ends = _held_out_documents(corpus, tokenizer)
+    ids, ends = _held_out_documents(corpus, tokenizer, max_ids)
     if len(ends) < MIN_DOCUMENTS:
         return None
 
@@ -138,8 +144,10 @@ def measure_percentiles(
         nats = batched_document_losses(engine, tokenizer.start_id, ids, ends, check).astype(np.float64)
     except StoppedError:
         return None
-    nats_D = np.diff(np.append(0.0, np.cumsum(nats))[np.append(0, ends)])
-    characters_D = np.diff(np.append(0, np.cumsum(tokenizer.starts_character[ids]))[np.append(0, ends)])
+    predicted = ~prefix_mask(tokenizer, ids)  # without the conditions
+    nats_D = np.diff(np.append(0.0, np.cumsum(nats * predicted))[np.append(0, ends)])
+    starts = tokenizer.starts_character[ids] & predicted
+    characters_D = np.diff(np.append(0, np.cumsum(starts))[np.append(0, ends)])
     return None if not np.isfinite(nats_D).all() else _grouped(nats_D / characters_D / math.log(2), characters_D)
 
 
@@ -159,10 +167,10 @@ def _grouped(bits_per_char_D: NDArray[np.float64], characters_D: NDArray[np.int6
     return Percentiles(tuple(groups))
 
 
-def _held_out_documents(corpus: Corpus, tokenizer: Tokenizer) -> tuple[Ids, NDArray[np.int64]]:
+def _held_out_documents(corpus: Corpus, tokenizer: Tokenizer, max_ids: int) -> tuple[Ids, NDArray[np.int64]]:
     """Ids of held-out documents, and the index after each; of running text, its lines without line ends."""
     split = "valid" if corpus.sizes["valid"].ids else "test"
-    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, MAX_IDS)).astype(np.int64)
+    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, max_ids)).astype(np.int64)
     if tokenizer.end_id is not None:
         ends = np.flatnonzero(ids == tokenizer.end_id) + 1
         return ids[: ends[-1] if len(ends) else 0], ends

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.corpus.conditions import values_of, without_prefixes
 from charlm.corpus.pieces import Piece
 from charlm.engine import Engine
 from charlm.engine.ensemble import log_softmax
 from charlm.errors import CharlmError
 from charlm.evaluation.losses import CHUNK, DOCUMENT_POOL, batched_document_losses
+from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer
 
 
@@ -38,6 +40,10 @@ class Scored(NamedTuple):
     """From 0, the place among the files that were read."""
     line: int | None = None
     """The line of the file on which the document begins, from 1; None for a document that is not from a file."""
+    kept: tuple[str, ...] = ()
+    """Of a row of a table, the cells of other columns that were asked for."""
+    given: str | None = None
+    """The condition of the document, for a model with conditions."""
 
     @property
     def bits_per_char(self) -> float:
@@ -115,8 +121,13 @@ def _score(engine: Engine, tokenizer: Tokenizer, documents: _Documents) -> list[
     codes, ends, places = documents
     ids, id_ends = encode_documents(tokenizer, codes, ends)
     nats = batched_document_losses(engine, tokenizer.start_id, ids, id_ends).astype(np.float64)
-    starts = tokenizer.starts_character[ids]
     numbers, lines, files = places.tolist()
+    starts, given = tokenizer.starts_character[ids], list[str | None]([None] * len(ends))
+    if tokenizer.separator_id is not None:
+        predicted = ~prefix_mask(tokenizer, ids)
+        nats, starts = nats * predicted, starts & predicted
+        given = [*values_of(Piece(codes, ends), tokenizer.kind)]
+        codes, ends, _ = without_prefixes(Piece(codes, ends))
     per_document = zip(
         numbers,
         _texts(tokenizer, codes, ends),
@@ -125,6 +136,8 @@ def _score(engine: Engine, tokenizer: Tokenizer, documents: _Documents) -> list[
         _sums(tokenizer.unknown(ids) & starts, id_ends).tolist(),
         files,
         (line or None for line in lines),
+        [()] * len(ends),
+        given,
         strict=True,
     )
     return [Scored(*values) for values in per_document]
@@ -176,15 +189,18 @@ class Surprisal(NamedTuple):
     """
 
 
-def surprisals(engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int = 5) -> Iterator[Surprisal]:
-    """One for each character of a document, which is read from the initial state.
+def surprisals(
+    engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int = 5, before: Sequence[Ids] = ()
+) -> Iterator[Surprisal]:
+    """One for each character of a document, which is read from the initial state, after the ids ``before``.
 
     ``ids`` include the end marker, if the tokenizer has one. ``count`` is the number of alternatives.
     """
     names = [tokenizer.decode(np.array([id_])) for id_ in range(tokenizer.vocabulary_size)]
     character: list[int] = []
     nats, alternatives = 0.0, list[tuple[str, float]]()
-    for target, log_V, best_C in _predictions(engine, tokenizer, ids, count):
+    predictions = _predictions(engine, tokenizer, np.concatenate([*before, ids]), count)
+    for target, log_V, best_C in itertools.islice(predictions, sum(map(len, before)), None):
         if character and not tokenizer.starts_character[target]:
             character.append(target)
             nats -= float(log_V[target])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from ctypes import c_double, c_int, c_int64, c_void_p
+from ctypes import c_double, c_float, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from charlm.errors import UsageError
 
 LIBRARY = "engine.so"
 """The library's file name, in the folder of this file. CMake uses it on Linux and macOS."""
-INTERFACE = 2
+INTERFACE = 3
 """What ``charlm_interface`` of a matching library returns (``kInterface`` in api.h)."""
 STORAGES = {"fp32": 0, "bf16": 1, "int8": 2}
 """``Storage`` in kernels.h."""
@@ -40,6 +40,16 @@ class Sampling(ctypes.Structure):
     _fields_ = [("temperature", c_double), ("top_k", c_int64), ("top_p", c_double), ("min_p", c_double)]
 
 
+class MuonBlock(ctypes.Structure):
+    """``CharlmMuonBlock`` in api.h: a block of columns of a weight matrix, its gradient and its momentum."""
+
+    _fields_ = [
+        *[(name, c_int64) for name in ("rows", "columns", "stride")],
+        *[(name, c_void_p) for name in ("gradient", "momentum", "weight")],
+        ("lr", c_float),
+    ]
+
+
 _INT, _SIZE, _POINTER = c_int, c_int64, c_void_p
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "charlm_interface": (_INT, []),
@@ -53,6 +63,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "charlm_recurrence_gradient": (None, [_POINTER, _INT, *[_SIZE] * 3, *[_POINTER] * 7, _INT]),
     "charlm_add_rows": (None, [_POINTER, _INT, _POINTER, _POINTER, _SIZE, _SIZE, _POINTER, _INT]),
     "charlm_weight_gradient": (_INT, [_POINTER, _INT, *[_SIZE] * 3, *[_POINTER] * 3, _INT]),
+    "charlm_muon_step": (_INT, [_POINTER, _INT, _SIZE, ctypes.POINTER(MuonBlock), c_float, c_float, _INT]),
     "charlm_model_create": (_POINTER, [_POINTER, _INT, _SIZE, _SIZE, *[_POINTER] * 4, _INT]),
     "charlm_model_destroy": (None, [_POINTER]),
     "charlm_model_forward": (_INT, [_POINTER, _SIZE, _SIZE, *[_POINTER] * 6, _INT]),
@@ -117,7 +128,10 @@ def _load(instruction_set: str) -> Library | Unavailable:
         raise UsageError(f"CHARLM_ISA is {instruction_set!r}; set it to one of {', '.join(INSTRUCTION_SETS)}")
     path = Path(__file__).with_name(LIBRARY)
     if not path.exists():
-        return Unavailable("the native engine was not built when charlm was installed (no C++ compiler?)")
+        return Unavailable(
+            f"there is no native engine in {path.parent}: there was no C++ compiler when charlm was installed, or "
+            "these are its sources and not the installed package"
+        )
     try:
         functions = ctypes.CDLL(str(path))
         functions.charlm_interface.restype = _INT

@@ -22,7 +22,7 @@ class Model;
 }  // namespace charlm
 
 // Increase it with every change of this interface, so that Python rejects a library that does not match.
-constexpr int kInterface = 2;
+constexpr int kInterface = 3;
 
 CHARLM_API int charlm_interface();
 // The kernels for the instruction set `name`, or for the best available one if `name` is empty. Null if this processor
@@ -59,6 +59,19 @@ CHARLM_API void charlm_add_rows(const charlm::Kernels*, int storage, const void*
 // of 64.
 CHARLM_API int charlm_weight_gradient(const charlm::Kernels*, int storage, int64_t N, int64_t inputs, int64_t columns,
                                       const void* x, const void* d_gates, float* gradient, int threads);
+// A block of columns of a weight matrix: `weight`, its gradient and its momentum are arrays [rows][stride], of which
+// the block is the first `columns`.
+struct CharlmMuonBlock {
+  int64_t rows, columns, stride;
+  const float* gradient;
+  float* momentum;
+  float* weight;
+  float lr;
+};
+// A step of Muon: updates the momentum, orthogonalizes it, and sets weight = (1 - decay) * weight - lr * update, for
+// each block by itself. `storage` is the type of the factors of all products. Blocks are distributed over threads.
+CHARLM_API int charlm_muon_step(const charlm::Kernels*, int storage, int64_t count, const CharlmMuonBlock*,
+                                float momentum, float decay, int threads);
 
 // Inference.
 

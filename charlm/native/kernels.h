@@ -58,7 +58,8 @@ struct RecurrenceGradient {
   void* d_gates = nullptr;                     // [T][B][G] output
 };
 
-// The gradient of a weight matrix: gradient[k][g] = sum over n of x[n][k] * d_gates[n][g].
+// The gradient of a weight matrix: gradient[k][g] = sum over n of x[n][k] * d_gates[n][g]. As a product of any
+// matrices, x^T d_gates, it also serves the orthogonalization of updates (orthogonalization.cpp).
 //
 // The sum runs over rows, but `dot` needs the numbers of a word to be terms of one sum. Rows are therefore interleaved
 // into words (see storage.h), kChunkRows rows at a time. All columns need x, so it is interleaved beforehand.
@@ -124,8 +125,10 @@ struct Kernels {
                       long last_column);
   // Interleaves x [N][columns] for WeightGradient, which must belong to the same table: AMX has an order of its own.
   void (*interleave[2])(const void* x, long N, long columns, void* words, long first_chunk, long last_chunk);
-  // Blocks are of four vectors of columns. `scratch` holds kChunkRows rows of one block.
-  void (*weight_gradient[2])(const WeightGradient&, void* scratch, long first_block, long last_block);
+  // Blocks are of four vectors of columns. `scratch` holds kChunkRows rows of one block. The first input is a multiple
+  // of kUnitPadding.
+  void (*weight_gradient[2])(const WeightGradient&, void* scratch, long first_block, long last_block, long first_input,
+                             long last_input);
   // Units are counted in vectors.
   void (*cell_step[3])(const CellStep&, long first_row, long last_row, long first_unit, long last_unit);
   void (*affine[3])(const Affine&, long first_row, long last_row, long first_block, long last_block);

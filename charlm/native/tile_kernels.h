@@ -210,11 +210,13 @@ void interleave_on_tiles(const void* x, long N, long columns, void* tiles, long 
   }
 }
 
-void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long first_block, long last_block) {
-  if (args.inputs % kTileRows) return weight_gradient<Bf16>(args, scratch, first_block, last_block);
+void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long first_block, long last_block,
+                              long first_input, long last_input) {
+  if (args.inputs % kTileRows)
+    return weight_gradient<Bf16>(args, scratch, first_block, last_block, first_input, last_input);
   Tiles tiles;
   auto* d_words = static_cast<uint16_t*>(scratch);
-  for (long k = 0; k < args.inputs; ++k)
+  for (long k = first_input; k < last_input; ++k)
     memset(args.gradient + k * args.columns + first_block * kBlockColumns, 0,
            size_t((last_block - first_block) * kBlockColumns) * sizeof(float));
   for (long begin = 0; begin < args.N; begin += kChunkRows) {
@@ -229,7 +231,7 @@ void weight_gradient_on_tiles(const WeightGradient& args, void* scratch, long fi
                      2 * w < rows ? interleave_two_rows(first, 2 * w + 1 < rows ? first + args.columns : nullptr)
                                   : broadcast_int(0));
         }
-      for (long input = 0; input < args.inputs; input += kTileRows) {
+      for (long input = first_input; input < last_input; input += kTileRows) {
         float* sums = args.gradient + input * args.columns + block * kBlockColumns;
         load_sums(sums, args.columns);
         multiply_tiles(x + input * steps * kTileInputs, kTileInputs, kTileRows * kTileInputs, steps, d_words);

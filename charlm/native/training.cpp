@@ -109,7 +109,7 @@ int charlm_weight_gradient(const Kernels* kernels, int storage, int64_t N, int64
     const long blocks = columns / block, parts = blocks < threads ? blocks : threads;
     run_tasks(int(parts), [&](int part) {
       kernels->weight_gradient[storage](args, scratch.data(size_t(part) * scratch_bytes), blocks * part / parts,
-                                        blocks * (part + 1) / parts);
+                                        blocks * (part + 1) / parts, 0, inputs);
     });
   });
 }

@@ -295,10 +295,11 @@ struct GradientBlock {
 };
 
 template <class S>
-void weight_gradient(const WeightGradient& args, void* scratch, long first_block, long last_block) {
+void weight_gradient(const WeightGradient& args, void* scratch, long first_block, long last_block, long first_input,
+                     long last_input) {
   using Value = typename S::Value;
   auto* d_words = static_cast<Value*>(scratch);
-  for (long k = 0; k < args.inputs; ++k)
+  for (long k = first_input; k < last_input; ++k)
     memset(args.gradient + k * args.columns + first_block * kGates * kLanes, 0,
            size_t((last_block - first_block) * kGates * kLanes) * sizeof(float));
   for (long begin = 0; begin < args.N; begin += kChunkRows) {
@@ -307,7 +308,7 @@ void weight_gradient(const WeightGradient& args, void* scratch, long first_block
     for (long block = first_block; block < last_block; ++block) {
       interleave_rows<S>(static_cast<const Value*>(args.d_gates) + begin * args.columns + block * kGates * kLanes, rows,
                          args.columns, kGates * kLanes, d_words, kGates * kLanes);
-      for_row_blocks(0, args.inputs, GradientBlock<S>{args, x, d_words, word_count<S>(rows), block});
+      for_row_blocks(first_input, last_input, GradientBlock<S>{args, x, d_words, word_count<S>(rows), block});
     }
   }
 }

@@ -19,6 +19,7 @@ class ByteTokenizer:
     vocabulary_size = 256
     start_id = 0x0A
     end_id = None
+    separator_id = None
     document_kind = None
     document_start = None
     normalization = "none"

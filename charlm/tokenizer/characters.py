@@ -33,6 +33,7 @@ class CharTokenizer:
 
     kind = "char"
     end_id = None
+    separator_id = None
     document_kind = None
     document_start = None
     has_byte_fallback = True

@@ -24,7 +24,11 @@ def load_tokenizer(description: Any, model: bytes | None) -> Tokenizer:
         return inner
     if not isinstance(document_kind, str) or document_kind not in DOCUMENT_SEPARATORS:
         raise DataError(f"config.json has documents {document_kind!r:.40}, unknown to this charlm; update charlm")
-    return DocumentTokenizer(inner, document_kind, _start(description) if document_kind == "start" else None)
+    start = _start(description) if document_kind == "start" else None
+    has_separator = description.get("separator", False)
+    if not isinstance(has_separator, bool):
+        raise DataError("config.json: the tokenizer's separator is not true or false; restore it from a backup")
+    return DocumentTokenizer(inner, document_kind, has_separator, start)
 
 
 def _start(description: Any) -> str:

@@ -11,7 +11,7 @@ from charlm.tokenizer.protocol import Tokenizer
 
 
 def matching_ids(old: Tokenizer, new: Tokenizer) -> NDArray[np.int64]:
-    """[N, 2] pairs (old id, new id) of the same character, byte piece or document boundary.
+    """[N, 2] pairs (old id, new id) of the same character, byte piece, document boundary or separator.
 
     Both tokenizers have the same ``kind``.
     """
@@ -20,9 +20,10 @@ def matching_ids(old: Tokenizer, new: Tokenizer) -> NDArray[np.int64]:
         pairs = _matching_characters(old_inner, new_inner)
     else:
         pairs = np.repeat(np.arange(256)[:, None], 2, axis=1)
-    if old.end_id is None or new.end_id is None:
-        return pairs
-    return np.vstack([pairs, [(old.end_id, new.end_id)]])
+    for old_id, new_id in ((old.end_id, new.end_id), (old.separator_id, new.separator_id)):
+        if old_id is not None and new_id is not None:
+            pairs = np.vstack([pairs, [(old_id, new_id)]])
+    return pairs
 
 
 def _without_boundary(tokenizer: Tokenizer) -> Tokenizer:

@@ -17,10 +17,15 @@ Ids = NDArray[Any]
 Codes = NDArray[Any]
 """[N] code points of characters, or byte values."""
 
+SEPARATOR_CODE = 0x110000
+"""In codes, the end of a document's condition (see ``conditions``): the number after the last code point."""
+
 DOCUMENT_KINDS = ("lines", "blank-lines", "files")
-"""What a document may be, besides what begins where a regular expression is found (the kind "start")."""
-DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n", "start": "\n"}
-"""Document kind -> what is written between two documents of that kind."""
+"""What a document of a plain text may be, besides what begins where a regular expression is found (the kind "start").
+
+The documents of a table are its rows (the kind "rows")."""
+DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n", "start": "\n", "rows": "\n"}
+"""Document kind -> what is written between two documents of that kind; see ``document_separator``."""
 
 
 class Constraint(NamedTuple):
@@ -65,6 +70,11 @@ class Tokenizer(Protocol):
     @property
     def end_id(self) -> int | None:
         """The id that ends a document: the boundary. None for continuous text."""
+        ...
+
+    @property
+    def separator_id(self) -> int | None:
+        """The id that ends the condition of a document; None for a model without conditions."""
         ...
 
     @property
@@ -131,6 +141,14 @@ class Tokenizer(Protocol):
     def description(self) -> dict[str, Any]:
         """The JSON values of the tokenizer in config.json, in addition to ``to_bytes``."""
         ...
+
+
+def document_separator(tokenizer: Tokenizer) -> str:
+    """What is written between two documents of a model. Empty for continuous text."""
+    kind = tokenizer.document_kind
+    if kind == "rows" and tokenizer.constraint().allowed_SV[0, tokenizer.encode("\n")[0]]:
+        kind = "files"  # a cell may hold line ends
+    return "" if kind is None else DOCUMENT_SEPARATORS[kind]
 
 
 def id_dtype(vocabulary_size: int) -> np.dtype[Any]:

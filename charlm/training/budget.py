@@ -1,66 +1,87 @@
 """The budget of a training: how many ids it will read, estimated before it starts. The recipe depends on it.
 
-The estimate is rough, but always the same on one machine, so that the same options give the same recipe.
+Steps and epochs need no estimate, so that they give the same recipe on every machine. For a time the estimate comes
+from the speed that this machine was measured to have (``speed.py``), rounded so coarsely that it is usually the same
+when the training is repeated.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from charlm.config import ModelConfig
-from charlm.system.cores import cores
+from charlm.config import MAX_VALIDATION_IDS, ModelConfig, TrainingConfig
+from charlm.training.validation_text import compared_ids
 
 EPOCHS_WITHOUT_LIMIT = 30.0
 """Assumed for a training that runs until the validation loss stops improving."""
-_CPU_MACS_PER_SECOND = {
-    ("amx", "bf16"): 2e10,
-    ("amx", "fp32"): 1e10,
-    ("avx512_bf16", "bf16"): 6e10,
-    ("avx512_bf16", "fp32"): 3e10,
-    ("avx512", "fp32"): 3e10,
-}
-"""Multiply-accumulates of the forward pass per second and thread, the backward pass included in the time; by
-instruction set and precision. AMX was measured on a Xeon whose cores were shared with others: 1.7e10 to 3.2e10."""
-_OTHER_CPU_MACS_PER_SECOND = 8e9
-"""Of AVX2, in the native engine or in torch; assumed for all other CPUs."""
-_CPU_SECONDS_PER_ID = 6e-6
-"""Further time of a thread for each id."""
-_GPU_MACS_PER_SECOND = 8e12
-"""Of an H200, with two layers of 512 and 128 streams."""
+TRAINING_SHARE = 0.9
+"""Of a time limit. The rest is for measuring the speed, evaluations and saving."""
+MAX_EVALUATION_SHARE = 0.05
+"""Of a time limit, for one evaluation."""
+MIN_VALIDATION_IDS = 1 << 10
+_MIN_EVALUATION_SECONDS = 1e-3
+_INTERVAL = 12
+"""The time between evaluations, as a multiple of the time of one."""
+_WARM_UP_IDS = 1.25
+"""Ids that parallel streams of an evaluation read for each id that they predict; see ``stream_losses``."""
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The hardware. ``device`` is cpu, cuda or mps; ``instruction_set`` is the native engine's, "" without it."""
+class TrainingSpeed:
+    """A training step takes ``per_step`` seconds and ``per_id`` seconds for each of its ids."""
 
-    device: str
-    precision: str
-    instruction_set: str
-    threads: int | None
+    per_step: float
+    per_id: float
 
-    def ids_per_second(self, model: ModelConfig) -> float:
-        """How many ids per second ``model`` can train on."""
-        widths = model.layer_widths()
-        # The input of the first layer is a table lookup.
-        layers = sum(4 * width * width for _, width in widths) + sum(4 * w * width_in for width_in, w in widths[1:])
-        macs = layers + model.vocabulary_size * model.embedding
-        if self.device != "cpu":
-            return _GPU_MACS_PER_SECOND / macs
-        threads = cores() if self.threads is None else max(1, min(self.threads, cores()))
-        macs_per_second = _CPU_MACS_PER_SECOND.get((self.instruction_set, self.precision), _OTHER_CPU_MACS_PER_SECOND)
-        return threads / (macs / macs_per_second + _CPU_SECONDS_PER_ID)
+    def ids_per_second(self, ids_per_step: int) -> float:
+        """Ids per second in steps of ``ids_per_step``, rounded."""
+        return rounded_speed(ids_per_step / (self.per_step + self.per_id * ids_per_step))
+
+
+@dataclass(frozen=True)
+class EvaluationSpeed:
+    """Seconds per id of the loss, and per id of the comparison of precisions, which takes ``fixed`` seconds more."""
+
+    per_id: float
+    per_compared_id: float
+    fixed: float = 0.0
+
+    def seconds(self, ids: int, max_ids: int) -> float:
+        """Of an evaluation that reads ``ids``, at most ``max_ids``."""
+        compared = min(ids or max_ids, compared_ids(max_ids))
+        return self.fixed + _WARM_UP_IDS * self.per_id * ids + self.per_compared_id * compared
+
+
+class Speedometer(Protocol):
+    """Measures the speed of models on this machine. The same question gets the same answer."""
+
+    def training(self, model: ModelConfig, config: TrainingConfig) -> TrainingSpeed:
+        """How fast ``model`` trains with the optimizer, precision, device, threads and batch of ``config``."""
+        ...
+
+    def evaluation(self, model: ModelConfig, config: TrainingConfig) -> EvaluationSpeed:
+        """How fast ``model`` is evaluated during a training with ``config``."""
+        ...
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The limit of a training: at most one of ``steps``, ``epochs`` and ``seconds`` is set."""
+    """The limit of a training: at most one of ``steps``, ``epochs`` and ``seconds`` is set.
+
+    ``speed`` measures how fast a model trains; it is called only for a limit in seconds.
+    """
 
     train_ids: int
     ids_per_step: int
     steps: int | None
     epochs: int | None
     seconds: float | None
-    machine: Machine
+    device: str
+    """cpu, cuda or mps."""
+    speed: Callable[[ModelConfig], TrainingSpeed]
 
     def estimated_ids(self, model: ModelConfig) -> float:
         """How many ids ``model`` will be trained on, repetitions counted."""
@@ -69,7 +90,7 @@ class Budget:
         if self.epochs is not None:
             return self.epochs * self.train_ids
         if self.seconds is not None:
-            return self.seconds * self.machine.ids_per_second(model)
+            return TRAINING_SHARE * self.seconds * self.ids_per_second(model)
         return EPOCHS_WITHOUT_LIMIT * self.train_ids
 
     def estimated_epochs(self, model: ModelConfig) -> float:
@@ -79,3 +100,37 @@ class Budget:
     def estimated_steps(self, model: ModelConfig) -> float:
         """How many optimizer steps ``model`` will be trained for."""
         return self.estimated_ids(model) / max(1, self.ids_per_step)
+
+    def ids_per_second(self, model: ModelConfig) -> float:
+        """The measured speed of ``model`` in steps of this size, rounded."""
+        return self.speed(model).ids_per_second(self.ids_per_step)
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Evaluations that fit into a time limit: each reads at most ``max_ids`` and takes about ``seconds``."""
+
+    max_ids: int
+    seconds: float
+
+    @property
+    def interval(self) -> float:
+        """The least time between two of them in seconds."""
+        return _INTERVAL * self.seconds
+
+
+def plan_evaluations(speed: EvaluationSpeed, validation_ids: int, limit: float) -> EvaluationPlan:
+    """As many of ``validation_ids`` as an evaluation can read in a small share of ``limit`` seconds."""
+
+    def seconds(max_ids: int) -> float:
+        return max(_MIN_EVALUATION_SECONDS, speed.seconds(min(validation_ids, max_ids), max_ids))
+
+    max_ids = MAX_VALIDATION_IDS
+    while max_ids > MIN_VALIDATION_IDS and seconds(max_ids) > MAX_EVALUATION_SHARE * limit:
+        max_ids //= 2
+    return EvaluationPlan(max_ids, 1.0 / rounded_speed(1.0 / seconds(max_ids)))
+
+
+def rounded_speed(value: float) -> float:
+    """``value`` rounded to a power of the square root of 2: speeds of one machine differ by less from time to time."""
+    return float(2.0 ** (round(2 * math.log2(value)) / 2))

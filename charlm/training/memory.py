@@ -9,7 +9,7 @@ from __future__ import annotations
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.errors import OutOfMemoryError
 
-_OPTIMIZER_COPIES = {"adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 1}
+_OPTIMIZER_COPIES = {"muon": 1, "adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 1}
 
 
 def training_bytes(model: ModelConfig, training: TrainingConfig, ids: int) -> int:

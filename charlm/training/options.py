@@ -56,12 +56,20 @@ class DropoutOptions(TypedDict, total=False):
 class OptimizationOptions(TypedDict, total=False):
     """How the weights are trained: fields of ``TrainingConfig``."""
 
-    optimizer: Annotated[str | None, Option("adamw, adam, sgd or rmsprop.", "adamw", "adamw")]
+    optimizer: Annotated[str | None, Option("muon, adamw, adam, sgd or rmsprop.", "muon", "muon")]
     lr: Annotated[float | None, Option("Learning rate.", "by optimizer, corpus and budget")]
-    weight_decay: Annotated[float | None, Option("Weight decay on matrices.", "by corpus and budget for adamw, else 0")]
+    momentum: Annotated[float | None, Option("Momentum of muon and sgd.", "0.9, or 0.8 for muon and few steps")]
+    beta2: Annotated[
+        float | None, Option("Decay of the second moments of adamw and adam, and of the embedding's under muon.", "0.9")
+    ]
+    weight_decay: Annotated[
+        float | None, Option("Weight decay on matrices.", "by corpus and budget for muon and adamw, else 0")
+    ]
     clip: Annotated[float | None, Option("Clip the gradient norm to this value; inf disables clipping.", "1")]
     schedule: Annotated[str | None, Option("plateau, cosine or constant.", "plateau", "cosine")]
-    warmup: Annotated[int | None, Option("Steps of linear warm-up.", "100, at most a fifth of all steps")]
+    warmup: Annotated[
+        int | None, Option("Steps of linear warm-up.", "100, at most a fifth; with --time, a share of the time")
+    ]
     batch: Annotated[int | None, Option("Number of parallel streams.", "by corpus and device")]
     bptt: Annotated[int | None, Option("Characters per chunk.", "at most 128, by budget")]
     bptt_jitter: Annotated[float | None, Option("Shift chunk borders by up to this fraction of --bptt.", "0")]
@@ -79,9 +87,12 @@ class ResumeOptions(TypedDict, total=False):
 
     epochs: Annotated[int | None, Option("Stop after this many epochs.")]
     steps: Annotated[int | None, Option("Stop after this many steps.")]
-    time: Annotated[str | None, Option("Stop after 90s, 10m or 2h in total, evaluations included.", "", "10m")]
+    time: Annotated[
+        str | None,
+        Option("Stop after 90s, 10m or 2h in total, counted from the prepared text to the last saved file.", "", "10m"),
+    ]
     save_every: Annotated[str | int | None, Option("Steps, or a time such as 20s, between saves.", "60s", "20s")]
-    threads: Annotated[int | None, Option("CPU threads.", "all cores", "", 1, 1024)]
+    threads: Annotated[int | None, Option("CPU threads.", "all cores, at most one for 4 streams", "", 1, 1024)]
 
 
 class TrainingOptions(ShapeOptions, DropoutOptions, OptimizationOptions, ResumeOptions, total=False):

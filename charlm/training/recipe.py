@@ -1,8 +1,9 @@
 """The recipe: every option that the user leaves open, chosen from the corpus, the device and the budget.
 
 ``validate`` finds contradictions among the options without a corpus, ``resolve`` chooses the rest. The number of epochs
-that the budget allows sets the regularization. Chunk length, learning rate, dropouts, weight decay and schedule were
-measured on two CPU cores; the other choices are judgement (docs/explanation/defaults.md).
+that the budget allows sets the regularization. Only for a time limit do choices depend on the machine's speed, which is
+measured. Chunk length, learning rate, dropouts, weight decay and schedule were measured on two CPU cores; the other
+choices are judgement (docs/explanation/defaults.md).
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from charlm.config import ModelConfig, TrainingConfig, parse_duration
+from charlm.config import MAX_VALIDATION_IDS, ModelConfig, TrainingConfig, parse_duration
 from charlm.corpus.prepared import SplitSize
 from charlm.errors import UsageError
-from charlm.training.budget import Budget, Machine
+from charlm.training.budget import Budget, EvaluationPlan, Speedometer, TrainingSpeed, plan_evaluations
 from charlm.training.options import DropoutOptions, ShapeOptions, TrainingOptions, command_line_name, definitions
 
 SIZES = {
@@ -28,17 +29,21 @@ SIZES = {
 }
 """Name -> layers, hidden, embedding."""
 
-LEARNING_RATES = {"adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
+LEARNING_RATES = {"muon": 1e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 """For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""
+_OPTIMIZER, _BETA2 = "muon", 0.9
+_MOMENTUM, _MOMENTUM_OF_FEW_STEPS, _FEW_STEPS = 0.9, 0.8, 1000
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
+_MUON_STEPS_AT_FULL_LR, _MUON_LR_EXPONENT, _MUON_EPOCHS_AT_FULL_LR = 400, 0.75, 4
 _WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
 _EPOCHS_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
 _DROPOUT_PER_DOUBLING, _MAX_DROPOUT = 0.12, 0.5
 _MIN_IDS_FOR_TWO_LAYERS = 10_000_000
 _CHUNK_LENGTHS = ((600, 128), (200, 64), (0, 32))
 """(minimum number of steps with chunks of 128, chunk length)."""
-MAX_VALIDATION_IDS = 1 << 17
-"""Evaluations during training read at most this many ids of the validation text; ``charlm eval`` reads all of it."""
+_MIN_TIMED_STEPS, _MIN_CHUNK_LENGTH, _MIN_DOCUMENT_BATCH = 100, 8, 4
+"""For a time limit on a slow machine, chunks are halved down to this length, or batches of documents down to this size,
+until that many steps are possible: 100 steps of 8 characters gave 2.27 nats where 25 of 32 gave 2.55."""
 
 _SHAPE = tuple(name for name in definitions(ShapeOptions) if name != "size")
 _DROPOUTS = tuple(definitions(DropoutOptions))
@@ -47,11 +52,15 @@ _TRAINING = definitions(TrainingOptions).keys() & {field.name for field in datac
 
 @dataclass(frozen=True)
 class Recipe:
-    """The complete configuration; ``reasons`` describes the automatic choices in words."""
+    """The complete configuration; ``reasons`` describes the automatic choices in words.
+
+    ``evaluation_seconds`` is how long an evaluation is expected to take; 0 where that was not measured.
+    """
 
     model: ModelConfig
     training: TrainingConfig
     reasons: list[str]
+    evaluation_seconds: float = 0.0
 
 
 def validate(options: TrainingOptions, *, documents: bool, architecture: ModelConfig | None = None) -> None:
@@ -89,13 +98,12 @@ def resolve(
     *,
     device: str,
     precision: str,
-    instruction_set: str,
+    speedometer: Speedometer | None = None,
     architecture: ModelConfig | None = None,
 ) -> Recipe:
     """Choose what ``options`` leave open. ``architecture`` fixes the network's shape (weights from a checkpoint).
 
-    ``instruction_set`` is the native engine's instruction set (empty without it), used to estimate CPU speed, and so
-    the number of steps in a time budget.
+    ``speedometer`` measures the models that may be chosen; it is used, and needed, only with a time limit.
 
     Raises ``UsageError`` for options that contradict one another.
     """
@@ -103,21 +111,42 @@ def resolve(
     reasons: list[str] = []
     kind = device.partition(":")[0]
     chunks = _chunks(options, train.ids, kind)
-    machine = Machine(kind, precision, instruction_set, options.get("threads"))
-    budget = _budget(options, train.ids, math.prod(chunks.values()), machine)
+    measured = _training(options, valid.ids, kind, 0.0, {**chunks, "device": device, "precision": precision})
+
+    def speed(model: ModelConfig) -> TrainingSpeed:
+        assert speedometer is not None, "a time limit needs a speedometer"
+        return speedometer.training(dataclasses.replace(model, **_given(options, _DROPOUTS)), measured)
+
+    budget = Budget(
+        train.ids,
+        math.prod(chunks.values()),
+        options.get("steps"),
+        options.get("epochs"),
+        _seconds(options),
+        kind,
+        speed,
+    )
     shape = _shape(options, train.characters, vocabulary_size, architecture, budget, reasons)
     plain = ModelConfig(vocabulary_size, **shape)
     limited = options.get("time") is not None or options.get("epochs") is not None
     if limited and options.get("bptt") is None and not train.documents:
-        chunks = _chunks(options, train.ids, kind, _chunk_length(budget.estimated_steps(plain), reasons))
-        budget = _budget(options, train.ids, math.prod(chunks.values()), machine)
+        chunks = _chunks(options, train.ids, kind, _chunk_length(plain, budget, reasons))
+    elif budget.seconds is not None and options.get("batch") is None and train.documents:
+        chunks["batch"] = _document_batch(chunks["batch"], budget.estimated_steps(plain), reasons)
+    budget = dataclasses.replace(budget, ids_per_step=math.prod(chunks.values()))
     regularization = _regularization(options, plain, budget, reasons)
     dropouts = {name: regularization.pop(name) for name in _DROPOUTS}
     fixed: dict[str, Any] = {**chunks, **regularization, "device": device, "precision": precision}
     if train.documents:
         fixed["state_reset"] = 0.0
     training = _training(options, valid.ids, kind, budget.estimated_steps(plain), fixed)
-    return Recipe(ModelConfig(vocabulary_size, **shape, **dropouts), training, reasons)
+    model = ModelConfig(vocabulary_size, **shape, **dropouts)
+    if budget.seconds is None:
+        return Recipe(model, training, reasons)
+    assert speedometer is not None, "a time limit needs a speedometer"
+    plan = plan_evaluations(speedometer.evaluation(plain, measured), valid.ids, budget.seconds)
+    training = _timed(options, training, budget.estimated_steps(plain), budget.ids_per_second(plain), plan)
+    return Recipe(model, training, reasons, plan.seconds)
 
 
 def _given(options: Mapping[str, object], names: Collection[str]) -> dict[str, Any]:
@@ -131,7 +160,7 @@ def _refuse_stream_options(options: TrainingOptions, documents: bool) -> None:
     }
     for name, reason in reasons.items():
         if documents and _given(options, (name,)).get(name):
-            raise UsageError(f"{command_line_name(name)} has no effect with --documents, {reason}; leave it out")
+            raise UsageError(f"{command_line_name(name)} has no effect on documents, {reason}; leave it out")
 
 
 # ----------------------------------------------------------------------------------------------- chunks and budget
@@ -145,22 +174,31 @@ def _chunks(options: TrainingOptions, ids: int, device: str, length: int = Train
     return {"batch": max_batch if batch is None else batch, "bptt": bptt}
 
 
-def _chunk_length(steps: float, reasons: list[str]) -> int:
-    """128, or less if the budget allows only few ``steps`` of that length: shorter chunks give more steps."""
+def _chunk_length(model: ModelConfig, budget: Budget, reasons: list[str]) -> int:
+    """128, or less if the budget allows only few steps of that length: shorter chunks give more steps."""
+    steps = budget.estimated_steps(model)
     length = next(length for min_steps, length in _CHUNK_LENGTHS if steps >= min_steps)
+    if budget.seconds is not None:
+        while length > _MIN_CHUNK_LENGTH and steps * TrainingConfig.bptt / length < _MIN_TIMED_STEPS:
+            length //= 2
     if length != TrainingConfig.bptt:
         reasons.append(f"--bptt {length}, because {TrainingConfig.bptt} would allow only {_about(steps)} steps")
     return length
 
 
-def _budget(options: TrainingOptions, train_ids: int, ids_per_step: int, machine: Machine) -> Budget:
-    seconds = _seconds(options)
-    return Budget(train_ids, ids_per_step, options.get("steps"), options.get("epochs"), seconds, machine)
-
-
 def _seconds(options: TrainingOptions) -> float | None:
     time = options.get("time")
     return None if time is None else parse_duration(time)
+
+
+def _document_batch(batch: int, steps: float, reasons: list[str]) -> int:
+    """``batch``, or less if the time allows only few ``steps``."""
+    smaller = batch
+    while smaller // 2 >= _MIN_DOCUMENT_BATCH and steps * batch / smaller < _MIN_TIMED_STEPS:
+        smaller //= 2
+    if smaller != batch:
+        reasons.append(f"--batch {smaller}, because {batch} would allow only {_about(steps)} steps")
+    return smaller
 
 
 # -------------------------------------------------------------------------------------------------------- size
@@ -181,7 +219,7 @@ def _shape(
     if size is None:
         size = _automatic_size(characters, vocabulary_size, budget)
     if not _given(options, ("size", *_SHAPE)):
-        reasons.append(f"--size {size} for {characters:,} characters on {budget.machine.device}")
+        reasons.append(f"--size {size} for {characters:,} characters on {budget.device}")
     return _shape_of(size, options)
 
 
@@ -209,7 +247,7 @@ def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> st
         return "tiny"
     if characters < 300_000:
         return "small"
-    if budget.machine.device != "cpu":
+    if budget.device != "cpu":
         return "large" if characters < 20_000_000 else "huge"
     # Two layers reach a lower loss, but only if there is time to read much of the text.
     large = ModelConfig(vocabulary_size, **_shape_of("large"))
@@ -222,11 +260,11 @@ def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> st
 def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget, reasons: list[str]) -> dict[str, Any]:
     """Learning rate by the number of steps; weight decay and dropouts by the number of epochs."""
     epochs, steps = budget.estimated_epochs(model), budget.estimated_steps(model)
-    optimizer = options.get("optimizer") or "adamw"
+    optimizer = options.get("optimizer") or _OPTIMIZER
     dropout = _dropout(epochs, steps)
     chosen = {
-        "lr": _learning_rate(optimizer, model.hidden, steps),
-        "weight_decay": _weight_decay(epochs) if optimizer == "adamw" else 0.0,
+        "lr": _learning_rate(optimizer, model.hidden, steps, epochs),
+        "weight_decay": _weight_decay(epochs) if optimizer in ("muon", "adamw") else 0.0,
         **({"dropout_hidden": dropout} if model.layers > 1 else {}),
         "dropout_output": dropout,
     }
@@ -239,9 +277,13 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
     return {**dict.fromkeys(_DROPOUTS, 0.0), **chosen, **given}
 
 
-def _learning_rate(optimizer: str, hidden: int, steps: float) -> float:
-    lr = LEARNING_RATES.get(optimizer, LEARNING_RATES["adamw"]) * min(1.0, 512 / hidden)
+def _learning_rate(optimizer: str, hidden: int, steps: float, epochs: float) -> float:
+    """By the number of steps. Where a text is read only a few times, the rate of Muon falls earlier."""
+    lr = LEARNING_RATES.get(optimizer, LEARNING_RATES[_OPTIMIZER]) * min(1.0, 512 / hidden)
     factor = (_STEPS_AT_FULL_LR / max(_STEPS_AT_FULL_LR, steps)) ** _LR_EXPONENT
+    if optimizer == "muon":
+        few_epochs_factor = (_MUON_STEPS_AT_FULL_LR / max(_MUON_STEPS_AT_FULL_LR, steps)) ** _MUON_LR_EXPONENT
+        factor *= min(1.0, max(few_epochs_factor, epochs / _MUON_EPOCHS_AT_FULL_LR))
     return _rounded(lr * max(factor, _MIN_LR_FACTOR))
 
 
@@ -270,8 +312,11 @@ def _training(
     options: TrainingOptions, valid_ids: int, device: str, steps: float, fixed: dict[str, Any]
 ) -> TrainingConfig:
     ids_per_step = max(1, fixed["batch"] * fixed["bptt"])
+    optimizer = options.get("optimizer") or _OPTIMIZER
     chosen = {
-        "optimizer": "adamw",
+        "optimizer": optimizer,
+        "momentum": _MOMENTUM_OF_FEW_STEPS if optimizer == "muon" and steps < _FEW_STEPS else _MOMENTUM,
+        "beta2": _BETA2,
         "average": "ema",
         "eval_every": _automatic_eval_every(min(valid_ids, MAX_VALIDATION_IDS), ids_per_step, device),
         # At most a fifth of a short training, whichever option limits it.
@@ -283,8 +328,26 @@ def _training(
 
 def _automatic_eval_every(validation_ids: int, ids_per_step: int, device: str) -> int:
     """Steps between evaluations: about a twentieth of the time if evaluating an id costs a third of training on it."""
-    min_steps = 100 if device == "cpu" else 500
-    return max(min_steps, math.ceil(6 * validation_ids / ids_per_step))
+    return max(_min_eval_every(device), math.ceil(6 * validation_ids / ids_per_step))
+
+
+def _min_eval_every(device: str) -> int:
+    return 100 if device == "cpu" else 500
+
+
+def _timed(
+    options: TrainingOptions, training: TrainingConfig, steps: float, ids_per_second: float, plan: EvaluationPlan
+) -> TrainingConfig:
+    """``training`` for a time limit that is estimated to allow ``steps``, with evaluations as in ``plan``."""
+    changes: dict[str, Any] = {"ids_per_second": ids_per_second, "validation_ids": plan.max_ids}
+    if options.get("eval_every") is None:
+        seconds_per_step = training.batch * training.bptt / ids_per_second
+        least = _min_eval_every(training.device.partition(":")[0])
+        changes["eval_every"] = max(least, math.ceil(plan.interval / seconds_per_step))
+    if options.get("warmup") is None and training.warmup:
+        # If the estimate is wrong, a share is still right.
+        changes.update(warmup=0, warmup_share=round(training.warmup / steps, 3))
+    return dataclasses.replace(training, **changes)
 
 
 def _translated(options: TrainingOptions) -> dict[str, Any]:

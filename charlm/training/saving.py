@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,18 @@ from charlm.checkpoint.tensors import tensors_to_bytes
 from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json, to_dict
 from charlm.corpus.batches import Batches
-from charlm.corpus.prepared import Corpus
+from charlm.corpus.prepared import Corpus, SplitSize
 from charlm.engine import create_engine
 from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
-from charlm.evaluation.percentiles import measure_percentiles
+from charlm.evaluation.percentiles import MAX_IDS, measure_percentiles
+from charlm.model.char_lm import CharLM
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
 
 MAX_FAILED_SAVES = 3
+MIN_GRADIENT_SEGMENTS = 10
+"""Fewer segments of the text do not tell the size of the gradients."""
 
 
 class NonFiniteError(Exception):
@@ -47,11 +51,15 @@ class NonFiniteError(Exception):
 
 
 class Saver:
-    """Saves the run in the folder ``run``, which the caller has locked. The best and the latest step are kept."""
+    """Saves the run in the folder ``run``, which the caller has locked. The best and the latest step are kept.
 
-    def __init__(self, run: Path, corpus: Corpus) -> None:
+    ``clock`` counts seconds.
+    """
+
+    def __init__(self, run: Path, corpus: Corpus, clock: Callable[[], float] = time.monotonic) -> None:
         self._run = run
         self._corpus = corpus
+        self._clock = clock
         self._failed_saves = 0
         self._best_on_disk: tuple[float | None, int | None] = (None, None)
 
@@ -104,25 +112,42 @@ class Saver:
         kept = f"the last good checkpoint is step {steps[-1]} in {self._run}" if steps else "nothing was saved"
         return f"{kept}; train again with a lower --lr (now {lr:g})"
 
-    def save_gradients(self, device: torch.device, stop: Callable[[], bool]) -> None:
+    def save_gradients(
+        self, device: torch.device, seconds: float, stop: Callable[[], bool], percentile_ids: int = MAX_IDS
+    ) -> None:
         """Save the best step again with what ``charlm eval --dynamic`` and ``charlm score --percentile`` need.
 
-        That is the rms of its gradients, computed on ``device``, and the percentiles of held-out documents. Without
-        them, both read the corpus again. ``stop()`` ends it early, and nothing is saved then. Raises
+        That is the rms of its gradients, computed on ``device``, and the percentiles of held-out documents, from
+        ``percentile_ids`` ids at most. Without them, both read the corpus again. The rms is computed from as much text
+        as is possible in ``seconds``, and left out if that is too little. ``stop()`` ends it early, and nothing is
+        saved then. Raises
         ``InputOutputError``.
         """
+        end = self._clock() + seconds
         best = open_checkpoint(self._run, "best", ALL_FILES)
         parts = read_model_parts(best)
         model = make_network(parts.config, parts.weights).to(device)
-        rms = compute_gradient_rms(model, self._corpus, gradient_rms_segments(best.step), stop)
         engine = create_engine(parts.config, parts.weights, str(device), threads=torch.get_num_threads())
-        percentiles = measure_percentiles(engine, parts.tokenizer, self._corpus, stop)
-        if stop():
-            return
-        files = {**best.files, GRADIENTS: tensors_to_bytes(rms)}
+        percentiles = measure_percentiles(engine, parts.tokenizer, self._corpus, stop, percentile_ids)
+        files = dict[str, bytes]()
         if percentiles is not None:
             files[CONFIG] = dump_json({**best.config, "percentiles": percentiles.as_dict()})
-        save_step(self._run, best.step, files)
+        segments = gradient_rms_segments(best.step)
+        if math.isfinite(end):
+            segments = min(segments, self._affordable_segments(model, end))
+        if segments >= MIN_GRADIENT_SEGMENTS:
+            files[GRADIENTS] = tensors_to_bytes(compute_gradient_rms(model, self._corpus, segments, stop))
+        if files and not stop():
+            save_step(self._run, best.step, {**best.files, **files})
+
+    def _affordable_segments(self, model: CharLM, end: float) -> int:
+        """How many segments there is time for until ``end``; one is computed to know."""
+        began = self._clock()
+        if began >= end:
+            return 0
+        compute_gradient_rms(model, self._corpus, 1)
+        now = self._clock()
+        return int(min(1e6, (end - now) / max(now - began, 1e-6)))
 
 
 def checkpoint_files(state: TrainingState, corpus: Corpus, finished: bool) -> dict[str, bytes]:
@@ -141,6 +166,7 @@ def checkpoint_files(state: TrainingState, corpus: Corpus, finished: bool) -> di
 def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
     progress = state.progress
     evaluated = progress.evaluated_step == progress.step
+    table = corpus.description.get("table")
     validation = progress.last_validation if evaluated else None
     return {
         "format": FORMAT,
@@ -151,11 +177,12 @@ def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
         "weights": "f32",
         "training": to_dict(state.config),
         "tokenizer": corpus.tokenizer.description(),
+        **({} if table is None else {"table": table}),
         "corpus": {
             "name": corpus.name,
             "sha256": corpus.sha256,
             "description_sha256": corpus.description_sha256,
-            "splits": {name: dataclasses.asdict(size) for name, size in corpus.sizes.items()},
+            "splits": {name: _size(size) for name, size in corpus.sizes.items()},
             "shares": corpus.description.get("shares"),
             "distinct": corpus.description.get("distinct"),
         },
@@ -164,3 +191,7 @@ def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "ids_seen": progress.ids_seen,
     }
+
+
+def _size(size: SplitSize) -> dict[str, int]:
+    return {name: value for name, value in dataclasses.asdict(size).items() if value or name != "prefix_ids"}

@@ -19,7 +19,7 @@ PLATEAU_THRESHOLD = 1e-3
 """Relative improvement over the best loss that counts as better, as in torch's ``threshold_mode="rel"``."""
 MAX_REDUCTIONS = 3
 FINAL_FACTOR = 0.01
-"""Factor of the learning rate at the end of a budget."""
+"""Factor of the learning rate at the end of a budget; also the least during a warm-up that is a share of one."""
 COOLDOWN_FRACTION = 0.5
 """The last part of a budget, in which the learning rate falls linearly."""
 
@@ -59,21 +59,34 @@ class Plateau:
 
 @dataclass
 class Schedule:
-    """The schedule of one run: ``kind`` is "plateau", "cosine" or "constant", ``warmup`` a number of steps."""
+    """The schedule of one run: ``kind`` is "plateau", "cosine" or "constant".
+
+    The warm-up takes ``warmup`` steps, or the share ``warmup_share`` of the budget if that is above 0.
+    """
 
     kind: str
     warmup: int
+    warmup_share: float = 0.0
     plateau: Plateau = field(default_factory=Plateau)
 
-    def factor(self, step: int, budget_spent: float | None) -> float:
-        """The factor for the learning rate in ``step`` (from 0). ``budget_spent`` is 0 to 1, None without a budget."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+    def factor(self, step: int, budget_spent: float | None, spent_after: float | None = None) -> float:
+        """The factor for the learning rate in ``step`` (from 0). ``budget_spent`` is 0 to 1, None without a budget.
+
+        ``spent_after`` is the same after the step, as expected; by default as before.
+        """
+        warm = self._warm(step, budget_spent if spent_after is None else spent_after)
         if self.kind == "constant":
             return warm
         if self.kind == "cosine":
             assert budget_spent is not None, "TrainingConfig refuses a cosine without a budget"
             return warm * (FINAL_FACTOR + (1 - FINAL_FACTOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, budget_spent))))
         return warm * self.plateau.factor * _cooldown(budget_spent)
+
+    def _warm(self, step: int, spent: float | None) -> float:
+        if self.warmup_share and spent is not None:
+            # A factor of 0 would waste the step.
+            return min(1.0, max(FINAL_FACTOR, spent / self.warmup_share))
+        return min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
 
     def observe(self, loss: float) -> None:
         """Update with a validation loss."""

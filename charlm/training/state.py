@@ -47,6 +47,8 @@ class Progress:
     chunk: int
     step: int = 0
     seconds: float = 0.0
+    preparation_seconds: float = 0.0
+    """Of ``seconds``: those before the first step, in which the speed was measured."""
     ids_seen: int = 0
     evaluated_step: int | None = None
     last_validation: float | None = None
@@ -63,6 +65,7 @@ class Progress:
     skipped_steps: int = 0
     skipped_in_a_row: int = 0
     evaluation_seconds: float = 0.0
+    """How long the next evaluation will take: as long as the last one, or as its speed was measured."""
     int8_cost: float | None = None
     bf16_cost: float | None = None
 
@@ -138,7 +141,7 @@ class TrainingState:
             model=model,
             optimizer=make_optimizer(model, config),
             average=Average(model, config),
-            schedule=Schedule(config.schedule, config.warmup),
+            schedule=Schedule(config.schedule, config.warmup, config.warmup_share),
             generator=torch.Generator(device).manual_seed(config.seed),
             carried=model.initial_state(0),
             progress=Progress(*Cursor()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,16 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.batches import Chunk, make_batches
 from charlm.corpus.prepared import Corpus
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
-from charlm.evaluation.dynamic import gradient_rms_ids
+from charlm.evaluation.percentiles import MAX_IDS
 from charlm.model.char_lm import CharLM
-from charlm.system.cores import cores
 from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
 from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
 from charlm.training.memory import need_and_advice, refuse_too_large
 from charlm.training.metrics_log import MetricsLog
 from charlm.training.saving import NonFiniteError, Saver
 from charlm.training.state import Progress, TrainingState
+from charlm.training.threads import use_threads
+from charlm.training.time_limit import TimeLimit
 from charlm.training.update import make_update
 from charlm.training.validation import StoppedError, Validator
 
@@ -39,14 +40,19 @@ ROLLBACK_FACTOR = 0.3
 """The learning rate is multiplied by this after a rollback to the last good checkpoint."""
 _LOG_EVERY = 50
 _RESET_KEY = 0x5E7
-_ACCELERATOR_SECONDS_PER_ID = 1e-4
-"""Estimated seconds per id of ``_save_gradients`` on a GPU, which is limited by kernel launches."""
 
 
 class Trainer:
-    """Trains one run. ``run`` is its folder, which the caller has locked."""
+    """Trains one run. ``run`` is its folder, which the caller has locked. ``clock`` counts seconds."""
 
-    def __init__(self, run: Path, corpus: Corpus, model_config: ModelConfig, config: TrainingConfig) -> None:
+    def __init__(
+        self,
+        run: Path,
+        corpus: Corpus,
+        model_config: ModelConfig,
+        config: TrainingConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.run = run
         self.corpus = corpus
         self.config = config
@@ -56,29 +62,42 @@ class Trainer:
         self._memory_advice = need_and_advice(model_config, config, ids, available)
         keep_freed_memory()
         make_reproducible(self.device)
-        # A run started on a larger machine may request more threads than this one has cores.
-        torch.set_num_threads(min(config.threads or torch.get_num_threads(), cores()))
+        use_threads(config)
         with memory_errors(self._memory_advice):
             self.state = TrainingState.create(model_config, config)
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed, config.bptt_jitter)
-        self.validator = Validator(corpus, self._memory_advice)
-        self.saver = Saver(run, corpus)
+        self.validator = Validator(corpus, config.validation_ids, self._memory_advice)
+        self.saver = Saver(run, corpus, clock)
         self.metrics_log = MetricsLog(run)
         self._update = make_update(self.state)
         size = corpus.sizes["train"]
-        self._ids_per_character = size.ids / max(1, size.predictions)
+        self._ids_per_character = (size.ids - size.prefix_ids) / max(1, size.predictions)
+        self._limit = TimeLimit.of(config, model_config.parameter_count(), len(self.validator.text.ids))
         self._stop = False
-        self._started = time.monotonic()
-        self._last_save = self._started
+        self._clock = clock
+        self._started = self._last_save = clock()
 
     @classmethod
-    def resume(cls, run: Path, corpus: Corpus, checkpoint: Checkpoint, config: TrainingConfig) -> Trainer:
+    def resume(
+        cls,
+        run: Path,
+        corpus: Corpus,
+        checkpoint: Checkpoint,
+        config: TrainingConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Trainer:
         """A trainer in the state of ``checkpoint``, opened with all its files. Raises ``DataError``."""
         # The weights are checked first, so that a forged config cannot make us allocate more memory than they take.
-        trainer = cls(run, corpus, read_model_parts(checkpoint).config, config)
+        trainer = cls(run, corpus, read_model_parts(checkpoint).config, config, clock)
         trainer._restore(checkpoint)
-        trainer._started = time.monotonic() - trainer.progress.seconds
+        trainer._started = clock() - trainer.progress.seconds
         return trainer
+
+    def begin(self, seconds: float, evaluation_seconds: float) -> None:
+        """Count ``seconds`` before the first step as part of the run, and expect an evaluation to take so long."""
+        progress = self.progress
+        progress.seconds = progress.preparation_seconds = seconds
+        progress.evaluation_seconds = evaluation_seconds
 
     @property
     def model(self) -> CharLM:
@@ -93,7 +112,7 @@ class Trainer:
     @property
     def seconds(self) -> float:
         """Time spent on this run, evaluations and earlier sessions included."""
-        return time.monotonic() - self._started
+        return self._clock() - self._started
 
     def stop(self) -> None:
         """Ask the loop to save and end as soon as possible."""
@@ -109,8 +128,8 @@ class Trainer:
 
         Raises ``DivergedError``, ``OutOfMemoryError`` or ``InputOutputError``, after saving where that is possible.
         """
-        self._started = time.monotonic() - self.progress.seconds
-        self._last_save = time.monotonic()
+        self._started = self._clock() - self.progress.seconds
+        self._last_save = self._clock()
         self.metrics_log.forget_after(self.progress.step, self.progress.evaluated_step)
         try:
             while (reason := (yield from self._train_or_roll_back())) is None:
@@ -159,7 +178,9 @@ class Trainer:
 
     def _evaluation_is_due(self) -> bool:
         step = self.progress.step
-        return step > 0 and step % self.config.eval_every == 0 and self.progress.evaluated_step != step
+        if step == 0 or step % self.config.eval_every or self.progress.evaluated_step == step:
+            return False
+        return self._limit is None or self._limit.allows_evaluation(self.seconds, self.progress)
 
     def _stops_early(self) -> bool:
         return self.config.steps is None and self.config.epochs is None and self.state.schedule.exhausted
@@ -167,7 +188,7 @@ class Trainer:
     def _save_is_due(self) -> bool:
         if self.config.save_every_unit == "steps":
             return self.progress.step % int(self.config.save_every) == 0
-        return time.monotonic() - self._last_save >= self.config.save_every
+        return self._clock() - self._last_save >= self.config.save_every
 
     # ------------------------------------------------------------------------------------------------ budget
 
@@ -178,38 +199,28 @@ class Trainer:
             return self.progress.step / config.steps
         if config.epochs is not None:
             return self.batches.epochs(self.progress.cursor) / config.epochs
-        if config.seconds is not None:
-            # The last evaluation, the gradients, the percentiles and the last save are part of the budget. The
-            # percentiles take as long as an evaluation.
-            reserved = min(2 * self._evaluation_seconds() + self._gradients_seconds() + 0.5, 0.2 * config.seconds)
-            return self.seconds / (config.seconds - reserved)
-        return None
+        return None if self._limit is None else self._limit.spent(self.seconds, self.progress)
 
     def _budget_spent(self) -> bool:
+        if self._limit is not None:
+            return self.progress.step > 0 and not self._limit.allows_step(self.seconds, self.progress)
         spent = self.budget_progress()
         return spent is not None and spent >= 1.0
 
-    def _evaluation_seconds(self) -> float:
-        """Time of the last evaluation; before the first: a third of the time to train on as many ids."""
-        if self.progress.evaluation_seconds or not self.progress.ids_seen:
-            return self.progress.evaluation_seconds
-        return self.seconds / self.progress.ids_seen * len(self.validator.text.ids) / 3
-
-    def _gradients_seconds(self) -> float:
-        """Estimated time of ``_save_gradients``: on a CPU, one stream takes five times as long per id as a batch."""
-        ids = gradient_rms_ids(self.progress.step)
-        if self.device.type != "cpu":
-            return ids * _ACCELERATOR_SECONDS_PER_ID
-        return 5 * self.seconds / max(1, self.progress.ids_seen) * ids
+    def _spent_after_step(self) -> float | None:
+        """``budget_progress`` after the next step, as expected; None without a time limit."""
+        if self._limit is None:
+            return None
+        return self._limit.spent(self.seconds + self._limit.step_seconds, self.progress)
 
     # ------------------------------------------------------------------------------------------------ step
 
     def _step(self) -> Stepped:
-        progress, config = self.progress, self.config
+        began, progress, config = self._clock(), self.progress, self.config
         chunk = self.batches.chunk(progress.cursor)
         self._prepare_carried_state(chunk)
-        factor = self.state.schedule.factor(progress.step, self.budget_progress()) * progress.rate_factor
-        lr = progress.rate = config.lr * factor
+        factor = self.state.schedule.factor(progress.step, self.budget_progress(), self._spent_after_step())
+        lr = progress.rate = config.lr * (factor * progress.rate_factor)
         with memory_errors(self._memory_advice):
             updated = self._update.apply(chunk, self.state.carried, lr)
         if updated.is_finite:
@@ -221,6 +232,8 @@ class Trainer:
         self.state.carried = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in updated.state)
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise NonFiniteError(f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row")
+        if self._limit is not None:
+            self._limit.note_step(self._clock() - began)
         characters = int(chunk.predictions / self._ids_per_character)
         stepped = Stepped(
             step=progress.step,
@@ -254,7 +267,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ evaluation
 
     def _evaluate(self) -> Evaluated:
-        began = time.monotonic()
+        began = self._clock()
         progress = self.progress
         measured = self.validator.evaluate(self.state, self._stop_requested)
         self.metrics_log.write(
@@ -267,7 +280,9 @@ class Trainer:
             clipped=measured.clipped_share,
             skipped_steps=progress.skipped_steps,
         )
-        progress.evaluation_seconds = time.monotonic() - began
+        # Where the loss was not the lowest, the precisions were not compared; the next time they may be.
+        seconds, before = self._clock() - began, progress.evaluation_seconds
+        progress.evaluation_seconds = seconds if measured.is_best else max(seconds, before)
         return Evaluated(
             step=progress.step,
             epoch=max(0, math.ceil(self.batches.epochs(progress.cursor)) - 1),
@@ -284,17 +299,30 @@ class Trainer:
 
     def _save(self, finished: bool = False, must: bool = False) -> Event:
         self.progress.seconds = self.seconds
-        self._last_save = time.monotonic()
-        return self.saver.save(self.state, finished=finished, must=must)
+        began = self._last_save = self._clock()
+        saved = self.saver.save(self.state, finished=finished, must=must)
+        if self._limit is not None:
+            self._limit.save_seconds = self._clock() - began
+        return saved
 
     def _save_gradients(self) -> Iterator[Event]:
         try:
             with memory_errors(self._memory_advice):
-                self.saver.save_gradients(self.device, self._stop_requested)
+                self.saver.save_gradients(
+                    self.device, self._gradient_seconds(), self._stop_requested, self._percentile_ids()
+                )
         except CharlmError as error:
             lost = "dynamic evaluation and percentiles will have to read the corpus: what they need was not saved"
             reason = f"{lost} ({str(error).partition(';')[0]})"
             yield SaveFailed(self.progress.step, reason, will_retry=False)
+
+    def _gradient_seconds(self) -> float:
+        """How long computing the size of the gradients may take."""
+        return math.inf if self._limit is None else self._limit.left_for_gradients(self.seconds)
+
+    def _percentile_ids(self) -> int:
+        """From how many ids the percentiles of held-out documents are measured."""
+        return MAX_IDS if self._limit is None else self._limit.percentile_ids(self.seconds, self.progress)
 
     def _roll_back(self, reason: str) -> RolledBack:
         """Continue from the best checkpoint at a lower learning rate; the second time, give up.

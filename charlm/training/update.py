@@ -16,6 +16,7 @@ from torch import Tensor
 from charlm.corpus.batches import IGNORE_INDEX, Chunk
 from charlm.model.char_lm import State, activation_penalty, cross_entropy, detach
 from charlm.system.devices import autocast
+from charlm.training.muon import Muon
 from charlm.training.state import TrainingState
 
 LOSS_SCALE = 1024.0
@@ -43,7 +44,7 @@ class UpdateResult(NamedTuple):
 
 def make_update(state: TrainingState) -> Update:
     """The fastest implementation for the device and the optimizer. Make a new one after ``state.restore``."""
-    graphable = isinstance(state.optimizer, torch.optim.Adam)  # AdamW is a subclass
+    graphable = isinstance(state.optimizer, (Muon, torch.optim.Adam))  # AdamW is a subclass of Adam
     return DeviceUpdate(state) if state.device.type == "cuda" and graphable else Update(state)
 
 
@@ -102,7 +103,7 @@ class Update:
 
 
 class DeviceUpdate(Update):
-    """``Update`` without a host synchronization before the optimizer step, for fused Adam and AdamW.
+    """``Update`` without a host synchronization before the optimizer step, for Muon and fused Adam and AdamW.
 
     On CUDA, chunks of the usual shape run as one captured graph; others, such as the last chunk of an epoch and
     documents, run eagerly. The graph holds the addresses of the weights and of the optimizer's state.

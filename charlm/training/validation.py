@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from charlm.evaluation.measure import precision_costs
 from charlm.generation.sampling import ids_before_end, uniform_generators
 from charlm.generation.streams import IdStream
 from charlm.system.devices import memory_errors
-from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS, Tokenizer
+from charlm.tokenizer.conditions import prefix_ids
+from charlm.tokenizer.protocol import Ids, Tokenizer, document_separator
 from charlm.training.state import TrainingState
 from charlm.training.validation_text import ValidationText
 
@@ -42,12 +43,15 @@ class ValidationResult(NamedTuple):
 class Validator:
     """Evaluates the averaged weights of a training on ``corpus``, and lets the schedule follow the loss.
 
-    ``memory_advice`` ends the message where the device's memory does not suffice.
+    It reads at most ``max_ids`` of the validation text. ``memory_advice`` ends the message where the device's memory
+    does not suffice.
     """
 
-    def __init__(self, corpus: Corpus, memory_advice: str) -> None:
-        self.text = ValidationText(corpus)
+    def __init__(self, corpus: Corpus, max_ids: int, memory_advice: str) -> None:
+        self.text = ValidationText(corpus, max_ids)
         self._tokenizer = corpus.tokenizer
+        values = [] if corpus.table is None else [value for value, _ in corpus.table.frequent()]
+        self._sampled_values = values[:SAMPLE_DOCUMENTS]
         self._memory_advice = memory_advice
 
     def evaluate(self, state: TrainingState, stop: Callable[[], bool]) -> ValidationResult:
@@ -81,14 +85,25 @@ class Validator:
         # A single stream is generated faster on the CPU than on a GPU.
         device = "cpu" if state.device.type == "cpu" else "auto"
         engine = create_engine(state.model.config, weights, device, threads=threads)
-        return sample(engine, self._tokenizer, state.config.seed ^ state.progress.step)
+        return sample(engine, self._tokenizer, state.config.seed ^ state.progress.step, self._sampled_values)
 
 
-def sample(engine: Engine, tokenizer: Tokenizer, seed: int) -> str:
-    """A short generated text, or the beginnings of a few documents."""
-    count = 1 if tokenizer.document_kind is None else SAMPLE_DOCUMENTS
-    sources = uniform_generators(seed, range(count))
-    stream = IdStream(engine, tokenizer, (), SamplingConfig(temperature=DEFAULT_TEMPERATURE), sources)
-    ids_NB = np.concatenate([stream.draw(1) for _ in range(SAMPLE_LENGTH // count)])
-    texts = [tokenizer.decoder().feed(ids_before_end(ids, tokenizer.end_id)) for ids in ids_NB.T]
-    return DOCUMENT_SEPARATORS.get(tokenizer.document_kind or "", "").join(texts)
+def sample(engine: Engine, tokenizer: Tokenizer, seed: int, values: Sequence[str] = ()) -> str:
+    """A short generated text, or the beginnings of a few documents; with conditions, one for each of ``values``."""
+    if values:
+        count = len(values)
+        prompts = [prefix_ids(tokenizer, value) for value in values]
+        texts = [_drawn(engine, tokenizer, seed, [number], prompts[number : number + 1]) for number in range(count)]
+        return "\n".join(f"{value}: {text}" for value, (text,) in zip(values, texts, strict=True))
+    samples = range(1 if tokenizer.document_kind is None else SAMPLE_DOCUMENTS)
+    return document_separator(tokenizer).join(_drawn(engine, tokenizer, seed, samples))
+
+
+def _drawn(
+    engine: Engine, tokenizer: Tokenizer, seed: int, samples: Sequence[int], prompt: Sequence[Ids] = ()
+) -> list[str]:
+    sources = uniform_generators(seed, samples)
+    stream = IdStream(engine, tokenizer, prompt, SamplingConfig(temperature=DEFAULT_TEMPERATURE), sources)
+    length = SAMPLE_LENGTH if tokenizer.document_kind is None else SAMPLE_LENGTH // SAMPLE_DOCUMENTS
+    ids_NB = np.concatenate([stream.draw(1) for _ in range(length)])
+    return [tokenizer.decoder().feed(ids_before_end(ids, tokenizer.end_id)) for ids in ids_NB.T]

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 
+from charlm.config import MAX_VALIDATION_IDS
 from charlm.corpus.prepared import Corpus
 from charlm.engine import Engine
 from charlm.evaluation.losses import ProgressCallback, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_streams
 from charlm.tokenizer.protocol import Ids
-from charlm.training.recipe import MAX_VALIDATION_IDS
 
 _COST_PIECES, _COST_PIECE = 32, 512
-"""``precision_loss`` reads this many pieces of this many ids, spread over the text. For documents, the same total."""
+"""``precision_loss`` reads this many pieces of this many ids, spread over the text. For documents, the same total.
+Where evaluations read fewer than ``MAX_VALIDATION_IDS``, the pieces are shorter in proportion."""
+
+
+def compared_ids(max_ids: int) -> int:
+    """How many ids ``precision_loss`` reads at most, where evaluations read at most ``max_ids``."""
+    return _COST_PIECES * max(1, _COST_PIECE * max_ids // MAX_VALIDATION_IDS)
 
 
 class ValidationText:
-    """The first ``MAX_VALIDATION_IDS`` validation ids. Without any, ``precision_loss`` uses the training text."""
+    """The first ``max_ids`` validation ids. Without any, ``precision_loss`` uses the training text."""
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, max_ids: int = MAX_VALIDATION_IDS) -> None:
         self._tokenizer = corpus.tokenizer
-        self.ids = _first_ids(corpus, "valid")
+        self.ids = _first_ids(corpus, "valid", max_ids)
         """Empty where there is no validation text."""
-        self._sample = self._spread(self.ids if len(self.ids) else _first_ids(corpus, "train"))
+        sampled = self.ids if len(self.ids) else _first_ids(corpus, "train", max_ids)
+        self._sample = self._spread(sampled, compared_ids(max_ids))
 
     def loss(self, engine: Engine, progress: ProgressCallback = no_progress) -> float | None:
         """In nats per character; None without a validation text."""
@@ -37,17 +44,18 @@ class ValidationText:
             return evaluate(engine, self._tokenizer, [ids], progress=progress).nats_per_char
         return evaluate_streams(engine, self._tokenizer, ids, progress=progress).nats_per_char
 
-    def _spread(self, ids: Ids) -> Ids:
+    def _spread(self, ids: Ids, count: int) -> Ids:
         if self._tokenizer.document_kind is not None:
-            return _whole_documents(ids[: _COST_PIECES * _COST_PIECE], self._tokenizer.end_id)
-        if len(ids) <= _COST_PIECES * _COST_PIECE:
+            return _whole_documents(ids[:count], self._tokenizer.end_id)
+        if len(ids) <= count:
             return ids
-        starts = np.linspace(0, len(ids) - _COST_PIECE, _COST_PIECES).astype(np.int64)
-        return np.concatenate([ids[start : start + _COST_PIECE] for start in starts])
+        piece = count // _COST_PIECES
+        starts = np.linspace(0, len(ids) - piece, _COST_PIECES).astype(np.int64)
+        return np.concatenate([ids[start : start + piece] for start in starts])
 
 
-def _first_ids(corpus: Corpus, split: str) -> Ids:
-    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, MAX_VALIDATION_IDS))
+def _first_ids(corpus: Corpus, split: str, max_ids: int) -> Ids:
+    ids = corpus.ids(split).read(0, min(corpus.sizes[split].ids, max_ids))
     return _whole_documents(ids, corpus.tokenizer.end_id)
 
 

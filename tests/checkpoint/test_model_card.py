@@ -77,10 +77,11 @@ def command_of(card):
         {"save_every": "45s", "split": "87.5/12.5/0"},
         {"documents": "lines", "split": "80/10/10", "distinct": True},
         {"clip": float("inf")},
+        {"column": "the name", "split": "80/10/10"},
     ],
 )
-def test_the_command_repeats_the_run(text_file, lines_file, tmp_path, options):
-    text = lines_file if "documents" in options else text_file
+def test_the_command_repeats_the_run(text_file, lines_file, table_file, tmp_path, options):
+    text = lines_file if "documents" in options else table_file if "column" in options else text_file
     first = brief(text, tmp_path / "first", 7, dropout_input=0.0, ar=0.5, **{"save_every": "3", **options})
     from charlm.cli.app import app  # the command line, so that its types are tested, too
 
@@ -102,6 +103,18 @@ def test_text_of_the_user_is_kept(own_run):
     assert after.endswith(END.encode() + "\n\nThanks: \u2764\r\nthe end".encode() + b"\xff")
     assert b"| trained | 20 steps" in after
     assert "| trained | 20 steps" not in before
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_of_a_table_cannot_change_the_card(run, name):
+    table = {"column": name, "given": name + "2", "values": {name: 1}}
+    part = part_for(run, table=table, tokenizer={"kind": "char", "documents": "rows"})
+    assert (part.count(BEGIN), part.count(END)) == (1, 1)
+    (command,) = [line for line in part.splitlines() if line.startswith("    charlm train")]
+    words = shlex.split(command)
+    if name.isprintable() and "<!--" not in name:
+        assert words[words.index("--column") + 1] == name
+        assert words[words.index("--given") + 1] == name + "2"
 
 
 @pytest.mark.parametrize("own", ["", "mine alone\n", BEGIN + "only a beginning", END + BEGIN, 2 * (BEGIN + END)])

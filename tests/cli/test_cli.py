@@ -1,12 +1,18 @@
 """The command line: what goes to stdout and stderr, exit codes, one clear line for each mistake."""
 
+import fcntl
 import json
+import os
 import pickle
+import pty
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 
 import pytest
 from commands import CHARLM, QUICK, charlm, one_line
@@ -153,7 +159,7 @@ def _bad_texts(folder):
         (["train", "good.txt", "--wrong"], 2, "--help"),
         (["train", "--resume"], 66, "charlm train"),
         (["train", "--resume", "--out", "nowhere"], 66, "does not exist"),
-        (["train", "good.txt", "--resume"], 2, "exactly one of"),
+        (["train", "good.txt", "--resume"], 2, "--resume --out RUN"),
         (["generate"], 66, "charlm train"),
         (["generate", "-c", "missing"], 66, "does not exist"),
         (["generate", "-c", "long" * 1000], 66, "too long for a file name"),
@@ -305,6 +311,27 @@ def test_signals_save_and_tell_how_to_resume(text_file, tmp_path, number, code):
     assert b"Traceback" not in rest
     result = charlm("train", "--resume", "--out", tmp_path / "run", "--steps", 1)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_terminal_shows_that_ctrl_c_was_noticed(text_file, tmp_path):
+    command = [*CHARLM, "train", str(text_file), "--steps", "1000000", "--out", str(tmp_path / "run"), *QUICK]
+    terminal, inside = pty.openpty()
+    fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=inside, stderr=inside) as process:
+        os.close(inside)
+        shown = b""
+        try:
+            while b" left" not in shown and process.poll() is None:
+                shown += os.read(terminal, 65536)
+            process.send_signal(signal.SIGINT)
+            with suppress(OSError):  # how a terminal ends whose other side is closed
+                while piece := os.read(terminal, 65536):
+                    shown += piece
+        finally:
+            process.kill()
+            os.close(terminal)
+    text = shown.decode()
+    assert 0 < text.find("stopping after this step and saving") < text.find("stopped and saved at step")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

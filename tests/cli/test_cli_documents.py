@@ -32,6 +32,7 @@ def test_the_everyday_commands(lines_file, tmp_path):
     assert "documents (lines): 320 training, 40 validation, 40 test" in stderr
     assert "of the 40 test documents also occur in the training split" in stderr
     assert "up to 64 characters per step" in stderr
+    assert stderr.endswith("charlm generate --checkpoint run --samples 10\n")
 
     evaluated = json.loads(charlm("eval", "--json", "--checkpoint", "run", cwd=tmp_path).stdout)
     assert evaluated["documents"] == 40
@@ -80,6 +81,15 @@ def test_unique_and_novel(document_run, lines_file):
     # The same documents in the same order, without the duplicates and those of the training text.
     chosen = list(dict.fromkeys(document for document in free if document not in trained_on))
     assert written[: len(chosen)] == chosen[:300]
+
+
+def test_the_count_of_duplicates_has_a_line_of_its_own(document_run):
+    command = [*CHARLM, "generate", "-c", str(document_run), "--samples", "3", "--seed", "1", "--unique", "--novel"]
+    result = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
+    )
+    *written, count = result.stdout.decode().splitlines()
+    assert (len(written), count.startswith("3 of ")) == (3, True)
 
 
 def _fingerprints(run):

@@ -228,6 +228,16 @@ def test_eval_of_several(trained_run, rival_run, text_file, tmp_path):
     shown = charlm("eval", "-c", trained_run, "-c", rival_run, text_file).stdout.decode()
     assert "each model alone" in shown
     assert shown.count(str(rival_run)) == 2
+    spread, losses = both["mean_of_members"], [one["nats_per_char"] for one in both["members"]]
+    assert spread["nats_per_char"] == pytest.approx(np.mean(losses))
+    assert spread["standard_deviation"] == pytest.approx(np.std(losses, ddof=1))
+    low, high = spread["interval_95"]
+    assert (high - low) / 2 == pytest.approx(12.706 * np.std(losses, ddof=1) / np.sqrt(2), rel=1e-4)  # two runs
+    result = charlm("eval", *where, "-c", trained_run, "-c", rival_run)
+    assert "the models differ in " in result.stderr.decode()
+    shown = result.stdout.decode()
+    for words in (f"{spread['nats_per_char']:.4f}", "their mean; for other seeds 95% interval", "standard deviation"):
+        assert words in shown
     twice = evaluated("-c", trained_run, "-c", trained_run)
     assert twice["nats_per_char"] == pytest.approx(twice["members"][0]["nats_per_char"], rel=1e-12)
 

@@ -103,9 +103,24 @@ def test_too_little_text(setting):
     assert evaluate(engine, tokenizer, [tokenizer.encode("x")]).standard_error is None
 
 
-def test_the_standard_error_is_correct_for_independent_losses():
+def test_parallel_streams_have_the_standard_error_of_the_text_in_order(setting):
+    """The rows of streams are put one after another again, so that what is near in the text is near in the sum."""
+    engine, tokenizer, text = setting
+    ids = tokenizer.encode(text)
+    exact = evaluate(engine, tokenizer, [ids])
+    assert evaluate_streams(engine, tokenizer, ids, 5, 100).standard_error == pytest.approx(
+        exact.standard_error, rel=0.02
+    )
+
+
+def test_the_interval():
     tokenizer = CharTokenizer.build({97: 1, 98: 1})
-    draw = np.random.default_rng(0)
     tally = Tally(tokenizer)
-    tally.add(np.full(200_000, tokenizer.encode("a")[0]), draw.normal(2.0, 0.5, 200_000))
-    assert tally.result().standard_error == pytest.approx(0.5 / math.sqrt(200_000), rel=0.2)
+    tally.add(np.full(30_000, tokenizer.encode("a")[0]), np.random.default_rng(0).normal(2.0, 0.5, 30_000))
+    found = tally.result()
+    low, high = found.interval
+    assert (low + high) / 2 == pytest.approx(found.nats_per_char)
+    assert (high - low) / 2 == pytest.approx(2.306 * found.standard_error, rel=1e-3)  # 8 degrees of freedom
+    facts = found.as_dict()
+    assert (facts["interval_95"], facts["standard_error"]) == (found.interval, found.standard_error)
+    assert facts["standard_error_is_rough"] is False

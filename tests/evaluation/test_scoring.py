@@ -86,8 +86,9 @@ def test_an_evaluation_is_the_sum_of_its_documents_for_any_blocks(texts, size):
     assert found.nats_per_document == pytest.approx(found.nats / len(texts))
     if len(texts) >= 5:
         counts = np.array([len(text) + 1 for text in texts])
-        residuals = np.array([nats.sum() for nats in losses]) - found.nats_per_char * counts
-        error = math.sqrt((residuals**2).sum() * len(texts) / (len(texts) - 1)) / counts.sum()
+        sums = np.array([nats.sum() for nats in losses])
+        without = (sums.sum() - sums) / (counts.sum() - counts)  # the jackknife
+        error = math.sqrt((len(texts) - 1) / len(texts) * ((without - found.nats_per_char) ** 2).sum())
         assert found.standard_error == pytest.approx(error, rel=1e-3, abs=1e-9)
     else:
         assert found.standard_error is None

@@ -18,6 +18,7 @@
 
 #include "api.h"
 #include "native_laws.h"
+#include "native_muon.h"
 #include "native_training.h"
 
 namespace {
@@ -274,6 +275,7 @@ void check(const Kernels* kernels) {
       for (const bool by_index : {false, true}) check_add_rows(kernels, storage, T * B, 4 * H, by_index);
       check_weight_gradient(kernels, storage, T * B, width, 4 * H);
       if (H != 80) continue;
+      check_muon(kernels, storage, 4 * H, {48, 128, 7});
       for (const long inputs : {19, 32})
         check_weight_gradient(kernels, storage, kChunkRows + 77, inputs, 192);  // two chunks
     }

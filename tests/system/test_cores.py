@@ -3,7 +3,7 @@ import os
 import pytest
 
 from charlm.system import cores as module
-from charlm.system.cores import cores
+from charlm.system.cores import cores, useful_threads
 
 
 @pytest.fixture
@@ -44,3 +44,11 @@ def test_a_container_has_the_cores_of_its_quota(machine, version, quota, expecte
 def test_an_invalid_quota_is_ignored(machine, nonsense):
     (machine / "cpu.max").write_text(nonsense)
     assert cores() == 8
+
+
+@pytest.mark.parametrize(
+    ("available", "rows", "threads"),
+    [(8, 32, 8), (8, 31, 7), (8, 8, 2), (8, 7, 1), (8, 1, 1), (2, 128, 2), (64, 64, 8)],
+)
+def test_a_thread_has_at_least_four_rows_and_a_core(machine, available, rows, threads):
+    assert useful_threads(available, rows) == threads

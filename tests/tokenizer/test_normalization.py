@@ -60,7 +60,11 @@ def test_a_line_is_not_held_back():
 @pytest.mark.parametrize("form", NORMALIZATIONS)
 def test_the_form_is_kept_with_the_tokenizer(form):
     tokenizer = CharTokenizer.build({ord(c): 2 for c in "abc"}, form)
-    for kept in (tokenizer, DocumentTokenizer(tokenizer, "lines"), DocumentTokenizer(tokenizer, "start", "^a")):
+    for kept in (
+        tokenizer,
+        DocumentTokenizer(tokenizer, "lines"),
+        DocumentTokenizer(tokenizer, "start", document_start="^a"),
+    ):
         description = kept.description()
         assert ("normalize" in description) == (form != "none")  # as before there were normal forms
         loaded = load_tokenizer(description, kept.to_bytes())

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 import re
 
@@ -7,23 +8,40 @@ import pytest
 from charlm.config import ModelConfig
 from charlm.corpus.prepared import SplitSize
 from charlm.errors import UsageError
+from charlm.training.budget import EvaluationSpeed, TrainingSpeed
 from charlm.training.options import TrainingOptions
 from charlm.training.recipe import LEARNING_RATES, SIZES, resolve, validate
 
 
-@pytest.fixture(autouse=True)
-def two_cores(monkeypatch):
-    """The estimate for a time budget depends on the number of cores."""
-    monkeypatch.setattr("charlm.training.budget.cores", lambda: 2)
+class Machine:
+    """A speedometer for a machine that is ``factor`` times as fast as two cores with AVX-512.
+
+    ``measured`` are the models, batches and optimizers that were measured, ``evaluated`` the models.
+    """
+
+    def __init__(self, factor=1.0):
+        self.factor, self.measured, self.evaluated = factor, [], []
+
+    def training(self, model, config):
+        self.measured.append((model, config))
+        return TrainingSpeed(1e-3 / self.factor, self._seconds_per_id(model))
+
+    def evaluation(self, model, config):
+        self.evaluated.append(model)
+        return EvaluationSpeed(self._seconds_per_id(model) / 3, self._seconds_per_id(model))
+
+    def _seconds_per_id(self, model):
+        return (model.parameter_count() / 1.2e11 + 3e-6) / self.factor
 
 
 def sizes(characters):
     return SplitSize(characters, characters, characters)
 
 
-def chosen(characters, device="cpu", precision="fp32", instruction_set="avx512_bf16", **options):
-    machine = {"device": device, "precision": precision, "instruction_set": instruction_set}
-    return resolve(TrainingOptions(**options), sizes(characters), sizes(characters // 20), 300, **machine)
+def chosen(characters, device="cpu", precision="fp32", factor=1.0, machine=None, **options):
+    machine = machine or Machine(factor)
+    where = {"device": device, "precision": precision, "speedometer": machine}
+    return resolve(TrainingOptions(**options), sizes(characters), sizes(characters // 20), 300, **where)
 
 
 def test_automatic_choices_grow_with_the_text():
@@ -38,7 +56,9 @@ def regularization(recipe):
 
 
 def test_longer_trainings_have_lower_learning_rates_and_more_regularization():
-    budgets = [chosen(10**6, time=time, size="medium") for time in ("30s", "2m", "10m", "1h", "100h")]
+    budgets = [
+        chosen(10**6, time=time, size="medium", optimizer="adamw") for time in ("30s", "2m", "10m", "1h", "100h")
+    ]
     rates = [recipe.training.lr for recipe in budgets]
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == LEARNING_RATES["adamw"] > rates[-1] > 0
@@ -63,9 +83,9 @@ def test_steps_and_epochs_give_the_same_weight_decay_for_the_same_amount_of_text
 
 def test_chunks_are_shorter_if_the_time_allows_few_steps():
     lengths = [chosen(10**6, time=time, size="medium").training.bptt for time in ("2s", "30s", "2m", "10m")]
-    assert lengths == [32, 64, 128, 128]
+    assert lengths == [16, 64, 128, 128]
     short = chosen(10**6, time="2s", size="medium")
-    assert any("--bptt 32" in reason for reason in short.reasons)
+    assert any("--bptt 16" in reason for reason in short.reasons)
     assert short.training.batch == 32
     assert [chosen(10**6, epochs=epochs).training.bptt for epochs in (10, 1)] == [128, 64]
 
@@ -73,7 +93,18 @@ def test_chunks_are_shorter_if_the_time_allows_few_steps():
 def test_warm_up_is_a_fifth_of_a_short_training_whichever_option_limits_it():
     assert chosen(20_000, epochs=2).training.warmup < 10
     assert chosen(10**6, steps=50).training.warmup == 10
-    assert chosen(10**6, time="60m").training.warmup == 100
+    assert chosen(10**6, steps=10**5).training.warmup == 100
+    assert chosen(10**6, time="5s", size="medium").training.warmup_share == pytest.approx(0.2, abs=0.01)
+
+
+def test_warm_up_is_a_share_of_a_time_and_steps_where_steps_are_given():
+    timed = chosen(10**6, time="10m", size="medium", warmup=None).training
+    assert timed.warmup == 0
+    steps = 600 * 0.9 * timed.ids_per_second / (timed.batch * timed.bptt)
+    assert timed.warmup_share * steps == pytest.approx(100, rel=0.05)
+    given = chosen(10**6, time="10m", size="medium", warmup=70).training
+    assert (given.warmup, given.warmup_share) == (70, 0.0)
+    assert chosen(10**6, steps=1000).training.warmup_share == 0.0
 
 
 def test_chunks_are_not_shortened_if_bptt_or_steps_are_given_or_for_documents():
@@ -81,7 +112,7 @@ def test_chunks_are_not_shortened_if_bptt_or_steps_are_given_or_for_documents():
     assert chosen(10**6, steps=50, size="medium").training.bptt == 128
     documents = resolve(
         TrainingOptions(time="2s", size="medium"), SplitSize(10**6, 10**6, 10**6, 10**5), sizes(1000), 300,
-        device="cpu", precision="fp32", instruction_set="avx2",
+        device="cpu", precision="fp32", speedometer=Machine(),
     )  # fmt: skip
     assert documents.training.bptt == 128
 
@@ -100,28 +131,96 @@ def test_one_layer_has_no_dropout_between_layers():
     assert chosen(10**6, steps=100, layers=2, dropout_hidden=0.3).model.dropout_hidden == 0.3
 
 
-def test_fewer_threads_are_estimated_to_be_slower():
-    decays = [chosen(10**6, time="1m", threads=threads).training.weight_decay for threads in (1, 2, 99, None)]
-    assert decays[0] < decays[1] == decays[2] == decays[3]
+def test_the_speed_of_a_machine_changes_the_recipe_only_for_a_time():
+    for limit in ({"steps": 900}, {"epochs": 3}, {}):
+        fast, slow = Machine(10.0), Machine(0.01)
+        assert chosen(10**6, machine=fast, **limit) == chosen(10**6, machine=slow, **limit)
+        assert not fast.measured + fast.evaluated + slow.measured + slow.evaluated
+    recipes = [chosen(10**6, time="2m", size="medium", factor=factor) for factor in (0.1, 1.0, 10.0)]
+    decays = [recipe.training.weight_decay for recipe in recipes]
+    assert decays[0] < decays[1] < decays[2]
 
 
-def test_slower_instruction_sets_are_estimated_to_be_slower():
-    def decay(instruction_set, precision="fp32", **budget):
-        return chosen(10**6, precision=precision, instruction_set=instruction_set, **budget).training.weight_decay
+def test_models_are_measured_as_they_will_train():
+    """With the optimizer, precision, batch and dropouts that they will have, and only those that may be chosen."""
+    machine = Machine()
+    recipe = chosen(10**6, time="2m", machine=machine, optimizer="sgd", weight_drop=0.3, batch=20, threads=1)
+    model, config = machine.measured[-1]
+    assert (config.optimizer, config.batch, config.threads, config.average) == ("sgd", 20, 1, "ema")
+    assert (model.hidden, model.layers, model.weight_drop) == (512, 1, 0.3)
+    assert {model.layers for model, _ in machine.measured} == {1, 2}  # medium and large
+    assert machine.evaluated == [ModelConfig(300, 1, 512, 512)]
+    default = Machine()
+    chosen(10**6, time="2m", machine=default, size="small")
+    assert {(model.hidden, config.optimizer) for model, config in default.measured} == {
+        (256, chosen(10**6, steps=9).training.optimizer)
+    }
+    assert recipe.training.ids_per_second == pytest.approx(
+        TrainingSpeed(1e-3, machine._seconds_per_id(model)).ids_per_second(20 * recipe.training.bptt)
+    )
 
-    assert decay("avx2", time="2m") < decay("avx512", time="2m") < decay("avx512_bf16", "bf16", time="2m")
-    assert decay("amx", time="2m") < decay("amx", "bf16", time="2m") < decay("avx512_bf16", "bf16", time="2m")
-    assert decay("", time="2m") <= decay("avx2", time="2m")
-    assert decay("avx2", steps=900) == decay("avx512_bf16", "bf16", steps=900)
+
+def test_speeds_that_differ_little_give_the_same_recipe():
+    """A speed is rounded to a power of the square root of 2, so the recipes change about twice in a factor of 2."""
+    recipes = [chosen(10**6, time="2m", size="medium", factor=2 ** (step / 40)).training for step in range(40)]
+    changes = sum(a != b for a, b in itertools.pairwise(recipes))
+    assert 1 <= changes <= 5
+    assert {recipe.ids_per_second**2 == 2.0 ** round(math.log2(recipe.ids_per_second**2)) for recipe in recipes}
+
+
+def test_a_slow_machine_evaluates_less_text_less_often_and_in_a_small_share_of_the_time():
+    recipes = [chosen(4 * 10**6, time="20s", size="large", factor=factor) for factor in (1.0, 0.1, 0.02)]
+    ids = [recipe.training.validation_ids for recipe in recipes]
+    assert ids == sorted(ids, reverse=True)
+    assert ids[0] > ids[2] == 1024
+    for recipe in recipes[:2]:
+        assert 0 < recipe.evaluation_seconds <= 0.05 * 20 * 2**0.25
+    for recipe in recipes:
+        training = recipe.training
+        interval = training.eval_every * training.batch * training.bptt / training.ids_per_second
+        assert training.eval_every == 100 or interval == pytest.approx(12 * recipe.evaluation_seconds, rel=0.05)
+    assert chosen(4 * 10**6, time="20s", size="large", factor=0.02, eval_every=7).training.eval_every == 7
+    assert chosen(10**6, steps=50, size="large").training.validation_ids == 1 << 17
+    assert chosen(10**6, time="10m", size="medium").training.validation_ids == 1 << 17
+
+
+def test_a_slow_machine_takes_small_steps():
+    slow = chosen(10**6, time="20s", size="large", factor=0.01)
+    assert slow.training.bptt == 8
+    assert chosen(10**6, epochs=1, size="large", factor=0.01).training.bptt >= 32
+    documents = SplitSize(10**6, 10**6, 10**6, 10**5)
+    where = {"device": "cpu", "precision": "fp32", "speedometer": Machine(0.01)}
+    few = resolve(TrainingOptions(time="20s", size="large"), documents, sizes(1000), 300, **where)
+    assert (few.training.batch, few.training.bptt) == (4, 128)
+    assert any(reason.startswith("--batch 4") for reason in few.reasons)
+    given = resolve(TrainingOptions(time="20s", size="large", batch=16), documents, sizes(1000), 300, **where)
+    assert given.training.batch == 16
 
 
 def test_a_device_with_a_number_is_treated_like_one_without():
     assert chosen(10**6, "cpu:0").training.batch == chosen(10**6, "cpu").training.batch
 
 
-def test_only_adamw_has_weight_decay():
-    assert chosen(10**6).training.optimizer == "adamw"
+def test_only_muon_and_adamw_have_weight_decay():
+    assert chosen(10**6).training.optimizer == "muon"
+    assert chosen(10**6, optimizer="adamw").training.weight_decay > 0
     assert [chosen(10**6, optimizer=name).training.weight_decay for name in ("adam", "sgd", "rmsprop")] == [0, 0, 0]
+
+
+def test_muon_s_learning_rate_is_lower_where_a_text_is_read_only_a_few_times():
+    rates = [chosen(characters, steps=1000, size="medium").training.lr for characters in (10**8, 2 * 10**6, 10**6)]
+    assert rates == sorted(rates)
+    assert rates[0] < rates[-1] == LEARNING_RATES["muon"]
+    few_steps, adamw = (chosen(10**8, size="medium", **options).training.lr for options in (
+        {"steps": 300}, {"steps": 1000, "optimizer": "adamw"},
+    ))  # fmt: skip
+    assert few_steps == adamw == LEARNING_RATES["adamw"]
+
+
+def test_muon_has_less_momentum_for_few_steps():
+    assert chosen(10**6, steps=300).training.momentum == 0.8
+    assert chosen(10**6, steps=3000).training.momentum == 0.9
+    assert chosen(10**6, steps=300, optimizer="sgd").training.momentum == 0.9
 
 
 def test_reasons_name_what_was_chosen_and_not_what_was_given():
@@ -190,7 +289,7 @@ def test_contradictions_are_found_without_a_corpus_and_with_one(options, words):
     corpus = SplitSize(10**9, 10**9, 10**9, 10**6 if documents else 0)
     with pytest.raises(UsageError, match=re.escape(words)):
         resolve(
-            TrainingOptions(**options), corpus, corpus, 300, device="cpu", precision="fp32", instruction_set="",
+            TrainingOptions(**options), corpus, corpus, 300, device="cpu", precision="fp32", speedometer=Machine(),
             architecture=architecture,
         )  # fmt: skip
 

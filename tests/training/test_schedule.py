@@ -31,6 +31,14 @@ def test_warm_up_rises_to_the_full_learning_rate():
     assert Schedule("constant", 0).factor(0, None) == 1.0
 
 
+def test_warm_up_that_is_a_share_follows_the_budget_and_not_the_steps():
+    schedule = Schedule("constant", 0, 0.2)
+    factors = [schedule.factor(step, spent, spent + 0.05) for step, spent in ((0, 0.0), (1, 0.05), (9, 0.05), (2, 0.9))]
+    assert factors == pytest.approx([0.25, 0.5, 0.5, 1.0])
+    assert schedule.factor(0, 0.0) == module.FINAL_FACTOR  # never 0, which would waste the step
+    assert schedule.factor(7, None) == 1.0
+
+
 @pytest.mark.parametrize("kind", ["plateau", "cosine"])
 def test_a_budget_ends_near_zero(kind):
     schedule = Schedule(kind, 0)

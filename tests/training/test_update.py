@@ -40,7 +40,7 @@ def memory(state):
     return [tensor for entry in state.optimizer.state_dict()["state"].values() for tensor in entry.values()]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam"])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw", "adam"])
 @pytest.mark.parametrize("poisoned", [(), (3,), (0, 1, 5)])
 def test_deciding_on_the_device_gives_the_same_weights_as_deciding_on_the_host(optimizer, poisoned):
     host, host_losses, host_carried = trained(Update, poisoned=poisoned, optimizer=optimizer, weight_decay=0.12525)

@@ -18,7 +18,7 @@ from stress.kill.process import Ended, train
 from stress.kill.setups import Setup, noise_setup, short_setup
 
 MAX_KILLS_PER_RUN = 5
-CLOCKS = ("seconds", "evaluation_seconds")
+CLOCKS = ("seconds", "preparation_seconds", "evaluation_seconds")
 
 
 class Trials:

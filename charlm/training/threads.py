@@ -1,0 +1,27 @@
+"""The number of threads of a training: as many as its batch can use."""
+
+from __future__ import annotations
+
+import torch
+
+from charlm.config import TrainingConfig
+from charlm.system.cores import cores, useful_threads
+
+_reduced: tuple[int, int] | None = None
+"""The threads that ``use_threads`` chose, and how many there were before: the next training may use those again."""
+
+
+def use_threads(config: TrainingConfig) -> None:
+    """Let torch and the native engine use the threads that ``config`` names, by default as many as its batch can use.
+
+    At most one for each core: a run that was started on a larger machine may name more threads.
+    """
+    global _reduced  # noqa: PLW0603  # torch's number of threads is global as well
+    if config.threads is not None:
+        torch.set_num_threads(min(config.threads, cores()))
+        return
+    now = torch.get_num_threads()
+    available = _reduced[1] if _reduced is not None and _reduced[0] == now else now
+    threads = useful_threads(available, config.batch)
+    _reduced = (threads, available) if threads < available else None
+    torch.set_num_threads(threads)
