@@ -48,6 +48,20 @@ ThreadsOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the text, such as utf-16 or cp1252.")]
+ErrorsOption = Annotated[
+    str,
+    typer.Option(
+        "--errors",
+        help="For bytes that are not valid in the encoding: strict, replace or skip-document.",
+        autocompletion=completing(("strict", "replace", "skip-document")),
+    ),
+]
+DocumentStartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--document-start", metavar="REGEX", help="A document begins at each line in which this is found (grep -E)."
+    ),
+]
 ColumnOption = Annotated[
     str | None,
     typer.Option(

@@ -16,11 +16,13 @@ from charlm.cli.options import (
     ColumnOption,
     DelimiterOption,
     DeviceOption,
+    DocumentStartOption,
     EncodingOption,
+    ErrorsOption,
     JsonOption,
     completing,
 )
-from charlm.cli.texts import check_texts
+from charlm.cli.texts import check_texts, wait_for_stdin
 from charlm.errors import UsageError
 from charlm.training.options import (
     DropoutOptions,
@@ -34,7 +36,8 @@ from charlm.training.options import (
 from charlm.training.recipe import validate
 
 if TYPE_CHECKING:
-    from charlm.runs import RunOptions, TextOptions
+    from charlm.runs import RunOptions
+    from charlm.training.text_options import TextOptions
 
 
 class TrainCommand(GroupedCommand):
@@ -110,6 +113,15 @@ def train(
         ),
     ] = "char",
     encoding: EncodingOption = "utf-8",
+    errors: ErrorsOption = "strict",
+    normalize: Annotated[
+        str,
+        typer.Option(
+            "--normalize",
+            help="Unicode normal form of all texts of the model: none, nfc or nfkc.",
+            autocompletion=completing(("none", "nfc", "nfkc")),
+        ),
+    ] = "none",
     documents: Annotated[
         str | None,
         typer.Option(
@@ -118,6 +130,7 @@ def train(
             autocompletion=completing(("lines", "blank-lines", "files")),
         ),
     ] = None,
+    document_start: DocumentStartOption = None,
     distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
     column: ColumnOption = None,
     given: Annotated[
@@ -154,29 +167,20 @@ def train(
     _check_sources(bool(corpus), demo, resume)
     training = check_options(options, TrainingOptions, "train")
     # Before torch is loaded, so that a mistake is told at once.
-    validate(training, documents=documents is not None or column is not None)
+    validate(training, documents=any(option is not None for option in (documents, document_start, column)))
     check_texts([*(corpus or ()), *(name for name in (valid, test) if name is not None)])
     from charlm.cli.train_view import PreparationProgress, run_training
-    from charlm.runs import RunOptions, TextOptions, new_run, resumed_run
+    from charlm.runs import RunOptions, new_run, resumed_run
     from charlm.system.signals import StopSignals
+    from charlm.training.text_options import TextOptions
 
     texts = TextOptions(
-        corpus or (),
-        valid,
-        test,
-        demo,
-        tokenizer,
-        encoding,
-        split,
-        documents,
-        distinct,
-        column,
-        given,
-        delimiter,
-        as_text,
-    )
+        corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct,
+        column, given, delimiter, as_text, document_start, errors, normalize)  # fmt: skip
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
+        if "-" in (corpus or ()):
+            wait_for_stdin()
         if resume:
             _refuse_with_resume(texts, run_options)
             run = resumed_run(out, training, None if device == "auto" else device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import time
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 
 from charlm.cli.advice import shell_command
 from charlm.cli.output import bits, duration, indented, progress_bar, say, terminal_width, write_json
+from charlm.corpus.line_hint import looks_like_lines
 from charlm.corpus.prepared import Corpus
 from charlm.errors import InterruptedBySignal
 from charlm.model.lstm import recurrence_name
@@ -39,8 +41,12 @@ class PreparationProgress:
         self._read += characters
         if not self._quiet and now - self._last_line > 2.0:
             self._last_line = now
-            millions = self._read / _CORPUS_PASSES / 1e6
-            say(f"preparing: {millions:.0f} million characters, {millions / (now - self._start):.0f} million/s")
+            read = self._read / _CORPUS_PASSES
+            say(f"preparing: {_rounded(read)} characters, {_rounded(read / (now - self._start))} per second")
+
+
+def _rounded(number: float) -> str:
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,.0f}"
 
 
 def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_json: bool) -> None:
@@ -88,8 +94,13 @@ def _show_setup(prepared: PreparedRun) -> None:
         f"{corpus.name}: {parts} characters; {distinct} distinct characters, "
         f"vocabulary of {model.vocabulary_size} ids{unknown}"
     )
+    if corpus.tokenizer.normalization != "none":
+        changed, form = int(corpus.description.get("normalized", 0)), corpus.tokenizer.normalization.upper()
+        say(f"normalized ({form}): {changed:,} characters changed; prompts and scored texts will be, too")
     if corpus.tokenizer.document_kind:
         _show_documents(corpus)
+    elif prepared.recipe is not None and looks_like_lines(corpus):
+        say("the lines look like texts of their own; if they are, such as names or log lines, add --documents lines")
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     say(
         f"model: {model.layers} x {model.hidden}{narrowed}, {model.parameter_count():,} parameters "
@@ -114,8 +125,11 @@ def _show_setup(prepared: PreparedRun) -> None:
 def _show_documents(corpus: Corpus) -> None:
     sizes = corpus.sizes
     parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
-    table = corpus.table
-    kind = corpus.tokenizer.document_kind if table is None else f"rows, {table.columns()}"
+    kind, start, table = corpus.tokenizer.document_kind, corpus.tokenizer.document_start, corpus.table
+    if start is not None:
+        kind = f"each from a line with {shlex.quote(start)} on"
+    elif table is not None:
+        kind = f"rows, {table.columns()}"
     say(f"documents ({kind}): {parts}; the end of a document is predicted like a character")
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
