@@ -129,14 +129,17 @@ def bits(nats: float) -> float:
     return nats / math.log(2)
 
 
-def chosen_checkpoint(named: Path | None) -> Path:
-    """The checkpoint that is named, or in CHARLM_CHECKPOINT, or the newest run, whose name is printed on stderr."""
+def chosen_checkpoint(named: Path | None, *, with_text: bool = False) -> Path:
+    """The checkpoint that is named, or in CHARLM_CHECKPOINT, or the newest run, whose name is printed on stderr.
+
+    ``with_text``: the newest run that has the text it was trained on.
+    """
     from charlm.checkpoint.run_folder import RUNS, RunFolder
 
     if named is not None:
         return named
     if from_environment := os.environ.get("CHARLM_CHECKPOINT"):
         return Path(from_environment)
-    newest = RunFolder.newest(RUNS).path
+    newest = RunFolder.newest(RUNS, with_text=with_text).path
     say(f"using {newest}")
     return newest

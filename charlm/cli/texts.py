@@ -38,7 +38,7 @@ class Measured(NamedTuple):
     """For each model the ids of its tokenizer, in blocks."""
 
 
-def check_texts(names: Iterable[str]) -> None:
+def check_files(names: Iterable[str]) -> None:
     """Raise what opening the texts will raise if a file is missing or cannot be read, but without heavy modules."""
     for name in names:
         if name != "-" and not os.access(name, os.R_OK):

@@ -22,7 +22,8 @@ from charlm.cli.options import (
     JsonOption,
     completing,
 )
-from charlm.cli.texts import check_texts, wait_for_stdin
+from charlm.cli.texts import check_files, wait_for_stdin
+from charlm.config import TrainingConfig
 from charlm.errors import UsageError
 from charlm.training.options import (
     DropoutOptions,
@@ -166,17 +167,22 @@ def train(
     """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving."""
     _check_sources(bool(corpus), demo, resume)
     training = check_options(options, TrainingOptions, "train")
-    # Before torch is loaded, so that a mistake is told at once.
+    # All mistakes that can be found without torch are told before it is loaded.
     validate(training, documents=any(option is not None for option in (documents, document_start, column)))
-    check_texts([*(corpus or ()), *(name for name in (valid, test) if name is not None)])
-    from charlm.cli.train_view import PreparationProgress, run_training
-    from charlm.runs import RunOptions, new_run, resumed_run
-    from charlm.system.signals import StopSignals
-    from charlm.training.text_options import TextOptions
+    check_files([*(corpus or ()), *(name for name in (valid, test) if name is not None)])
+    from charlm.training.text_options import TextOptions, check_texts
 
     texts = TextOptions(
         corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct,
         column, given, delimiter, as_text, document_start, errors, normalize)  # fmt: skip
+    check_texts(texts, None)
+    _check_run(out, resume, init_from, training)
+    if precision != "auto":
+        TrainingConfig(precision=precision)  # raises an error for an unknown one
+    from charlm.cli.train_view import PreparationProgress, run_training
+    from charlm.runs import RunOptions, new_run, resumed_run
+    from charlm.system.signals import StopSignals
+
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
         if "-" in (corpus or ()):
@@ -198,6 +204,21 @@ def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
     if corpus and resume:
         raise UsageError("--resume takes no text; name the run with --out (charlm train --resume --out RUN)")
     raise UsageError("give exactly one of a text (charlm train FILE), --demo or --resume")
+
+
+def _check_run(out: Path | None, resume: bool, init_from: Path | None, options: TrainingOptions) -> None:
+    """Raise what preparing the run would raise for its folder, or that of the weights to start from."""
+    from charlm.checkpoint.run_folder import RUNS, RunFolder
+    from charlm.checkpoint.step import open_checkpoint
+    from charlm.training.resuming import refuse_fixed_options, run_of
+
+    if resume:
+        refuse_fixed_options(options)
+        run_of(RunFolder.newest(RUNS, to_resume=True).path if out is None else out)
+    elif out is not None:
+        RunFolder(out).refuse_taken()
+    if init_from is not None:
+        open_checkpoint(init_from, names=())
 
 
 def _refuse_with_resume(texts: TextOptions, run_options: RunOptions) -> None:

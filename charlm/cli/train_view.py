@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
 import sys
@@ -143,7 +144,7 @@ def _batch(trainer: Trainer) -> str:
     config = trainer.config
     if trainer.corpus.tokenizer.document_kind:
         return f"up to {config.batch * config.bptt:,} characters per step, documents of similar length together"
-    return f"{config.batch} streams, chunks of {config.bptt}"
+    return f"{config.batch} stream{'s' * (config.batch != 1)}, chunks of {config.bptt}"
 
 
 def _hardware(trainer: Trainer) -> str:
@@ -276,5 +277,7 @@ def _report(trainer: Trainer, reason: str, as_json: bool) -> None:
             "best_nats_per_char": progress.best,
             "best_bits_per_char": None if progress.best is None else bits(progress.best),
             "parameters": trainer.model.config.parameter_count(),
+            "model": dataclasses.asdict(trainer.model.config),
+            "training": dataclasses.asdict(trainer.config),
         }
     )

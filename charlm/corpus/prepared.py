@@ -166,7 +166,10 @@ def parse_split(text: str) -> tuple[float, float, float]:
         or shares[0] <= 0
         or not math.isclose(sum(shares), 100)
     ):
-        raise UsageError(f"--split {text!r} must be three percentages that add up to 100, like 90/5/5 or 90/10/0")
+        raise UsageError(
+            f"--split {text!r} must be two or three percentages, of which the first is above 0 and all add up to 100, "
+            "like 90/5/5 or 90/10"
+        )
     return shares[0] / 100, shares[1] / 100, shares[2] / 100
 
 

@@ -48,6 +48,9 @@ def test_the_everyday_commands(text_file, tmp_path):
     result = json.loads(trained.stdout)
     assert result["run"] == "checkpoints/salad"
     assert result["step"] == 20
+    assert result["model"]["hidden"] == 128
+    assert result["training"]["steps"] == 20
+    assert result["training"]["optimizer"] == "muon"
     stderr = trained.stderr.decode()
     for words in ("parameters", "tying", "baselines", "first loss", "validation", "charlm generate"):
         assert words in stderr
@@ -149,7 +152,7 @@ def _bad_texts(folder):
         (["train", "good.txt", "--layers", "1", "--hidden", "8", "--embedding", "4"], 2, "--layers 2"),
         (["train", "good.txt", "--lr", "nan"], 2, "--lr"),
         (["train", "good.txt", "--lr", "fast"], 2, "--lr"),
-        (["train", "good.txt", "--time", "soon"], 2, "90s, 10m or 2h"),
+        (["train", "good.txt", "--time", "soon"], 2, "90s, 10m, 2h or 1h30m"),
         (["train", "good.txt", "--steps", "5", "--time", "5s"], 2, "only one"),
         (["train", "good.txt", "--encoding", "klingon"], 2, "--encoding"),
         (["train", "good.txt", "--split", "50/50/50"], 2, "90/5/5"),

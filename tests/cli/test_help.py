@@ -57,6 +57,13 @@ def test_tab_completes_choices(option, choices):
         (["{text}", "--epochs", "-1"], 2, "must be above 0"),
         (["{text}", "--documents", "lines", "--state-reset", "0.1"], 2, "no effect on documents"),
         (["--lr", "1"], 2, "no text given"),
+        (["{text}", "--split", "90"], 2, "--split '90' must be two or three percentages"),
+        (["{text}", "--documents", "words"], 2, "not 'words'"),
+        (["{text}", "--precision", "fp9"], 2, "not 'fp9'"),
+        (["{text}", "--init-from", "missing"], 66, "missing does not exist"),
+        (["{text}", "--out", "{text}"], 73, "exists and is not a run"),
+        (["--resume", "--out", "missing"], 66, "missing does not exist"),
+        (["--resume", "--lr", "1"], 2, "--lr cannot change when a run is resumed"),
     ],
 )
 def test_a_wrong_training_is_refused_before_torch_is_loaded(words, code, message, tmp_path):
