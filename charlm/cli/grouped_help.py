@@ -19,7 +19,7 @@ class GroupedCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options group by group."""
         records = {
-            parameter.name: record
+            "help" if "--help" in parameter.opts else parameter.name: record
             for parameter in self.get_params(ctx)
             if (record := parameter.get_help_record(ctx)) is not None
         }
