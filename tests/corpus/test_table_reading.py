@@ -190,3 +190,12 @@ def test_lines_of_many_rows_in_small_blocks(tmp_path, monkeypatch):
     source = open_table([str(tmp_path / "t.csv")], TableOptions("name"))
     expected = [(f"n{number}\nx", number + 1, 2 * number + 2, 0) for number in range(1000)]
     assert documents(source) == expected
+
+
+def test_the_cells_before_an_error_are_as_many_in_each_column(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"name": "ab", "kind": "x"}\n{"name": "cd", "kind": [1]}\n')
+    found = []
+    with pytest.raises(DataError, match="row 2: kind holds a list"):
+        for block in open_table([str(tmp_path / "t.jsonl")], TableOptions("name", given="kind")).blocks("char"):
+            found += block.numbers
+    assert found == [1]
