@@ -38,6 +38,17 @@ def texts(source, **options):
     return [text for text, *_ in documents(source, **options)]
 
 
+def numbers_until_error(source):
+    """The numbers of the rows before the error, and its message."""
+    found = []
+    try:
+        for block in source.blocks("char"):
+            found += block.numbers
+    except DataError as error:
+        return found, str(error)
+    raise AssertionError("an error was expected")
+
+
 def zipped(name):
     def pack(data, path):
         with zipfile.ZipFile(path, "w") as archive:
@@ -103,7 +114,7 @@ def test_the_encoding_is_that_of_the_table(tmp_path, name):
         texts(open_table([str(path)], options))
 
 
-BAD = b'name,kind,id\nab,x,1\nb\xffc,x,2\ncd,\xff,3\nde,y,\xff\nef,y,5\n'
+BAD = b"name,kind,id\nab,x,1\nb\xffc,x,2\ncd,\xff,3\nde,y,\xff\nef,y,5\n"
 
 
 def test_invalid_bytes_are_replaced_and_counted(tmp_path):
@@ -151,11 +162,9 @@ def test_the_rows_before_an_error_are_read(tmp_path, form):
     good = {"csv": b"name\nab\ncd\n", "jsonl": b'{"name": "ab"}\n{"name": "cd"}\n', "json": b'[{"name": "ab"},'}[form]
     bad = {"csv": b"e\xff\n", "jsonl": b'{"name": "e\xff"}\n', "json": b'{"name": "cd"}, x]'}[form]
     path.write_bytes(good + (b"\n" * 70_000 if form == "json" else b"") + bad)
-    found = []
-    with pytest.raises(DataError, match="is not"):
-        for block in open_table([str(path)], TableOptions("name"), Decoding()).blocks("char"):
-            found.append(block.piece.codes.tobytes())
-    assert b"".join(found) == b"abcd"
+    found, message = numbers_until_error(open_table([str(path)], TableOptions("name")))
+    assert found == [1, 2]
+    assert " is not " in message
 
 
 def test_cells_and_conditions_are_normalized_and_delimiters_are_not(tmp_path):
@@ -194,8 +203,6 @@ def test_lines_of_many_rows_in_small_blocks(tmp_path, monkeypatch):
 
 def test_the_cells_before_an_error_are_as_many_in_each_column(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"name": "ab", "kind": "x"}\n{"name": "cd", "kind": [1]}\n')
-    found = []
-    with pytest.raises(DataError, match="row 2: kind holds a list"):
-        for block in open_table([str(tmp_path / "t.jsonl")], TableOptions("name", given="kind")).blocks("char"):
-            found += block.numbers
+    found, message = numbers_until_error(open_table([str(tmp_path / "t.jsonl")], TableOptions("name", given="kind")))
     assert found == [1]
+    assert "row 2: kind holds a list" in message
