@@ -206,3 +206,26 @@ def test_the_cells_before_an_error_are_as_many_in_each_column(tmp_path):
     found, message = numbers_until_error(open_table([str(tmp_path / "t.jsonl")], TableOptions("name", given="kind")))
     assert found == [1]
     assert "row 2: kind holds a list" in message
+
+
+def test_parquet_is_a_table_and_among_texts_it_is_left_out(tmp_path, caplog):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    texts_folder, tables = tmp_path / "texts", tmp_path / "tables"
+    for folder in (texts_folder, tables):
+        folder.mkdir()
+        parquet.write_table(pyarrow.table({"name": ["ab", "cd"]}), folder / "t.parquet")
+    (texts_folder / "a.txt").write_text("a text")
+    source = open_texts([str(texts_folder)])
+    assert source.paths == [texts_folder / "a.txt"]
+    assert "skipped 1 file that is not text" in caplog.text
+    for name in (tables, tables / "t.parquet"):
+        with pytest.raises(UsageError, match="with the columns name"):
+            open_texts([str(name)])
+    assert documents(open_table([str(tables)], TableOptions("name"))) == [("ab", 1, None, 0), ("cd", 2, None, 0)]
+    with pytest.raises(DataError, match="is a Parquet table, not text"):
+        open_texts([str(tables / "t.parquet")], as_text=True)
+    packed = tmp_path / "t.parquet.gz"
+    packed.write_bytes(gzip.compress((tables / "t.parquet").read_bytes()))
+    with pytest.raises(DataError, match="is a Parquet table, packed with gzip, not text; unpack it first"):
+        open_table([str(packed)], TableOptions("name"))
