@@ -265,15 +265,14 @@ class _Opener:
         with reading(name), open(path, "rb") as file:
             data = file.read(HEAD_BYTES)
             format_ = recognize(data)
-            is_plain = format_ is None or (format_ is PARQUET and self._parquet and parquet)
-            if is_plain:
+            if format_ is None or (format_ is PARQUET and self._parquet and parquet):
                 head = data
             else:
                 file.seek(0)
                 head = next(file_blocks(file, name, True, self._any_file, self._offers_bytes, HEAD_BYTES), b"")
         if refuse_nul and format_ is not PARQUET and b"\0" in head and not head.startswith(_UTF16_BOMS):
             return False
-        if is_plain and len(data) < min(HEAD_BYTES, self._room):
+        if format_ is None and len(data) < min(HEAD_BYTES, self._room):
             self.small[path] = data
             self._room -= len(data) + _SMALL_OVERHEAD
         self.paths.append(path)

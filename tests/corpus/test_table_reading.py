@@ -229,3 +229,11 @@ def test_parquet_is_a_table_and_among_texts_it_is_left_out(tmp_path, caplog):
     packed.write_bytes(gzip.compress((tables / "t.parquet").read_bytes()))
     with pytest.raises(DataError, match="is a Parquet table, packed with gzip, not text; unpack it first"):
         open_table([str(packed)], TableOptions("name"))
+
+
+def test_a_parquet_file_is_not_read_as_text_because_of_its_form(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"PAR1\x15\x04 and more")
+    source = open_texts([str(path)])  # it may be a table for a command that names a column
+    with pytest.raises(DataError, match="is a Parquet table, not text"):
+        list(source.codes("char"))
