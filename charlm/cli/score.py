@@ -113,7 +113,8 @@ def score(
         raise UsageError("--errors is for characters, and this model reads bytes; leave it out")
     names, form = text or ["-"], TableForm(column, delimiter, as_text, given_column, given).normal([model])
     with spool_folder(names, form) as spool:
-        decoding = decoding_for([model], encoding, errors, ("--encoding", "--errors"))
+        options = ("--encoding",) if tokenizer.kind == "byte" else ("--encoding", "--errors")
+        decoding = decoding_for([model], encoding, errors, options)
         found = _documents(model, names, (documents, document_start), decoding, (form, spool, keep or ()))
         rows = _chosen_rows(found.scored(), min_length, model.percentiles() if percentile or above else None, limit)
         ranked = _ranked(rows, top, bottom) if top or bottom else None

@@ -29,7 +29,10 @@ class Guess(NamedTuple):
 
 def guess_encoding(data: bytes, position: int, tried: str) -> Guess | None:
     """The likely encoding of ``data``, in which the codec ``tried`` failed at ``position``; None if there is none."""
-    for encoding in ["utf-8", *_candidates(_around(data, position))]:
+    sample = _around(data, position)
+    if tried in ("utf-8", "utf-8-sig") and _is_mostly_utf8(sample):
+        return None
+    for encoding in ["utf-8", *_candidates(sample)]:
         try:
             text = _decoded(data, encoding)
         except UnicodeError:
@@ -37,6 +40,12 @@ def guess_encoding(data: bytes, position: int, tried: str) -> Guess | None:
         if codecs.lookup(encoding).name != tried and not text.isascii():
             return Guess(encoding, _word(data, position, encoding))
     return None
+
+
+def _is_mostly_utf8(sample: bytes) -> bool:
+    """Whether most bytes beyond ASCII are valid UTF-8, which is rare in other encodings."""
+    valid = sum(len(character.encode()) for character in sample.decode("utf-8", "ignore") if not character.isascii())
+    return 2 * valid > sum(byte >= 0x80 for byte in sample)
 
 
 def _around(data: bytes, position: int) -> bytes:

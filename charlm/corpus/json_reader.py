@@ -42,15 +42,14 @@ class JsonReader:
             try:
                 for values in batch:
                     number += 1
-                    row = [(name, values.get(name)) for name in names]
-                    texts = [
-                        value if isinstance(value, str) and value else cell_text(value, self._file.name, number, name)
-                        for name, value in row
-                    ]
-                    for text, found in zip(texts, cells, strict=True):
-                        found.append(text)
+                    for name, found in zip(names, cells, strict=True):
+                        value = values.get(name)
+                        if not isinstance(value, str) or not value:
+                            value = cell_text(value, self._file.name, number, name)
+                        found.append(value)
             except CharlmError:
-                yield cells
+                complete = min(map(len, cells), default=0)
+                yield [found[:complete] for found in cells]
                 raise
             yield cells
 

@@ -76,12 +76,17 @@ class TextFile(NamedTuple):
         return decode_blocks(blocks, self.name, self.decoding, changes)
 
     def head(self) -> str:
-        """The first characters."""
+        """The first characters; before a byte that is not valid, the whole lines, if there is one."""
         head = ""
-        for block in self.blocks():
-            head += block
-            if len(head) >= _HEAD:
-                break
+        try:
+            for block in self.blocks():
+                head += block
+                if len(head) >= _HEAD:
+                    break
+        except DataError:
+            head = head[: head.rfind("\n") + 1]
+            if not head:
+                raise
         return head[:_HEAD]
 
 

@@ -218,9 +218,9 @@ def open_source(
     """The text of files, folders (all visible text files in them, sorted by path) or ``-`` for stdin.
 
     Stdin is copied to ``spool``, so that it can be read repeatedly. With ``any_file``, files that are not text are
-    read, too, with ``parquet`` those of this format. ``decoding`` says more than ``encoding``. Raises
-    ``MissingInputError``, ``UsageError`` for an unknown encoding, ``DataError`` for an empty text or a file that is
-    not text.
+    read, too, with ``parquet`` those of this format that are named, or in a folder with nothing else. ``decoding`` says
+    more than ``encoding``. Raises ``MissingInputError``, ``UsageError`` for an unknown encoding, ``DataError`` for an
+    empty text or a file that is not text.
     """
     decoding = decoding or Decoding(encoding)
     if list(names).count("-") > 1:
@@ -254,26 +254,25 @@ class _Opener:
         """Add a file. Raises ``NotTextError``."""
         self._add(path, name)
 
-    def add_text(self, path: Path) -> bool:
+    def add_text(self, path: Path, parquet: bool = False) -> bool:
         """Add a file of a folder, unless it is not text. Returns whether it was added."""
         try:
-            return self._add(path, str(path), refuse_nul=not self._any_file)
+            return self._add(path, str(path), refuse_nul=not self._any_file, parquet=parquet)
         except NotTextError:
             return False
 
-    def _add(self, path: Path, name: str, refuse_nul: bool = False) -> bool:
+    def _add(self, path: Path, name: str, refuse_nul: bool = False, parquet: bool = True) -> bool:
         with reading(name), open(path, "rb") as file:
             data = file.read(HEAD_BYTES)
             format_ = recognize(data)
-            is_plain = format_ is None or (format_ is PARQUET and self._parquet)
-            if is_plain:
+            if format_ is None or (format_ is PARQUET and self._parquet and parquet):
                 head = data
             else:
                 file.seek(0)
                 head = next(file_blocks(file, name, True, self._any_file, self._offers_bytes, HEAD_BYTES), b"")
         if refuse_nul and format_ is not PARQUET and b"\0" in head and not head.startswith(_UTF16_BOMS):
             return False
-        if is_plain and len(data) < min(HEAD_BYTES, self._room):
+        if format_ is None and len(data) < min(HEAD_BYTES, self._room):
             self.small[path] = data
             self._room -= len(data) + _SMALL_OVERHEAD
         self.paths.append(path)
@@ -311,7 +310,8 @@ def _expand(name: str, opener: _Opener) -> None:
 
 def _add_folder(folder: Path, opener: _Opener) -> None:
     files = visible_files(folder)
-    others = [str(file) for file in files if not opener.add_text(file)]
+    only_parquet = all(file.suffix.lower() == ".parquet" for file in files)  # else it is not a folder of tables
+    others = [str(file) for file in files if not opener.add_text(file, only_parquet)]
     warn_of(others, "skipped {} that is not text", "skipped {} that are not text")
     if len(others) == len(files):
         raise MissingInputError(f"{folder} is a folder with no text file in it; name a file, or a folder that has some")

@@ -130,7 +130,7 @@ def _bad_texts(folder):
     (folder / "utf16.txt").write_bytes(("the cat sat " * 200).encode("utf-16"))
     (folder / "short.txt").write_text("hello")
     (folder / "same.txt").write_text("a" * 1000)
-    (folder / "bad.gz").write_bytes(b"no gzip")
+    (folder / "bad.gz").write_bytes(b"\x1f\x8bno gzip")
     (folder / "folder").mkdir()
 
 

@@ -187,3 +187,9 @@ def test_utf16_without_a_byte_order_mark_is_refused(encoding):
 
 def test_utf32_is_not_taken_for_utf16():
     assert "UTF-32" in message_of("hello".encode("utf-32"))
+
+
+def test_a_text_that_is_mostly_utf8_is_not_taken_for_another_encoding():
+    data = "Zoë, Léa und Bjørn".encode() * 3 + b" b\xffd " + "Zoë, Léa".encode()
+    with pytest.raises(DataError, match=r"line 1; name its encoding with --encoding, or --errors replace"):
+        list(decode_blocks([data], "t"))

@@ -10,6 +10,7 @@ from charlm.checkpoint.step import CONFIG, open_checkpoint, save_step
 from charlm.config import dump_json
 from charlm.corpus.prepared import find_corpus
 from charlm.errors import DataError, MissingInputError
+from charlm.evaluation.by_value import documents_with_values
 from charlm.evaluation.percentiles import LEVELS, Percentiles, _grouped, measure_percentiles
 
 
@@ -144,3 +145,25 @@ def test_damaged_percentiles_are_refused_in_one_line(lines_model, damage):
     for values in (kept, [kept], "text", 3):
         with pytest.raises(DataError, match="percentiles are damaged"):
             Percentiles.from_dict(values, "config.json")
+
+
+def test_fewer_ids_give_percentiles_of_fewer_documents(document_run, lines_model):
+    corpus, engine = find_corpus(document_run), lines_model.engine
+    every = measure_percentiles(engine, lines_model.tokenizer, corpus)
+    ids = corpus.ids("valid").read(0, corpus.sizes["valid"].ids)
+    ends = np.flatnonzero(ids == corpus.tokenizer.end_id) + 1
+    fewer = measure_percentiles(engine, lines_model.tokenizer, corpus, max_ids=int(ends[24]))
+    assert (every.documents, fewer.documents) == (40, 25)
+    assert measure_percentiles(engine, lines_model.tokenizer, corpus, max_ids=0) is None
+
+
+def test_the_percentiles_of_a_model_with_conditions_are_those_of_its_texts(table_run):
+    model, corpus = charlm.load(table_run, device="cpu", precision="fp32", threads=1), find_corpus(table_run)
+    percentiles = measure_percentiles(model.engine, model.tokenizer, corpus)
+    scored = []
+    for values, texts in documents_with_values(corpus, "valid"):
+        scored += model.score_documents(texts, given=values)
+    assert percentiles.groups[-1].max_characters == max(each.characters for each in scored)
+    assert percentiles.groups[0].bits_per_char_Q[0] == pytest.approx(
+        min(each.bits_per_char for each in scored if each.characters <= percentiles.groups[0].max_characters), rel=1e-5
+    )
