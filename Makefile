@@ -2,6 +2,7 @@
 # make test   lint, types, import contracts, tests
 # make wheel  a wheel for every Python of this platform, in dist/
 # make stress slow tests of the promises, in hours; make stress NAME=kill runs one of them
+# make minimums PYTHON=python3.10   the quick tests with the oldest versions of everything, in build/minimums
 # make docs   write the generated parts of the documentation
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test wheel stress docs clean
+.PHONY: demo test wheel stress minimums docs clean
 
 # pip constrains only what it installs here, not what it installs to build. So the build tools come first, and the build
 # is not isolated. It also compiles only what changed since the last build.
@@ -39,6 +40,9 @@ wheel: $(STAMP)
 
 stress: $(STAMP)
 	cd tests && $(abspath $(BIN))/python -m stress $(NAME)
+
+minimums:
+	$(PYTHON) tests/minimums.py build/minimums
 
 docs: $(STAMP)
 	$(BIN)/python tests/test_docs.py

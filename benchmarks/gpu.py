@@ -46,10 +46,11 @@ import charlm
 from charlm import runs
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.model import char_lm
-from charlm.runs import PreparedRun, RunOptions, TextOptions, new_run
+from charlm.runs import PreparedRun, RunOptions, new_run
 from charlm.training import update
 from charlm.training.events import Stepped
 from charlm.training.options import TrainingOptions
+from charlm.training.text_options import TextOptions
 
 BPTT = 128
 VOCABULARY = 322

@@ -105,12 +105,13 @@ def read_streams(file: Path | None, batch: int, characters: int) -> tuple[Tensor
     import numpy as np
     import torch
 
-    from charlm.corpus.text import decode_blocks, read_blocks
-    from charlm.runs import demo_text
+    from charlm.corpus.blocks import read_blocks
+    from charlm.corpus.encodings import decode_blocks
     from charlm.tokenizer.characters import CharTokenizer
     from charlm.tokenizer.protocol import code_points
+    from charlm.training.text_options import demo_text
 
-    text = demo_text() if file is None else "".join(decode_blocks(read_blocks(file), "utf-8", str(file)))
+    text = demo_text() if file is None else "".join(decode_blocks(read_blocks(file), str(file)))
     needed = batch * characters + 1
     if len(text) < needed:
         raise SystemExit(f"the text has {len(text)} characters, {needed} are needed; use a smaller --characters")

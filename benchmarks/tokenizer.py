@@ -26,7 +26,8 @@ import numpy as np
 import sentencepiece
 from common import MB, make_parser, report, seconds_per_call, take_turns
 
-from charlm.corpus.text import decode_blocks, read_blocks
+from charlm.corpus.blocks import read_blocks
+from charlm.corpus.encodings import decode_blocks
 from charlm.tokenizer.characters import NOT_PIECES, CharTokenizer
 
 Encoder = Callable[[], list[Any]]
@@ -42,7 +43,7 @@ def main() -> None:
 
 def measure(file: Path, rounds: int) -> dict[str, Any]:
     """One row of the table."""
-    blocks = list(decode_blocks(read_blocks(file), "utf-8", str(file)))
+    blocks = list(decode_blocks(read_blocks(file), str(file)))
     counts = Counter(chain.from_iterable(blocks))
     if any(chr(code) in counts for code in NOT_PIECES):
         raise SystemExit(f"{file} contains NUL or U+2581, which SentencePiece cannot represent; use another file")

@@ -43,6 +43,10 @@ def _require(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r:.40}")
+
+
 def _require_probability(name: str, value: float) -> None:
     _require(0.0 <= value < 1.0, f"{name} must be at least 0 and below 1, not {value}")
 
@@ -159,9 +163,12 @@ class TrainingConfig:
     ids_per_second: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.optimizer in OPTIMIZERS, f"--optimizer must be one of {', '.join(OPTIMIZERS)}")
-        _require(self.schedule in SCHEDULES, f"--schedule must be one of {', '.join(SCHEDULES)}")
-        _require(self.precision in ("fp32", "bf16", "fp16"), "--precision must be auto, fp32, bf16 or fp16")
+        _require_choice("--optimizer", self.optimizer, OPTIMIZERS)
+        _require_choice("--schedule", self.schedule, SCHEDULES)
+        _require(
+            self.precision in ("fp32", "bf16", "fp16"),
+            f"--precision must be auto, fp32, bf16 or fp16, not {self.precision!r:.40}",
+        )
         _require(0 < self.lr <= 1000 and math.isfinite(self.lr), f"--lr must be above 0, not {self.lr}")
         _require(0 <= self.momentum < 1, f"--momentum must be at least 0 and below 1, not {self.momentum}")
         _require(0 < self.beta2 < 1, f"--beta2 must be above 0 and below 1, not {self.beta2}")
@@ -177,7 +184,7 @@ class TrainingConfig:
         _require_probability("--state-reset", self.state_reset)
         _require(0 <= self.ar < math.inf, f"--ar must be 0 or more, not {self.ar}")
         _require(0 <= self.tar < math.inf, f"--tar must be 0 or more, not {self.tar}")
-        _require(self.average in AVERAGES, f"--average must be one of {', '.join(AVERAGES)}")
+        _require_choice("--average", self.average, AVERAGES)
         _require_probability("--average-decay", self.average_decay)
         budgets = [value for value in (self.epochs, self.steps, self.seconds) if value is not None]
         _require(len(budgets) <= 1, "give only one of --epochs, --steps and --time")
@@ -340,20 +347,18 @@ def dump_json(values: Any) -> bytes:
     return (json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
 
 
+_UNITS = (("d|days?", 86400.0), ("h|hours?", 3600.0), ("m|mins?|minutes?", 60.0), ("s|secs?|seconds?", 1.0))
+_DURATION = re.compile(r"\s*".join(rf"(?:([0-9]+(?:\.[0-9]+)?) ?(?:{unit})\b|)" for unit, _ in _UNITS), re.IGNORECASE)
+
+
 def parse_duration(text: str, option: str = "--time") -> float:
-    """Seconds in "90s", "10m", "2h", "1h30m" or a plain number of seconds. Raises ``UsageError``."""
-    units = {"h": 3600.0, "m": 60.0, "s": 1.0}
-    total, number = 0.0, ""
-    try:
-        for character in text.strip().lower():
-            if character in units:
-                total += float(number) * units[character]
-                number = ""
-            else:
-                number += character
-        total += float(number) if number else 0.0
-    except ValueError:
-        total = -1.0
-    if not 0 < total < math.inf:
-        raise UsageError(f"{option} {text!r} is not a duration; write 90s, 10m or 2h")
-    return total
+    """Seconds in "90s", "10m", "2h", "1d", "1h30m" or "10 minutes". Raises ``UsageError``."""
+    written = re.sub(r"(?<=[a-z])(?=[0-9])", " ", text.strip().lower())
+    if found := _DURATION.fullmatch(written):
+        numbers = [float(number or 0) for number in found.groups()]
+        total = sum(number * seconds for number, (_, seconds) in zip(numbers, _UNITS, strict=True))
+        if 0 < total < math.inf:
+            return total
+    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", written):
+        raise UsageError(f"{option} {text!r} has no unit; write {written}s, {written}m or {written}h")
+    raise UsageError(f"{option} {text!r:.60} is not a duration; write 90s, 10m, 2h or 1h30m")

@@ -17,8 +17,9 @@ from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.shipped import find_checkpoint
 from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
 from charlm.config import DEFAULT_TEMPERATURE, ModelConfig, SamplingConfig, from_dict
-from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.documents import split_documents
 from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.pieces import Piece
 from charlm.corpus.trained_table import ModelConditions, TrainedTable
 from charlm.engine import Engine, create_engine
 from charlm.engine.ensemble import Ensemble
@@ -29,8 +30,10 @@ from charlm.evaluation.comparison import check_same_tokenizer
 from charlm.evaluation.losses import ProgressCallback, exact_losses, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_together
 from charlm.evaluation.metrics import Evaluation
+from charlm.evaluation.percentiles import Percentiles, checkpoint_percentiles
 from charlm.evaluation.scoring import Scored, Surprisal, encode_documents, score_documents, surprisals
 from charlm.generation.texts import sample_texts, stream_text
+from charlm.tokenizer.normalization import Normalizer, normalize
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer, code_points
 
 if TYPE_CHECKING:
@@ -205,7 +208,8 @@ class LanguageModel:
         """
         config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
         ids = self._prompt_ids(prompt, given)
-        return stream_text(self.generation_engine, self.tokenizer, ids, length, config, stop=stop, seed=seed)
+        engine, stop = self.generation_engine, self._stop(stop)
+        return stream_text(engine, self.tokenizer, ids, length, config, stop=stop, seed=seed)
 
     def samples(
         self,
@@ -221,10 +225,13 @@ class LanguageModel:
         """``count`` texts (None: endless) that continue one prompt, many in parallel. The first is ``stream``'s."""
         config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
         ids, engine = self._prompt_ids(prompt, given), self.generation_engine
-        return sample_texts(engine, self.tokenizer, ids, length, config, count=count, stop=stop, seed=seed)
+        return sample_texts(engine, self.tokenizer, ids, length, config, count=count, stop=self._stop(stop), seed=seed)
+
+    def _stop(self, stop: str | None) -> str | None:
+        return None if stop is None else self._normalized(stop)
 
     def _prompt_ids(self, prompt: str | Iterable[str], given: str | None) -> Iterator[Ids]:
-        pieces = [prompt] if isinstance(prompt, str) else prompt
+        pieces = Normalizer(self.tokenizer.normalization).blocks([prompt] if isinstance(prompt, str) else prompt)
         ids = (self.tokenizer.encode(block) for piece in pieces for block in _text_blocks(piece))
         return itertools.chain(self.conditions.prefix(given, known=True), ids)
 
@@ -237,12 +244,14 @@ class LanguageModel:
         all. For a model with conditions, ``given`` is that of every document. Raises ``UsageError`` for an invalid
         ``window``, and for any with documents; ``DataError`` for a text that is too short or cannot be encoded.
         """
-        codes = (self._codes(block) for block in _text_blocks(text))
-        if self.tokenizer.document_kind is None:
+        codes = (self._codes(block) for block in _text_blocks(self._normalized(text)))
+        tokenizer, kind = self.tokenizer, self.tokenizer.document_kind
+        if kind is None:
             self.conditions.prefix(given)
-            return self.evaluate_ids(map(self.tokenizer.encode_codes, codes), window)
-        documents = self.conditions.added(split_documents([codes], self.tokenizer.document_kind), given)
-        return self.evaluate_ids(itertools.starmap(self.tokenizer.encode_documents, documents), window)
+            return self.evaluate_ids(map(tokenizer.encode_codes, codes), window)
+        pieces = split_documents([codes], kind, start=tokenizer.document_start)
+        documents = self.conditions.added(pieces, given)
+        return self.evaluate_ids((tokenizer.encode_documents(p.codes, p.ends) for p in documents), window)
 
     def evaluate_ids(
         self, blocks: Iterable[Ids], window: int | None = None, progress: ProgressCallback = no_progress
@@ -310,10 +319,11 @@ class LanguageModel:
     def score(self, text: str, given: str | None = None) -> NDArray[np.float64]:
         """The log-probability in nats of each character of ``text``, given all before it; [len(text)].
 
-        With the byte tokenizer, of each byte. ``text`` is treated as one unfinished document: no end marker is scored.
+        With the byte tokenizer, of each byte; with a normal form, of each character of the normalized text. ``text`` is
+        treated as one unfinished document: no end marker is scored.
         """
         prefix = self.conditions.prefix(given)
-        blocks = (self.tokenizer.encode(block) for block in _text_blocks(text))
+        blocks = (self.tokenizer.encode(block) for block in _text_blocks(self._normalized(text)))
         pieces = list(exact_losses(self.engine, self.tokenizer.start_id, itertools.chain(prefix, blocks)))
         before = sum(map(len, prefix))
         ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in pieces)])[before:]
@@ -340,6 +350,13 @@ class LanguageModel:
         """``score_documents`` for pieces of a split text, in lists; see ``scoring.score_documents``."""
         return score_documents(self.engine, self.tokenizer, pieces, at_once)
 
+    def percentiles(self) -> Percentiles:
+        """How unusual documents are, from held-out ones: kept in the checkpoint, else measured on the run's corpus.
+
+        Raises ``MissingInputError`` where the checkpoint has neither, and where the corpus has no held-out documents.
+        """
+        return checkpoint_percentiles(self.checkpoint, self.engine, self.tokenizer)
+
     def classify(self, texts: Iterable[str]) -> Iterator[Classified]:
         """The most probable condition of each text, with the probabilities of all; see ``classification``.
 
@@ -361,7 +378,8 @@ class LanguageModel:
         """
         if alternatives < 0:
             raise UsageError(f"alternatives must be 0 or more, not {alternatives}")
-        ids, _ = encode_documents(self.tokenizer, *self._piece(text))
+        piece = self._piece(text)
+        ids, _ = encode_documents(self.tokenizer, piece.codes, piece.ends)
         return surprisals(self.engine, self.tokenizer, ids, alternatives, self.conditions.prefix(given))
 
     def fingerprint(self, text: str) -> int:
@@ -369,8 +387,11 @@ class LanguageModel:
         return int(DocumentHasher().update(self._piece(text))[0])
 
     def _piece(self, text: str) -> Piece:
-        codes = self._codes(text)
+        codes = self._codes(self._normalized(text))
         return Piece(codes, np.full(1, len(codes), np.int64))
+
+    def _normalized(self, text: str) -> str:
+        return normalize(text, self.tokenizer.normalization)
 
     def _codes(self, text: str) -> Codes:
         """What the tokenizer encodes: code points, or bytes."""

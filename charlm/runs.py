@@ -21,17 +21,14 @@ from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RUNS, RunFolder
 from charlm.checkpoint.step import (
     ALL_FILES,
-    Checkpoint,
     open_checkpoint,
 )
 from charlm.checkpoint.transfer import transfer_weights
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
-from charlm.corpus.documents import check_document_kind
-from charlm.corpus.preparation import prepare
+from charlm.corpus.preparation import log_surprises, prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
-from charlm.corpus.tables import TableOptions, open_texts
-from charlm.corpus.text import TextSource, check_encoding
+from charlm.corpus.text import TextSource
 from charlm.errors import DataError, UsageError
 from charlm.system.devices import choose_device, choose_precision
 from charlm.system.disk import sync_folders
@@ -42,61 +39,28 @@ from charlm.training.options import (
     ResumeOptions,
     TrainingOptions,
     check_options,
-    check_type,
     definitions,
 )
 from charlm.training.recipe import Recipe, resolve, validate
 from charlm.training.resuming import changed, check_corpus, is_extended, on_device, refuse_fixed_options, run_of
 from charlm.training.speed import MachineSpeed
 from charlm.training.state import is_finished
+from charlm.training.text_options import (
+    DEFAULT_SPLIT,
+    TextOptions,
+    check_texts,
+    demo_text,
+    document_options,
+    open_text,
+)
 from charlm.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-TOKENIZERS = ("char", "byte")
 MIN_CHARACTERS = 100
-DEFAULT_SPLIT = "90/5/5"
 
 ProgressCallback = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class TextOptions:
-    """The text to train on. ``corpus``, ``valid`` and ``test`` are paths of files or folders, or "-" for stdin."""
-
-    corpus: Sequence[str] = ()
-    valid: str | None = None
-    test: str | None = None
-    demo: bool = False
-    tokenizer: str = "char"
-    encoding: str = "utf-8"
-    split: str | None = None
-    documents: str | None = None
-    """A key of ``DOCUMENT_SEPARATORS``; None for running text, and for a table, whose documents are its rows."""
-    distinct: bool = False
-    """Whether duplicate documents are dropped."""
-    column: str | None = None
-    """The column of a table that is the text."""
-    given: str | None = None
-    """The column of a table that is the condition of its text."""
-    delimiter: str | None = None
-    as_text: bool = False
-    """Whether a table is read as it stands, without a column."""
-
-    @property
-    def has_documents(self) -> bool:
-        """Whether the text consists of documents."""
-        return self.documents is not None or self.column is not None
-
-    def table(self) -> TableOptions | None:
-        """What is read of a table; None for a plain text."""
-        return None if self.column is None else TableOptions(self.column, self.delimiter, self.given)
-
-    def __post_init__(self) -> None:
-        for name in ("tokenizer", "encoding", "split", "documents", "column", "given", "delimiter"):
-            if (value := getattr(self, name)) is not None:
-                check_type(name, value, (str,), DEFAULT_SPLIT if name == "split" else "")
 
 
 @dataclass(frozen=True)
@@ -157,6 +121,9 @@ def train(
     given: str | None = None,
     delimiter: str | None = None,
     as_text: bool = False,
+    document_start: str | None = None,
+    errors: str = "strict",
+    normalize: str = "none",
     init_from: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -183,6 +150,9 @@ def train(
         given=given,
         delimiter=delimiter,
         as_text=as_text,
+        document_start=document_start,
+        errors=errors,
+        normalize=normalize,
     )
     run_options = RunOptions(
         None if out is None else Path(_path("out", out)),
@@ -250,14 +220,14 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
     # Fail early: preparing the corpus may take minutes.
-    _validate_texts(texts, base)
-    validate(options, documents=texts.has_documents, architecture=architecture)
-    source = None if texts.demo or texts.corpus == ["-"] else _open(texts, texts.corpus)
+    check_texts(texts, base)
+    validate(options, documents=texts.document_kind is not None, architecture=architecture)
+    source = None if texts.demo or texts.corpus == ["-"] else open_text(texts, texts.corpus)
     run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
     with run.lock():
         try:
             run.clear_beginning()
-            corpus = _prepare(run.path, source, texts, _document_options(texts, options), run_options.progress)
+            corpus = _prepare(run.path, source, texts, document_options(texts, options), run_options.progress)
             sync_folders([corpus.folder, *run.created])
             seconds = options.get("time")
             speedometer = None if seconds is None else MachineSpeed(corpus, parse_duration(seconds))
@@ -283,53 +253,6 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
             run.discard_without_steps()
 
 
-def _validate_texts(texts: TextOptions, base: Checkpoint | None) -> None:
-    """Raise ``UsageError`` for values out of range and contradictions."""
-    if texts.tokenizer not in TOKENIZERS:
-        raise UsageError(f"--tokenizer must be one of {', '.join(TOKENIZERS)}, not {texts.tokenizer!r}")
-    if base is not None:
-        kind = read_model_parts(base).tokenizer.kind
-        if kind != texts.tokenizer:
-            raise UsageError(f"{base.path} was trained with --tokenizer {kind}; use the same here")
-    check_encoding(texts.encoding)
-    _validate_table(texts)
-    if texts.documents is not None:
-        check_document_kind(texts.documents)
-    elif texts.distinct and texts.column is None:
-        raise UsageError("--distinct drops duplicate documents; define what a document is with --documents")
-    parse_split(texts.split or DEFAULT_SPLIT)
-    if texts.valid is not None and texts.split is not None:
-        raise UsageError("with --valid the whole corpus is training text; leave out --split")
-
-
-def _validate_table(texts: TextOptions) -> None:
-    """Raise ``UsageError`` for contradictions among the options of a table."""
-    if texts.column is None:
-        if texts.delimiter is not None:
-            raise UsageError("--delimiter is for a column of a table; add --column NAME, or leave it out")
-        if texts.given is not None:
-            raise UsageError("--given is the condition of a column; name that, too: --column NAME")
-        return
-    texts.table()
-    if texts.documents is not None:
-        raise UsageError("with --column each row is a document; leave out --documents")
-    if texts.as_text or texts.demo:
-        raise UsageError(f"--{'as-text' if texts.as_text else 'demo'} is not a column of a table; leave out --column")
-
-
-def _open(texts: TextOptions, names: Sequence[str], spool: Path | None = None) -> TextSource:
-    any_file = texts.tokenizer == "byte"
-    return open_texts(names, texts.encoding, spool, any_file, texts.table(), texts.as_text)
-
-
-def _document_options(texts: TextOptions, options: TrainingOptions) -> DocumentOptions | None:
-    if not texts.has_documents:
-        return None
-    given = options.get("seed")
-    seed = TrainingConfig.seed if given is None else given
-    return DocumentOptions(texts.documents or "rows", seed, texts.distinct, conditional=texts.given is not None)
-
-
 def _prepare(
     run: Path,
     source: TextSource | None,
@@ -342,11 +265,11 @@ def _prepare(
     spool = folder / "text"
     if texts.demo:
         spool.write_text(demo_text(), encoding="utf-8", newline="")
-        source = TextSource(["-"], [spool], "utf-8", "demo")
+        source = TextSource(["-"], [spool], name="demo")
     elif source is None:
-        source = _open(texts, ["-"], spool)
+        source = open_text(texts, ["-"], spool)
     named = {"valid": texts.valid, "test": texts.test}
-    others = {name: _open(texts, [path]) for name, path in named.items() if path is not None}
+    others = {name: open_text(texts, [path]) for name, path in named.items() if path is not None}
     shares = parse_split(texts.split or DEFAULT_SPLIT)
     corpus = prepare(folder, source, texts.tokenizer, shares, others, progress, documents)
     spool.unlink(missing_ok=True)
@@ -356,14 +279,8 @@ def _prepare(
             f"the training part of the text has only {characters} characters; use a text of at least {MIN_CHARACTERS}, "
             "preferably several hundred thousand"
         )
+    log_surprises(corpus)
     return corpus
-
-
-def demo_text() -> str:
-    """The Python language reference, which CPython contains: English and code, half a million characters."""
-    from pydoc_data.topics import topics
-
-    return "\n\n".join(topics[name].strip("\n") for name in sorted(topics)) + "\n"
 
 
 @contextlib.contextmanager

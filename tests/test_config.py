@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -79,15 +80,59 @@ def test_json_is_restored(values):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("10m", 600), ("2h", 7200), ("1h30m", 5400), ("45", 45), ("0.5m", 30), ("2H", 7200)],
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("0.5m", 30),
+        ("2H", 7200),
+        ("10min", 600),
+        ("10 minutes", 600),
+        ("1 hour 30 min", 5400),
+        ("2d", 172_800),
+        ("1d12h", 129_600),
+        ("1.5 hours", 5400),
+        ("1h 30s", 3630),
+        (" 45 Sec ", 45),
+        ("1000h", 3_600_000),
+    ],
 )
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "x", "-5m", "0", "1d", "m", "inf", "nan", "5 m m", "1e999h"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "-5m",
+        "0s",
+        "0h0m",
+        "m",
+        "inf",
+        "nan",
+        "5 m m",
+        "1e9h",
+        "5m5m",
+        "30m1h",
+        "1_0s",
+        "1h30",
+        "10mins5",
+        "٣s",
+        "9" * 400 + "h",
+    ],
+)
 def test_invalid_durations(text):
-    with pytest.raises(UsageError, match="90s"):
+    with pytest.raises(UsageError, match="write 90s"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["45", " 10 ", "1.5", "0"])
+def test_a_duration_needs_a_unit(text):
+    number = text.strip()
+    with pytest.raises(UsageError, match=re.escape(f"--time {text!r} has no unit; write {number}s, {number}m or")):
         parse_duration(text)
 
 

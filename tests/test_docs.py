@@ -80,6 +80,9 @@ def make_texts(folder, text):
         f'"{line.strip()}  1",{category},2\n' for line, category in zip(lines, ["shoes", "hats"] * 750, strict=True)
     ]
     (folder / "table.csv").write_text("title,category,price\n" + "".join(rows), "utf-8")
+    (folder / "latin.txt").write_text(text[:6000], encoding="cp1252")
+    entries = [f"2024-01-{number % 28 + 1:02} start\n  at {line}" for number, line in enumerate(lines)]
+    (folder / "service.log").write_text("".join(entries), encoding="utf-8")
     subprocess.run(["gzip", "notes.txt"], cwd=folder, check=True)
     (folder / "chapters").mkdir()
     (folder / "chapters" / "1.txt").write_text(text[:3000], encoding="utf-8")

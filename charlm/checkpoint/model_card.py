@@ -94,7 +94,7 @@ def generate_part(config: Mapping[str, Any], best: Best) -> str:
 def _rows(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfig, best: Best) -> list[tuple[str, str]]:
     tokenizer, corpus = config["tokenizer"], config["corpus"]
     sizes = [(word, corpus["splits"].get(name, {})) for name, word in _SPLITS]
-    document_kind = tokenizer.get("documents")
+    document_kind = tokenizer.get("document_start") or tokenizer.get("documents")
     counts = [f"{int(size['documents']):,} {word}" for word, size in sizes if size and document_kind]
     embedding = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     rows = [
@@ -130,8 +130,17 @@ def _text_options(config: Mapping[str, Any]) -> list[str]:
     """The options of ``charlm train`` for the preparation of the text."""
     tokenizer, corpus = config["tokenizer"], config["corpus"]
     table = TrainedTable.of(config, "config.json")
-    values = {"tokenizer": tokenizer.get("kind"), "documents": tokenizer.get("documents") if table is None else None}
+    start = tokenizer.get("document_start")
+    values = {
+        "tokenizer": tokenizer.get("kind"),
+        "documents": None if start or table is not None else tokenizer.get("documents"),
+        "normalize": tokenizer.get("normalize"),
+    }
     options = [f"--{name} {_escaped(value)}" for name, value in values.items() if value]
+    if start:
+        # In a code block nothing is escaped. A regular expression that would end the part of charlm is left out.
+        shown = str(start) if str(start).isprintable() and "<!--" not in str(start) else "REGEX"
+        options.append(f"--document-start {shlex.quote(shown)}")
     columns = {} if table is None else {"column": table.column, "given": table.given}
     options += [f"--{name} {_quoted(column)}" for name, column in columns.items() if column is not None]
     shares = corpus.get("shares")  # None where validation or test text came from other files
@@ -149,8 +158,8 @@ def _training_options(config: Mapping[str, Any], model: ModelConfig, training: T
     if config["tokenizer"].get("documents") is not None:  # documents do not use these
         del values["state_reset"], values["bptt_jitter"]
     by_steps = training.save_every_unit == "steps"
-    values["save_every"] = int(training.save_every) if by_steps else f"{training.save_every:g}s"
-    values["time"] = None if training.seconds is None else f"{training.seconds:g}s"
+    values["save_every"] = int(training.save_every) if by_steps else f"{training.save_every:.12g}s"
+    values["time"] = None if training.seconds is None else f"{training.seconds:.12g}s"
     return [f"--{name.replace('_', '-')} {value}" for name, value in values.items() if value is not None]
 
 

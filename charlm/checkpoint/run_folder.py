@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ class RunFolder:
         Raises ``CannotCreateError`` where that is impossible or ``out`` holds something already.
         """
         if out is not None:
-            _refuse_taken(out)
+            cls(out).refuse_taken()
         for candidate in [out] if out is not None else _candidates(name):
             missing = [folder for folder in (candidate, *candidate.parents) if not folder.exists()]
             try:
@@ -62,6 +63,22 @@ class RunFolder:
                 ) from None
             return cls(candidate, missing)
         raise CannotCreateError(f"{RUNS}/ has too many runs of that name; choose an --out")
+
+    def refuse_taken(self) -> None:
+        """Raise ``CannotCreateError`` unless a new run may be created here."""
+        path = self.path
+        if self.step_numbers() or (path / MANIFEST).exists():
+            name = shlex.quote(str(path))
+            raise CannotCreateError(
+                f"{path} holds a run already; continue it with charlm train --resume --out {name}, or choose another "
+                "--out"
+            )
+        if path.is_symlink() and not path.exists():
+            raise CannotCreateError(f"{path} is a link to nothing; remove it, or choose another --out")
+        if path.exists() and not _is_empty_or_beginning(path):
+            raise CannotCreateError(
+                f"{path} exists and is not a run; choose another --out, so that nothing is overwritten"
+            )
 
     def clear_beginning(self) -> None:
         """Delete what a process left that was killed before the first step.
@@ -87,13 +104,17 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------------ all runs
 
     @classmethod
-    def newest(cls, folder: Path, to_resume: bool = False) -> RunFolder:
+    def newest(cls, folder: Path, *, to_resume: bool = False, with_text: bool = False) -> RunFolder:
         """The run in ``folder`` with the newest step. Raises ``MissingInputError`` if there is none.
 
-        An exported model counts as a run, unless the run is ``to_resume``.
+        An exported model counts as a run, unless the run is ``to_resume``. ``with_text`` leaves out runs without the
+        text that they were trained on, unless there is no other.
         """
+        runs = list(folder.iterdir()) if folder.is_dir() else []
+        if with_text and (complete := [run for run in runs if (run / CORPUS).is_dir()]):
+            runs = complete
         times = {}
-        for run in folder.iterdir() if folder.is_dir() else ():
+        for run in runs:
             homes = [step for _, step in (step_folders(run) if run.is_dir() else [])] + [run] * (not to_resume)
             manifests = [home / MANIFEST for home in homes]
             times[run] = max((path.stat().st_mtime for path in manifests if path.exists()), default=-math.inf)
@@ -159,16 +180,6 @@ def _candidates(name: str) -> Iterator[Path]:
     yield RUNS / name
     for number in range(2, _MAX_RUNS_OF_A_NAME + 1):
         yield RUNS / f"{name}-{number}"
-
-
-def _refuse_taken(out: Path) -> None:
-    """Raise ``CannotCreateError`` unless a new run may be created at ``out``."""
-    if RunFolder(out).step_numbers() or (out / MANIFEST).exists():
-        raise CannotCreateError(
-            f"{out} holds a run already; continue it with charlm train --resume --out {out}, or choose another --out"
-        )
-    if out.exists() and not _is_empty_or_beginning(out):
-        raise CannotCreateError(f"{out} exists and is not a run; choose another --out, so that nothing is overwritten")
 
 
 def _is_empty_or_beginning(path: Path) -> bool:

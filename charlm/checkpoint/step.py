@@ -115,6 +115,8 @@ def open_checkpoint(path: Path, prefer: str = "best", names: Iterable[str] = GEN
     if (path / MANIFEST).exists() or (not steps and _STEP_NAME.fullmatch(path.name)):
         return _read(path, names)
     if not steps:
+        if run := next((each for each in sorted(path.iterdir()) if each.is_dir() and step_folders(each)), None):
+            raise MissingInputError(f"{path} is a folder of runs; name one of them, such as {run}")
         raise MissingInputError(
             f"{path} has no checkpoint yet; wait if it is being trained, or name another run or one of its steps"
         )

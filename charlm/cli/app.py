@@ -17,6 +17,7 @@ import typer
 
 from charlm import __version__
 from charlm.cli import classify, compare, evaluate, export, generate, info, score, train
+from charlm.cli.mistakes import explain
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("train")(train.train)
+app.command("train", cls=train.TrainCommand)(train.train)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("compare", cls=compare.CompareCommand)(compare.compare)
@@ -114,11 +115,8 @@ def _run() -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    format_message = getattr(error, "format_message", None)
-    if format_message is not None:  # an error of the parser, typer's own or click's
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else "charlm"
-        _print_error(f"{format_message().rstrip('.')}; see {command} --help")
+    if hasattr(error, "format_message"):  # an error of the parser, typer's own or click's
+        _print_error(explain(error, sys.argv[1:]))
         return int(getattr(error, "exit_code", 2))
     if _is_out_of_memory(error):
         _print_error("out of memory; use a smaller model or --device cpu")

@@ -24,11 +24,12 @@ from charlm.cli.options import (
     ThreadsOption,
 )
 from charlm.cli.output import chosen_checkpoint, json_line, write_text
-from charlm.cli.tables import RowDocuments, kept_names
+from charlm.cli.tables import RowDocuments, decoding_for, kept_names
+from charlm.cli.texts import wait_for_stdin
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
-    from charlm.corpus.documents import Piece
+    from charlm.corpus.pieces import Piece
     from charlm.corpus.text import TextSource
     from charlm.evaluation.classification import Classified
     from charlm.language_model import LanguageModel
@@ -102,9 +103,11 @@ def _open(
     from charlm.corpus.tables import TableOptions, open_texts
 
     assert model.table is not None, "a model with conditions"
+    if "-" in names:
+        wait_for_stdin()
     return open_texts(
         names,
-        encoding,
+        decoding_for([model], encoding),
         spool,
         model.tokenizer.kind == "byte",
         table=None if column is None else TableOptions(column, delimiter),
@@ -117,18 +120,24 @@ def _results(
     model: LanguageModel, source: TextSource, given_column: str | None, keep: Sequence[str]
 ) -> Iterator[list[_Result]]:
     from charlm.corpus.tables import TableSource
+    from charlm.tokenizer.normalization import normalize
 
     if not isinstance(source, TableSource):
         if given_column is not None or keep:
             raise UsageError(f"{'--keep' if keep else '--given-column'} is for a table; leave it out")
-        pieces = source.documents(model.tokenizer.kind, model.tokenizer.document_kind or "rows", keep_empty=True)
+        pieces = source.documents(
+            model.tokenizer.kind,
+            model.tokenizer.document_kind or "rows",
+            keep_empty=True,
+            start=model.tokenizer.document_start,
+        )
         return ([_Result(found, None, ()) for found in batch] for batch in model.classify_pieces(pieces))
     default = model.table.given if model.table is not None else None
     true_column = given_column or (default if default is not None and source.has_column(default) else None)
     rows = RowDocuments(model, source, [*([] if true_column is None else [true_column]), *keep])
-    own = int(true_column is not None)
+    own, form = int(true_column is not None), model.tokenizer.normalization
     return (
-        [_Result(found, found.kept[0].strip() if own else None, found.kept[own:]) for found in batch]
+        [_Result(found, normalize(found.kept[0].strip(), form) if own else None, found.kept[own:]) for found in batch]
         for batch in rows.classified()
     )
 

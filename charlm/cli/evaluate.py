@@ -76,7 +76,9 @@ def evaluate(
     from charlm.language_model import LanguageModel, load
 
     form = TableForm(column, delimiter, as_text, given_column, given)
-    models = [load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None)]]
+    models = [
+        load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None, with_text=not text)]
+    ]
     model = LanguageModel.ensemble(models) if len(models) > 1 else models[0]
     crop = (window or 256) if protocol == "crops" else None
     if crop is not None and model.tokenizer.document_kind is not None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.options import CheckpointOption, DeviceOption, ThreadsOption
+from charlm.cli.options import CheckpointOption, DeviceOption, EncodingOption, ThreadsOption
 from charlm.cli.output import chosen_checkpoint, counting, end_line, say, write_json, write_text
 from charlm.config import DEFAULT_TEMPERATURE
 from charlm.errors import MissingInputError, UsageError
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from charlm.language_model import LanguageModel
 
 TEXT_LENGTH, DOCUMENT_LENGTH = 500, 10_000
+MAX_UNKNOWN_SHOWN = 10
 _MAX_DRAWS_PER_DOCUMENT = 50
 """With --unique or --novel: stop after drawing about this many times the number of documents asked for."""
 
@@ -48,7 +48,7 @@ def generate(
     min_p: Annotated[float, typer.Option(help="Drop those below this fraction of the most likely one.")] = 0.0,
     stop: Annotated[str | None, typer.Option(help="Stop before this text.")] = None,
     adapt: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--adapt", metavar="FILE", help="First train a copy of the model on this text, on the CPU."),
     ] = None,
     samples: Annotated[
@@ -59,6 +59,7 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same text. [default: random]")
     ] = None,
+    encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
     precision: Annotated[
         str, typer.Option(help="fp32, bf16, int8, or auto: the fastest that loses less than 0.001 nats/char.")
@@ -68,14 +69,16 @@ def generate(
 ) -> None:
     """Generate text that continues a prompt. The prompt is printed first."""
     from charlm.config import SamplingConfig
+    from charlm.corpus.encodings import check_encoding
     from charlm.language_model import load
 
+    check_encoding(encoding)
     config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     if stop == "":
         raise UsageError("--stop may not be empty; leave it out, or give the text to stop before")
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
     if adapt is not None:
-        model = _adapted(model, adapt)
+        model = _adapted(model, adapt, encoding)
     if given is None and model.table is not None and model.table.given is not None:
         table = model.table
         raise UsageError(f"this model writes {table.column} given {table.given}: add --given VALUE; {table.listed()}")
@@ -86,7 +89,7 @@ def generate(
         )
     if length is None:
         length = TEXT_LENGTH if documents is None else DOCUMENT_LENGTH
-    pieces = _prompt_pieces(prompt, model.tokenizer.kind)
+    pieces = _with_unknown(model, _prompt_pieces(prompt, model, encoding))
     if documents is not None:
         pieces = iter([_document_prompt("".join(pieces), documents)])
     if samples == 1 and not (json or unique or novel):
@@ -104,12 +107,12 @@ def generate(
         say(note)
 
 
-def _adapted(model: LanguageModel, path: Path) -> LanguageModel:
+def _adapted(model: LanguageModel, path: str, encoding: str) -> LanguageModel:
     """A copy of the model, trained on the text; the checkpoint does not change."""
     from charlm.cli.texts import measured_text
 
     with (
-        measured_text([model], [str(path)], "utf-8", None, "charlm generate --adapt FILE") as read,
+        measured_text([model], [path], encoding, None, "charlm generate --adapt FILE") as read,
         counting("reading", read.total) as progress,
     ):
         return model.adapted(read.blocks[0], progress)
@@ -147,7 +150,7 @@ def _write_many(model: LanguageModel, texts: Iterator[str], prompt: str, json: b
 
 
 def _document_prompt(prompt: str, documents: str) -> str:
-    """The prompt as the start of a document, without the line end that a pipe adds."""
+    """The prompt as the start of a document, without a line end."""
     prompt = prompt.removesuffix("\n").removesuffix("\r")
     if documents == "lines" and "\n" in prompt:
         raise UsageError("this model generates single lines; give a prompt of one line")
@@ -192,18 +195,61 @@ def _training_documents(model: LanguageModel) -> frozenset[int]:
     return frozenset(corpus.fingerprints().tolist())
 
 
-def _prompt_pieces(prompt: str | None, kind: str) -> Iterator[str]:
+def _with_unknown(model: LanguageModel, pieces: Iterator[str]) -> Iterator[str]:
+    """The prompt; when it has been read, the characters in it that the model does not know are named on stderr."""
+    seen: set[str] = set()
+    unknown: list[str] = []
+    for piece in pieces:
+        new = sorted(set(piece) - seen)
+        seen.update(new)
+        unknown += [character for character in new if _is_unknown(model, character)]
+        yield piece
+    if unknown:
+        shown = " ".join(repr(character)[1:-1] for character in unknown[:MAX_UNKNOWN_SHOWN])
+        rest = f" and {len(unknown) - MAX_UNKNOWN_SHOWN:,} more" * (len(unknown) > MAX_UNKNOWN_SHOWN)
+        noun = "this character" if len(unknown) == 1 else "these characters"
+        say(f"the training text does not have {noun} of the prompt: {shown}{rest}; the model can only guess")
+
+
+def _is_unknown(model: LanguageModel, character: str) -> bool:
+    return not "\ud800" <= character <= "\udfff" and bool(
+        model.tokenizer.unknown(model.tokenizer.encode(character)).any()
+    )
+
+
+def _prompt_pieces(prompt: str | None, model: LanguageModel, encoding: str) -> Iterator[str]:
+    from charlm.tokenizer.normalization import Normalizer
+
     if prompt not in (None, "-"):
-        return iter([prompt or ""])
-    if prompt is None and (sys.stdin is None or sys.stdin.isatty()):
-        return iter([])
-    return _stdin_pieces(kind)
+        pieces = iter([prompt or ""])
+    elif prompt is None and (sys.stdin is None or sys.stdin.isatty()):
+        pieces = iter([])
+    else:
+        pieces = _without_last_line_end(_stdin_pieces(model.tokenizer.kind, encoding))
+    return Normalizer(model.tokenizer.normalization).blocks(pieces)
 
 
-def _stdin_pieces(kind: str) -> Iterator[str]:
-    from charlm.corpus.text import BLOCK_BYTES, decode_blocks
+def _stdin_pieces(kind: str, encoding: str) -> Iterator[str]:
+    from charlm.cli.texts import wait_for_stdin
+    from charlm.corpus.blocks import BLOCK_BYTES
+    from charlm.corpus.encodings import Decoding, decode_blocks
 
+    wait_for_stdin("a prompt")
     blocks = iter(lambda: sys.stdin.buffer.read(BLOCK_BYTES), b"")
     if kind == "char":
-        return decode_blocks(blocks, "utf-8", "the prompt", "give a prompt in UTF-8")
+        return decode_blocks(blocks, "the prompt", Decoding(encoding, options=("--encoding",)))
     return (block.decode("utf-8", "surrogateescape") for block in blocks)
+
+
+def _without_last_line_end(pieces: Iterator[str]) -> Iterator[str]:
+    """The text without the line end that ``echo`` and editors add.
+
+    A piece comes after the next one was read, so that nothing of a short prompt is printed if it cannot be decoded.
+    """
+    kept = held = ""
+    for piece in pieces:
+        yield kept
+        text = held + piece
+        kept = text.removesuffix("\n").removesuffix("\r")
+        held = text[len(kept) :]
+    yield kept if held.endswith("\n") else kept + held

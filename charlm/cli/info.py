@@ -66,7 +66,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("corpus", f"{corpus['name']}: {sizes} characters; sha256 {corpus['sha256'][:12]}"),
         *_document_rows(facts),
-        ("tokenizer", f"{facts['tokenizer']['kind']}, {model['vocabulary_size']} ids"),
+        ("tokenizer", f"{facts['tokenizer']['kind']}, {model['vocabulary_size']} ids{_normal_form(facts)}"),
         ("model", f"{model['layers']} x {model['hidden']}{narrowed}, {facts['parameters']:,} parameters"),
         ("weights", facts.get("weights") or "f32"),
         ("tying", f"saves {facts['saved_by_tying']:,} parameters"),
@@ -89,6 +89,11 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _normal_form(facts: dict[str, Any]) -> str:
+    form = facts["tokenizer"].get("normalize")
+    return "" if form is None else f", texts normalized to {str(form).upper()}"
+
+
 def _speed_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
     speed = training.get("ids_per_second")
     if speed is None:
@@ -103,8 +108,9 @@ def _document_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     counts = ", ".join(f"{name} {size['documents']:,}" for name, size in facts["corpus"]["splits"].items())
     from charlm.corpus.trained_table import TrainedTable
 
-    table = TrainedTable.of(facts, facts["path"])
-    return [("documents", f"{separator}: {counts}"), *(_table_rows(table) if table is not None else [])]
+    start, table = facts["tokenizer"].get("document_start"), TrainedTable.of(facts, facts["path"])
+    what = separator if start is None else f"{separator} {start}"
+    return [("documents", f"{what}: {counts}"), *(_table_rows(table) if table is not None else [])]
 
 
 def _table_rows(table: TrainedTable) -> list[tuple[str, str]]:

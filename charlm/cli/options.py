@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+def completing(choices: Iterable[str]) -> Callable[[str], list[str]]:
+    """What Tab offers for an option with these values."""
+    known = tuple(choices)
+    return lambda incomplete: [choice for choice in known if choice.startswith(incomplete)]
+
 
 CheckpointOption = Annotated[
     Path | None,
@@ -26,13 +34,34 @@ CheckpointsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str, typer.Option("--device", envvar="CHARLM_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.", show_envvar=True)
+    str,
+    typer.Option(
+        "--device",
+        envvar="CHARLM_DEVICE",
+        help="auto, cpu, cuda, cuda:1 or mps.",
+        show_envvar=True,
+        autocompletion=completing(("auto", "cpu", "cuda", "mps")),
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads. [default: all cores]")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the text, such as utf-16 or cp1252.")]
+ErrorsOption = Annotated[
+    str,
+    typer.Option(
+        "--errors",
+        help="For bytes that are not valid in the encoding: strict, replace or skip-document.",
+        autocompletion=completing(("strict", "replace", "skip-document")),
+    ),
+]
+DocumentStartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--document-start", metavar="REGEX", help="A document begins at each line in which this is found (grep -E)."
+    ),
+]
 ColumnOption = Annotated[
     str | None,
     typer.Option(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
 
 _bar: Any = None
@@ -26,6 +27,23 @@ def say(text: str) -> None:
             _bar.write(text, file=sys.stderr)
         else:
             print(text, file=sys.stderr, flush=True)  # noqa: T201  # the only place that prints notices
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that stderr is, else 80."""
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    return 80
+
+
+def indented(text: str) -> str:
+    """``text`` with four spaces before each line; on a terminal, long lines are broken between words."""
+    lines = text.split("\n")
+    if sys.stderr.isatty():
+        width = max(20, terminal_width() - 5)
+        wrapper = TextWrapper(width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
+        lines = [part for line in lines for part in (wrapper.wrap(line) or [""])]
+    return "\n".join("    " + line for line in lines)
 
 
 class LogHandler(logging.Handler):
@@ -111,14 +129,17 @@ def bits(nats: float) -> float:
     return nats / math.log(2)
 
 
-def chosen_checkpoint(named: Path | None) -> Path:
-    """The checkpoint that is named, or in CHARLM_CHECKPOINT, or the newest run, whose name is printed on stderr."""
+def chosen_checkpoint(named: Path | None, *, with_text: bool = False) -> Path:
+    """The checkpoint that is named, or in CHARLM_CHECKPOINT, or the newest run, whose name is printed on stderr.
+
+    ``with_text``: the newest run that has the text it was trained on.
+    """
     from charlm.checkpoint.run_folder import RUNS, RunFolder
 
     if named is not None:
         return named
     if from_environment := os.environ.get("CHARLM_CHECKPOINT"):
         return Path(from_environment)
-    newest = RunFolder.newest(RUNS).path
+    newest = RunFolder.newest(RUNS, with_text=with_text).path
     say(f"using {newest}")
     return newest

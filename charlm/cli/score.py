@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from charlm.cli.lines import csv_line, escaped
 from charlm.cli.options import (
     AsTextOption,
     CheckpointOption,
     ColumnOption,
     DelimiterOption,
     DeviceOption,
+    DocumentStartOption,
     EncodingOption,
+    ErrorsOption,
     GivenColumnOption,
     GivenOption,
     KeepOption,
     ThreadsOption,
 )
-from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, json_line, say, write_text
-from charlm.cli.tables import RowDocuments, TableForm, check_stdin, kept_names, open_for_models, spool_folder
+from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, say, write_text
+from charlm.cli.score_rows import Row, RowWriter
+from charlm.cli.score_texts import ScoredTexts
+from charlm.cli.tables import RowDocuments, TableForm, check_stdin, decoding_for, open_for_models, spool_folder
+from charlm.cli.texts import wait_for_stdin
 from charlm.errors import CannotCreateError, UsageError
 
 if TYPE_CHECKING:
-    from charlm.corpus.documents import Piece
+    from charlm.corpus.encodings import Decoding
+    from charlm.evaluation.percentiles import Percentiles
     from charlm.evaluation.scoring import Scored, Surprisal
     from charlm.language_model import LanguageModel
-
-_COLUMNS = ("number", "log_probability", "bits_per_char", "characters", "unknown_characters", "document")
 
 
 def score(
@@ -46,11 +50,21 @@ def score(
         str | None,
         typer.Option("--documents", help="lines, blank-lines or files. [default: as in training, else files]"),
     ] = None,
+    document_start: DocumentStartOption = None,
     top: Annotated[
         int | None, typer.Option("--top", min=1, help="Only the N with the most bits per character.")
     ] = None,
     bottom: Annotated[
         int | None, typer.Option("--bottom", min=1, help="Only the N with the fewest bits per character.")
+    ] = None,
+    min_length: Annotated[int, typer.Option("--min-length", min=0, help="Only documents of N or more characters.")] = 0,
+    percentile: Annotated[
+        bool,
+        typer.Option("--percentile", help="Also the share of held-out documents of about that length that fit better."),
+    ] = False,
+    above: Annotated[
+        str | None,
+        typer.Option("--above", metavar="PERCENT", help="Only documents above this percentile, such as 99%."),
     ] = None,
     highlight: Annotated[
         bool, typer.Option("--highlight", help="Print the text, each character coloured by its surprisal.")
@@ -68,59 +82,95 @@ def score(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per document.")] = False,
     encoding: EncodingOption = "utf-8",
+    errors: ErrorsOption = "strict",
     device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "fp32",
     threads: ThreadsOption = None,
 ) -> None:
-    """Print how likely each document is. The columns: log-probability in nats, bits per character, the document."""
-    _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
-    if keep and (highlight or html is not None):
+    """Print how likely each document is: log-probability in nats, bits per character, its place, and the document."""
+    coloured = highlight or html is not None
+    _refuse_contradictions(top, bottom, coloured, csv, json)
+    limit = None if above is None else _parse_percent(above)
+    if coloured and (percentile or limit is not None):
+        raise UsageError("--highlight and --html show no percentiles; leave out --percentile and --above")
+    if coloured and keep:
         raise UsageError("--highlight and --html show the text alone; leave out --keep")
+    if documents is not None and document_start is not None:
+        raise UsageError("--document-start says what a document is; leave out --documents")
     from charlm.corpus.documents import check_document_kind
+    from charlm.corpus.encodings import Decoding
     from charlm.language_model import load
+    from charlm.tokenizer.documents import compile_start
 
     if documents is not None:
         check_document_kind(documents)
+    if document_start is not None:
+        compile_start(document_start)
+    Decoding(encoding, errors)  # checks them before the model is read
     model = load(chosen_checkpoint(checkpoint), device, precision, threads)
-    form = TableForm(column, delimiter, as_text, given_column, given)
-    with spool_folder(text or ["-"], form) as spool:
-        found = _documents(model, text or ["-"], documents, encoding, (form, spool, keep or ()))
-        chosen = _ranked(found, top, bottom) if top or bottom else None
-        if highlight or html is not None:
-            _highlight(model, found.texts() if chosen is None else ((s.number, s.text, s.given) for s in chosen), html)
-            return
-        names = kept_names(_COLUMNS, keep or ())
-        write = _write_json if json else _write_csv if csv else _write_rows
-        if csv:
-            write_text(csv_line([*_COLUMNS, *names]))
-        for batch in found.scored() if chosen is None else [chosen]:
-            write(batch, found.name_of, names)
+    tokenizer = model.tokenizer
+    if tokenizer.kind == "byte" and errors != "strict":
+        raise UsageError("--errors is for characters, and this model reads bytes; leave it out")
+    names, form = text or ["-"], TableForm(column, delimiter, as_text, given_column, given).normal([model])
+    with spool_folder(names, form) as spool:
+        options = ("--encoding",) if tokenizer.kind == "byte" else ("--encoding", "--errors")
+        decoding = decoding_for([model], encoding, errors, options)
+        found = _documents(model, names, (documents, document_start), decoding, (form, spool, keep or ()))
+        rows = _chosen_rows(found.scored(), min_length, model.percentiles() if percentile or above else None, limit)
+        ranked = _ranked(rows, top, bottom) if top or bottom else None
+        if coloured:
+            shown = found.texts() if ranked is None else ((s.number, s.text, s.given) for s, _ in ranked)
+            _highlight(model, (each for each in shown if len(each[1]) >= min_length), html)
+        else:
+            writer = RowWriter(
+                "json" if json else "csv" if csv else "text", found, percentile or above is not None, keep or ()
+            )
+            for batch in rows if ranked is None else [ranked]:
+                writer.write(batch)
+        found.report()
+
+
+def _parse_percent(text: str) -> float:
+    try:
+        percent = float(text.strip().removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent < 100:
+        raise UsageError(f"--above must be a percentile from 0% to below 100%, such as 99%, not {text!r:.40}")
+    return percent
 
 
 def _documents(
     model: LanguageModel,
     names: list[str],
-    documents: str | None,
-    encoding: str,
+    split: tuple[str | None, str | None],
+    decoding: Decoding,
     table: tuple[TableForm, Path | None, Sequence[str]],
-) -> _Documents | RowDocuments:
-    """The documents of the text, or of the rows of a table."""
+) -> ScoredTexts | RowDocuments:
+    """The documents of the text, or of the rows of a table. ``split`` has --documents and --document-start."""
     form, spool, keep = table
+    source = None
     if "-" in names and len(names) > 1:
         raise UsageError("stdin can only be scored by itself; leave out the files, or the -")
     if names != ["-"] or form.column is not None:
         from charlm.corpus.tables import TableSource
 
-        source = open_for_models([model], names, encoding, spool, form)
+        if names == ["-"]:
+            wait_for_stdin()
+        source = open_for_models([model], names, decoding, spool, form)
         if isinstance(source, TableSource):
-            if documents is not None:
-                raise UsageError("each row of a table is a document; leave out --documents")
+            for option, value in zip(("--documents", "--document-start"), split, strict=True):
+                if value is not None:
+                    raise UsageError(f"each row of a table is a document; leave out {option}")
             return RowDocuments(model, source, keep, form.given)
     if keep:
         raise UsageError("--keep is for the rows of a table; leave it out")
-    if names == ["-"]:
+    if source is None:
         check_stdin(model, form)
-    return _Documents(model, names, documents or model.tokenizer.document_kind or "files", encoding, form.given)
+    documents, start = split
+    kind = documents or model.tokenizer.document_kind or "files"
+    start, kind = (model.tokenizer.document_start, kind) if start is None else (start, "start")
+    return ScoredTexts(model, source, (kind, start), decoding, form.given)
 
 
 def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: bool, json: bool) -> None:
@@ -130,106 +180,40 @@ def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool,
         raise UsageError("give one of --json, --csv and --highlight (or --html)")
 
 
-class _Documents:
-    """The documents of a text, scored or as text."""
+def _chosen_rows(
+    batches: Iterator[list[Scored]], min_length: int, percentiles: Percentiles | None, above: float | None
+) -> Iterator[Iterable[Row]]:
+    """The documents of each batch that are long enough and above the percentile."""
 
-    def __init__(
-        self, model: LanguageModel, names: list[str], separator: str, encoding: str, given: str | None
-    ) -> None:
-        from charlm.corpus.text import check_encoding, open_source
+    def chosen(batch: list[Scored]) -> Iterator[Row]:
+        for scored in batch:
+            if len(scored.text) < min_length:
+                continue
+            percentile = None if percentiles is None else percentiles.of(scored.bits_per_char, scored.characters)
+            if above is None or (percentile is not None and percentile > above):
+                yield Row(scored, percentile)
 
-        check_encoding(encoding)
-        self._model, self._separator, self._encoding, self._given = model, separator, encoding, given
-        self._kind = model.tokenizer.kind
-        self._live = names == ["-"]
-        if self._live and sys.stdin.isatty():
-            raise UsageError("no text given; use charlm score FILE, or pipe a text into charlm score")
-        self._source = None if self._live else open_source(names, encoding, any_file=self._kind == "byte")
-
-    def scored(self) -> Iterator[list[Scored]]:
-        """Scored documents in batches; stdin is scored as it arrives."""
-        pieces: Iterable[Piece] = self._pieces()
-        if self._given is not None:
-            from charlm.corpus.conditions import with_value
-
-            pieces = with_value(pieces, self._given, self._kind)
-        return self._model.score_pieces(pieces, at_once=self._live)
-
-    def texts(self) -> Iterator[tuple[int, str, str | None]]:
-        """(number, text, condition) of each document, counted from 1."""
-        from charlm.evaluation.scoring import document_texts
-
-        texts = enumerate(document_texts(self._model.tokenizer, self._pieces()), start=1)
-        return ((number, text, self._given) for number, text in texts)
-
-    def name_of(self, scored: Scored) -> str:
-        """How a document is shown: its text, or the path if it is a file."""
-        if self._separator == "files" and self._source is not None:
-            return str(self._source.paths[scored.number - 1])
-        return scored.text
-
-    def _pieces(self) -> Iterator[Piece]:
-        from charlm.corpus.documents import split_documents
-
-        files = [_stdin_codes(self._kind, self._encoding)] if self._source is None else self._source.files(self._kind)
-        # Empty lines are scored, too, so that scores and lines can be joined with paste.
-        return split_documents(files, self._separator, keep_empty=True)
+    for batch in batches:
+        yield chosen(batch)
+        del batch  # before the next one is read
 
 
-def _stdin_codes(kind: str, encoding: str) -> Iterator[Any]:
-    import numpy as np
-
-    from charlm.corpus.text import BLOCK_BYTES, decode_blocks
-    from charlm.tokenizer.protocol import code_points
-
-    stdin: Any = sys.stdin.buffer  # a BufferedReader: read1 returns what is available without waiting for more
-    blocks = iter(lambda: stdin.read1(BLOCK_BYTES), b"")
-    if kind == "byte":
-        return (np.frombuffer(block, np.uint8) for block in blocks)
-    return (code_points(text) for text in decode_blocks(blocks, encoding, "stdin"))
-
-
-def _ranked(found: _Documents | RowDocuments, top: int | None, bottom: int | None) -> list[Scored]:
+def _ranked(batches: Iterator[Iterable[Row]], top: int | None, bottom: int | None) -> list[Row]:
+    """The rows with the highest or lowest percentile, or without percentiles bits per character."""
     with counting("scoring", None) as progress:
 
-        def every() -> Iterator[Scored]:
-            for batch in found.scored():
-                progress(sum(scored.characters for scored in batch))
-                yield from batch
+        def every() -> Iterator[Row]:
+            for row in itertools.chain.from_iterable(batches):
+                progress(row.scored.characters)
+                yield row
 
         if top:
-            return heapq.nlargest(top, every(), key=lambda scored: scored.bits_per_char)
-        return heapq.nsmallest(bottom or 0, every(), key=lambda scored: scored.bits_per_char)
+            return heapq.nlargest(top, every(), key=_rank)
+        return heapq.nsmallest(bottom or 0, every(), key=_rank)
 
 
-# ---------------------------------------------------------------------------------------------------- writing
-
-
-def _shown(scored: Scored, name_of: Callable[[Scored], str]) -> list[str]:
-    return [escaped(cell) for cell in (*scored.kept, name_of(scored))]
-
-
-def _write_rows(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
-    write_text(
-        "".join(
-            "\t".join([f"{-scored.nats:.4f}", f"{scored.bits_per_char:.4f}", *_shown(scored, name_of)]) + "\n"
-            for scored in batch
-        )
-    )
-
-
-def _write_csv(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
-    write_text("".join(csv_line(_facts(scored, name_of, names).values()) for scored in batch))
-
-
-def _write_json(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
-    write_text("".join(json_line(_facts(scored, name_of, names)) for scored in batch))
-
-
-def _facts(scored: Scored, name_of: Callable[[Scored], str], names: Sequence[str]) -> dict[str, Any]:
-    own = (scored.number, -scored.nats, scored.bits_per_char, scored.characters, scored.unknown_characters)
-    values = (*own, name_of(scored), *scored.kept)
-    return dict(zip([*_COLUMNS, *names], values, strict=True))
+def _rank(row: Row) -> tuple[float, float]:
+    return row.percentile or 0.0, row.scored.bits_per_char
 
 
 # ---------------------------------------------------------------------------------------------------- colours

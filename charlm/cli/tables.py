@@ -13,7 +13,8 @@ from charlm.cli.output import say
 from charlm.errors import UsageError
 
 if TYPE_CHECKING:
-    from charlm.corpus.documents import Piece
+    from charlm.corpus.encodings import Changes, Decoding
+    from charlm.corpus.pieces import Piece
     from charlm.corpus.tables import TableSource
     from charlm.corpus.text import TextSource
     from charlm.corpus.trained_table import TrainedTable
@@ -22,8 +23,16 @@ if TYPE_CHECKING:
     from charlm.language_model import LanguageModel
 
 
-_Rows: TypeAlias = "deque[tuple[int, tuple[str, ...]]]"
-"""The number and the kept cells of rows whose results are still to come."""
+class _Row(NamedTuple):
+    """A row whose result is still to come; as in ``Scored``."""
+
+    number: int
+    line: int | None
+    file: int
+    kept: tuple[str, ...]
+
+
+_Rows: TypeAlias = "deque[_Row]"
 ResultT = TypeVar("ResultT")
 
 
@@ -36,9 +45,39 @@ class TableForm(NamedTuple):
     given_column: str | None = None
     given: str | None = None
 
+    def normal(self, models: Sequence[LanguageModel]) -> TableForm:
+        """The same with ``given`` in the normal form of the models' texts."""
+        from charlm.tokenizer.normalization import normalize
+
+        if self.given is None:
+            return self
+        return self._replace(given=normalize(self.given, models[0].tokenizer.normalization))
+
+
+def decoding_for(
+    models: Sequence[LanguageModel],
+    encoding: str,
+    errors: str = "strict",
+    options: Sequence[str] = ("--encoding",),
+) -> Decoding:
+    """How texts are read for ``models``; ``options`` are those that the command has.
+
+    Raises ``UsageError`` for values that do not exist, and for models that read different normal forms.
+    """
+    from charlm.corpus.encodings import Decoding
+
+    form = models[0].tokenizer.normalization
+    if any(model.tokenizer.normalization != form for model in models):
+        raise UsageError("these models read texts in different normal forms (--normalize); name models with the same")
+    return Decoding(encoding, errors, form, options)
+
 
 def open_for_models(
-    models: Sequence[LanguageModel], names: Sequence[str], encoding: str, spool: Path | None, form: TableForm | None
+    models: Sequence[LanguageModel],
+    names: Sequence[str],
+    decoding: Decoding,
+    spool: Path | None,
+    form: TableForm | None,
 ) -> TextSource:
     """The texts of files, folders or stdin; of tables the column that ``form`` names or a model was trained on.
 
@@ -47,7 +86,7 @@ def open_for_models(
     """
     from charlm.corpus.tables import TableOptions, TableSource, open_texts
 
-    options = form or TableForm()
+    options = (form or TableForm()).normal(models)
     tables = [model.table for model in models if model.table is not None]
     conditional = next((table for table in tables if table.given is not None), None)
     check_form(options, tables, conditional)
@@ -56,7 +95,7 @@ def open_for_models(
     default = TableOptions(tables[0].column, options.delimiter, given) if tables else None
     advice = {} if form is not None else {"advice": "save one of them as a text file first"}
     any_file = models[0].tokenizer.kind == "byte"
-    source = open_texts(names, encoding, spool, any_file, table, options.as_text, default, **advice)
+    source = open_texts(names, decoding, spool, any_file, table, options.as_text, default, **advice)
     if isinstance(source, TableSource):
         _check_same_columns(options, tables)
     elif conditional is not None and options.given is None:
@@ -94,7 +133,7 @@ def check_stdin(model: LanguageModel, form: TableForm) -> None:
     """Raise ``UsageError`` unless ``form`` fits a text from stdin that is read by ``model`` as it arrives."""
     table = model.table
     conditional = None if table is None or table.given is None else table
-    check_form(form, [] if table is None else [table], conditional)
+    check_form(form.normal([model]), [] if table is None else [table], conditional)
     if conditional is not None and form.given is None:
         raise needs_condition(conditional)
 
@@ -114,11 +153,14 @@ def documents_for(
     """``pieces`` of ``source`` as ``model`` reads them: with conditions, perhaps ``given`` for all, or without."""
     from charlm.corpus.conditions import with_value, without_prefixes
     from charlm.corpus.tables import TableSource
+    from charlm.tokenizer.normalization import normalize
 
     has_conditions = isinstance(source, TableSource) and source.options.given is not None
     if model.tokenizer.separator_id is None:
         return map(without_prefixes, pieces) if has_conditions else pieces
-    return pieces if has_conditions or given is None else with_value(pieces, given, model.tokenizer.kind)
+    if has_conditions or given is None:
+        return pieces
+    return with_value(pieces, normalize(given, model.tokenizer.normalization), model.tokenizer.kind)
 
 
 @contextmanager
@@ -142,6 +184,9 @@ class RowDocuments:
     ``given`` is the condition of all rows, if they do not have their own.
     """
 
+    are_files = False
+    """Whether each document is a file, which is shown by its name."""
+
     def __init__(
         self, model: LanguageModel, source: TableSource, keep: Sequence[str] = (), given: str | None = None
     ) -> None:
@@ -155,7 +200,7 @@ class RowDocuments:
         for batch in self._model.score_pieces(pieces):
             if table is not None:
                 unknown += sum(scored.given is not None and scored.given not in table.counts for scored in batch)
-            yield [scored._replace(number=number, kept=kept) for scored, (number, kept) in _paired(batch, rows)]
+            yield [scored._replace(**row._asdict()) for scored, row in _paired(batch, rows)]
         if table is not None and unknown:
             say(f"{unknown:,} rows have a {table.given} that the training text does not have")
 
@@ -163,7 +208,7 @@ class RowDocuments:
         """Classified rows in batches, numbered in the same way."""
         rows: _Rows = deque()
         for batch in self._model.classify_pieces(self._pieces(rows)):
-            yield [found._replace(number=number, kept=kept) for found, (number, kept) in _paired(batch, rows)]
+            yield [found._replace(number=row.number, kept=row.kept) for found, row in _paired(batch, rows)]
 
     def texts(self) -> Iterator[tuple[int, str, str | None]]:
         """(number, text, condition) of each row."""
@@ -175,18 +220,42 @@ class RowDocuments:
             for place, number in enumerate(block.numbers):
                 yield number, texts[place] or "", self._given if own is None else own[place]
 
-    def name_of(self, scored: Scored) -> str:
-        """How a document is shown."""
-        return scored.text
+    def place_of(self, scored: Scored) -> tuple[str, int | None]:
+        """The file of a row, - for stdin, and its line; None where rows have no lines (Parquet, a JSON list)."""
+        path = self._source.paths[scored.file]
+        return "-" if path == self._source.stdin else str(path), scored.line
+
+    def shown_place(self, scored: Scored) -> str:
+        """The place of a row in words."""
+        file, line = self.place_of(scored)
+        return f"{file} row {scored.number}" if line is None else f"{file}:{line}"
+
+    def report(self) -> None:
+        """Say on stderr what reading has changed in the texts."""
+        report_changes(self._source.changes, self._model)
 
     def _pieces(self, rows: _Rows) -> Iterator[Piece]:
         """The pieces of the table; the number and the kept cells of their rows are appended to ``rows``."""
-        for piece, numbers, kept in self._source.blocks(self._model.tokenizer.kind, self._keep, keep_empty=True):
-            cells = [[cell or "" for cell in column] for column in kept]
-            rows.extend(zip(numbers, zip(*cells, strict=True) if cells else [()] * len(numbers), strict=True))
-            yield piece
+        kind = self._model.tokenizer.kind
+        for block in self._source.blocks(kind, self._keep, keep_empty=True, with_lines=True):
+            cells = [[cell or "" for cell in column] for column in block.kept]
+            kept = zip(*cells, strict=True) if cells else [()] * len(block.numbers)
+            places = zip(block.numbers, block.lines, kept, strict=True)
+            rows.extend(_Row(number, line, block.file, cells) for number, line, cells in places)
+            yield block.piece
 
 
-def _paired(results: Sequence[ResultT], rows: _Rows) -> list[tuple[ResultT, tuple[int, tuple[str, ...]]]]:
+def report_changes(changes: Changes, model: LanguageModel) -> None:
+    """Say on stderr what reading has changed in the texts of ``model``."""
+    if changes.replaced:
+        say(f"invalid bytes replaced by U+FFFD: {changes.replaced:,}")
+    if changes.skipped:
+        say(f"documents skipped for invalid bytes: {changes.skipped:,}")
+    if changes.normalized:
+        form = model.tokenizer.normalization.upper()
+        say(f"characters changed to {form}, as in the training text: {changes.normalized:,}")
+
+
+def _paired(results: Sequence[ResultT], rows: _Rows) -> list[tuple[ResultT, _Row]]:
     """Results and their rows, which leave ``rows``."""
     return [(result, rows.popleft()) for result in results]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from charlm.cli.output import say
-from charlm.cli.tables import TableForm, documents_for, open_for_models
+from charlm.cli.tables import TableForm, decoding_for, documents_for, open_for_models
 from charlm.errors import DataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from charlm.tokenizer.protocol import Ids
 
 _BLOCK_IDS = 1 << 18
+STDIN_PATIENCE = 1.0
+"""Seconds without a byte on stdin until a command says what it waits for."""
 
 
 class Measured(NamedTuple):
@@ -31,6 +36,15 @@ class Measured(NamedTuple):
     """The approximate number of ids; None if unknown."""
     blocks: list[Iterator[Ids]]
     """For each model the ids of its tokenizer, in blocks."""
+
+
+def check_files(names: Iterable[str]) -> None:
+    """Raise what opening the texts will raise if a file is missing or cannot be read, but without heavy modules."""
+    for name in names:
+        if name != "-" and not os.access(name, os.R_OK):
+            from charlm.corpus.text import open_source
+
+            open_source([name])
 
 
 @contextmanager
@@ -47,6 +61,8 @@ def measured_text(
     Stdin is copied to a temporary file. Error messages suggest ``command``, the command with a text. ``form`` is None
     for a command without options for tables.
     """
+    if "-" in files:
+        wait_for_stdin()
     if form not in (None, TableForm()) and not files:
         raise UsageError("options for tables and conditions say how a text is read; name one: " + command)
     with tempfile.TemporaryDirectory() if "-" in files else nullcontext("") as folder:
@@ -56,22 +72,29 @@ def measured_text(
             yield _from_runs(models, split, command)
 
 
+def wait_for_stdin(what: str = "a text") -> None:
+    """Say so on stderr if nothing arrives on stdin for a second, and return."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed, or not a file of the operating system
+        if not select.select([sys.stdin.fileno()], [], [], STDIN_PATIENCE)[0]:
+            end = "; end it with Ctrl-D" if sys.stdin.isatty() else ""
+            say(f"waiting for {what} on stdin{end}")
+
+
 def _from_files(
     models: Sequence[LanguageModel], names: Sequence[str], encoding: str, folder: Path, form: TableForm | None
 ) -> Measured:
-    source = open_for_models(models, names, encoding, folder / "stdin", form)
-    plain = [path for path in source.paths if path.suffix != ".gz"]
-    total = sum(path.stat().st_size for path in plain) if len(plain) == len(source.paths) else None
+    source = open_for_models(models, names, decoding_for(models, encoding), folder / "stdin", form)
     given = None if form is None else form.given
-    return Measured(", ".join(names), total, [_encoded(source, model, given) for model in models])
+    return Measured(", ".join(names), source.size(), [_encoded(source, model, given) for model in models])
 
 
 def _encoded(source: TextSource, model: LanguageModel, given: str | None) -> Iterator[Ids]:
     tokenizer = model.tokenizer
-    if tokenizer.document_kind is not None:
-        pieces = source.documents(tokenizer.kind, tokenizer.document_kind)
-        return starmap(tokenizer.encode_documents, documents_for(model, source, pieces, given))
-    return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
+    if tokenizer.document_kind is None:
+        return (tokenizer.encode_codes(codes) for codes in source.codes(tokenizer.kind))
+    pieces = source.documents(tokenizer.kind, tokenizer.document_kind, start=tokenizer.document_start)
+    documents = documents_for(model, source, pieces, given)
+    return (tokenizer.encode_documents(piece.codes, piece.ends) for piece in documents)
 
 
 def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str) -> Measured:

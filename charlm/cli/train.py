@@ -6,16 +6,56 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import typer
 
-from charlm.cli.options import AsTextOption, ColumnOption, DelimiterOption, DeviceOption, EncodingOption, JsonOption
+from charlm.cli.grouped_help import GroupedCommand
+from charlm.cli.options import (
+    AsTextOption,
+    ColumnOption,
+    DelimiterOption,
+    DeviceOption,
+    DocumentStartOption,
+    EncodingOption,
+    ErrorsOption,
+    JsonOption,
+    completing,
+)
+from charlm.cli.texts import check_files, wait_for_stdin
+from charlm.config import TrainingConfig
 from charlm.errors import UsageError
-from charlm.training.options import TrainingOptions, check_options, command_line_name, definitions
+from charlm.training.options import (
+    DropoutOptions,
+    OptimizationOptions,
+    ShapeOptions,
+    TrainingOptions,
+    check_options,
+    command_line_name,
+    definitions,
+)
+from charlm.training.recipe import validate
 
 if TYPE_CHECKING:
-    from charlm.runs import RunOptions, TextOptions
+    from charlm.runs import RunOptions
+    from charlm.training.text_options import TextOptions
+
+
+class TrainCommand(GroupedCommand):
+    """``charlm train``, whose help has its many options in groups, those of most interest first."""
+
+    groups: ClassVar = {
+        "Text": (
+            "demo", "tokenizer", "encoding", "errors", "normalize", "documents", "document_start", "distinct", "column",
+            "given", "delimiter", "as_text", "split", "valid", "test",
+        ),
+        "Limit": ("time", "epochs", "steps"),
+        "Run": ("out", "resume", "init_from", "save_every", "eval_every", "seed", "quiet", "json", "help"),
+        "Machine": ("device", "precision", "threads"),
+        "Model": (*definitions(ShapeOptions), *definitions(DropoutOptions)),
+        "Training": tuple(definitions(OptimizationOptions)),
+    }  # fmt: skip
+
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
@@ -33,7 +73,13 @@ def _with_training_options(command: CommandT) -> CommandT:
             default=None,
             annotation=Annotated[
                 kinds[0] | None,
-                typer.Option(command_line_name(name), help=option.text, min=option.minimum, max=option.maximum),
+                typer.Option(
+                    command_line_name(name),
+                    help=option.text,
+                    min=option.minimum,
+                    max=option.maximum,
+                    autocompletion=completing(option.choices) if option.choices else None,
+                ),
             ],
         )
         for name, (kinds, option) in definitions(TrainingOptions).items()
@@ -59,12 +105,33 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option("--init-from", help="Start from the weights of this run or step.")
     ] = None,
-    tokenizer: Annotated[str, typer.Option("--tokenizer", help="char (any text) or byte (any file).")] = "char",
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer",
+            help="char (any text) or byte (any file).",
+            autocompletion=completing(("char", "byte")),
+        ),
+    ] = "char",
     encoding: EncodingOption = "utf-8",
+    errors: ErrorsOption = "strict",
+    normalize: Annotated[
+        str,
+        typer.Option(
+            "--normalize",
+            help="Unicode normal form of all texts of the model: none, nfc or nfkc.",
+            autocompletion=completing(("none", "nfc", "nfkc")),
+        ),
+    ] = "none",
     documents: Annotated[
         str | None,
-        typer.Option("--documents", help="Train on separate documents: lines, blank-lines (paragraphs) or files."),
+        typer.Option(
+            "--documents",
+            help="Train on separate documents: lines, blank-lines (paragraphs) or files.",
+            autocompletion=completing(("lines", "blank-lines", "files")),
+        ),
     ] = None,
+    document_start: DocumentStartOption = None,
     distinct: Annotated[bool, typer.Option("--distinct", help="Drop duplicate documents.")] = False,
     column: ColumnOption = None,
     given: Annotated[
@@ -85,35 +152,41 @@ def train(
     test: Annotated[str | None, typer.Option("--test", help="A separate test text.")] = None,
     *,
     device: DeviceOption = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or, on CUDA, fp16.")] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="auto, fp32, bf16 or, on CUDA, fp16.",
+            autocompletion=completing(("auto", "fp32", "bf16", "fp16")),
+        ),
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and the result.")] = False,
     json: JsonOption = False,
     **options: Any,
 ) -> None:
     """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving."""
     _check_sources(bool(corpus), demo, resume)
+    training = check_options(options, TrainingOptions, "train")
+    # All mistakes that can be found without torch are told before it is loaded.
+    validate(training, documents=any(option is not None for option in (documents, document_start, column)))
+    check_files([*(corpus or ()), *(name for name in (valid, test) if name is not None)])
+    from charlm.training.text_options import TextOptions, check_texts
+
+    texts = TextOptions(
+        corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct,
+        column, given, delimiter, as_text, document_start, errors, normalize)  # fmt: skip
+    check_texts(texts, None)
+    _check_run(out, resume, init_from, training)
+    if precision != "auto":
+        TrainingConfig(precision=precision)  # raises an error for an unknown one
     from charlm.cli.train_view import PreparationProgress, run_training
-    from charlm.runs import RunOptions, TextOptions, new_run, resumed_run
+    from charlm.runs import RunOptions, new_run, resumed_run
     from charlm.system.signals import StopSignals
 
-    training = check_options(options, TrainingOptions, "train")
-    texts = TextOptions(
-        corpus or (),
-        valid,
-        test,
-        demo,
-        tokenizer,
-        encoding,
-        split,
-        documents,
-        distinct,
-        column,
-        given,
-        delimiter,
-        as_text,
-    )
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
+        if "-" in (corpus or ()):
+            wait_for_stdin()
         if resume:
             _refuse_with_resume(texts, run_options)
             run = resumed_run(out, training, None if device == "auto" else device)
@@ -131,6 +204,21 @@ def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
     if corpus and resume:
         raise UsageError("--resume takes no text; name the run with --out (charlm train --resume --out RUN)")
     raise UsageError("give exactly one of a text (charlm train FILE), --demo or --resume")
+
+
+def _check_run(out: Path | None, resume: bool, init_from: Path | None, options: TrainingOptions) -> None:
+    """Raise what preparing the run would raise for its folder, or that of the weights to start from."""
+    from charlm.checkpoint.run_folder import RUNS, RunFolder
+    from charlm.checkpoint.step import open_checkpoint
+    from charlm.training.resuming import refuse_fixed_options, run_of
+
+    if resume:
+        refuse_fixed_options(options)
+        run_of(RunFolder.newest(RUNS, to_resume=True).path if out is None else out)
+    elif out is not None:
+        RunFolder(out).refuse_taken()
+    if init_from is not None:
+        open_checkpoint(init_from, names=())
 
 
 def _refuse_with_resume(texts: TextOptions, run_options: RunOptions) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shlex
 import sys
 import time
 from contextlib import suppress
 from typing import Any
 
 from charlm.cli.advice import shell_command
-from charlm.cli.output import bits, duration, progress_bar, say, write_json
+from charlm.cli.output import bits, duration, indented, progress_bar, say, terminal_width, write_json
+from charlm.corpus.line_hint import looks_like_lines
 from charlm.corpus.prepared import Corpus
 from charlm.errors import InterruptedBySignal
 from charlm.model.lstm import recurrence_name
@@ -19,6 +22,8 @@ from charlm.training.events import Evaluated, Event, Finished, RolledBack, Saved
 from charlm.training.trainer import Trainer
 
 _SECONDS_BETWEEN_LINES = 15.0
+_MIN_BAR_WIDTH = 17
+"""Columns for the percentage, the bar and what separates them."""
 _CORPUS_PASSES = 3
 """Preparation reads the text this many times."""
 
@@ -37,8 +42,12 @@ class PreparationProgress:
         self._read += characters
         if not self._quiet and now - self._last_line > 2.0:
             self._last_line = now
-            millions = self._read / _CORPUS_PASSES / 1e6
-            say(f"preparing: {millions:.0f} million characters, {millions / (now - self._start):.0f} million/s")
+            read = self._read / _CORPUS_PASSES
+            say(f"preparing: {_rounded(read)} characters, {_rounded(read / (now - self._start))} per second")
+
+
+def _rounded(number: float) -> str:
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,.0f}"
 
 
 def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_json: bool) -> None:
@@ -86,8 +95,13 @@ def _show_setup(prepared: PreparedRun) -> None:
         f"{corpus.name}: {parts} characters; {distinct} distinct characters, "
         f"vocabulary of {model.vocabulary_size} ids{unknown}"
     )
+    if corpus.tokenizer.normalization != "none":
+        changed, form = int(corpus.description.get("normalized", 0)), corpus.tokenizer.normalization.upper()
+        say(f"normalized ({form}): {changed:,} characters changed; prompts and scored texts will be, too")
     if corpus.tokenizer.document_kind:
         _show_documents(corpus)
+    elif prepared.recipe is not None and looks_like_lines(corpus):
+        say("the lines look like texts of their own; if they are, such as names or log lines, add --documents lines")
     narrowed = f", embedding {model.embedding}" if model.embedding != model.hidden else ""
     say(
         f"model: {model.layers} x {model.hidden}{narrowed}, {model.parameter_count():,} parameters "
@@ -112,8 +126,11 @@ def _show_setup(prepared: PreparedRun) -> None:
 def _show_documents(corpus: Corpus) -> None:
     sizes = corpus.sizes
     parts = ", ".join(f"{sizes[name].documents:,} {word}" for name, word in _SPLIT_WORDS if sizes[name].documents)
-    table = corpus.table
-    kind = corpus.tokenizer.document_kind if table is None else f"rows, {table.columns()}"
+    kind, start, table = corpus.tokenizer.document_kind, corpus.tokenizer.document_start, corpus.table
+    if start is not None:
+        kind = f"each from a line with {shlex.quote(start)} on"
+    elif table is not None:
+        kind = f"rows, {table.columns()}"
     say(f"documents ({kind}): {parts}; the end of a document is predicted like a character")
     for name, word in _SPLIT_WORDS[1:]:
         if repeated := int(corpus.description["splits"][name].get("repeated", 0)):
@@ -127,7 +144,7 @@ def _batch(trainer: Trainer) -> str:
     config = trainer.config
     if trainer.corpus.tokenizer.document_kind:
         return f"up to {config.batch * config.bptt:,} characters per step, documents of similar length together"
-    return f"{config.batch} streams, chunks of {config.bptt}"
+    return f"{config.batch} stream{'s' * (config.batch != 1)}, chunks of {config.bptt}"
 
 
 def _hardware(trainer: Trainer) -> str:
@@ -188,23 +205,33 @@ class _View:
         now = time.monotonic()
         if self._bar is not None:
             with suppress(OSError, ValueError):  # the terminal may be closed; training continues
-                self._bar.set_description_str(" " + self._status(event, now), refresh=False)
+                self._bar.set_description_str(self._description(event, now), refresh=False)
                 spent = event.budget_spent
                 self._bar.update(1 if spent is None else max(0.0, min(spent, 1.0) - self._bar.n))
         elif not self._quiet and now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            say(self._status(event, now))
+            say(" | ".join(self._status(event, now)))
 
-    def _status(self, event: Stepped, now: float) -> str:
+    def _description(self, event: Stepped, now: float) -> str:
+        """The status beside the bar; where the terminal is narrow, without the rate, the speed and the loss."""
+        parts = self._status(event, now)
+        room = terminal_width() - _MIN_BAR_WIDTH
+        while len(parts) > 2 and len(" | ".join(parts)) > room:
+            del parts[2 if len(parts) > 3 else 1]
+        return " " + " | ".join(parts)
+
+    def _status(self, event: Stepped, now: float) -> list[str]:
         elapsed = now - self._start
-        status = (
-            f"step {event.step} | loss {self._smoothed or 0.0:.3f} nats/char | lr {event.lr:.1e} | "
-            f"{self._characters / max(elapsed, 1e-9) / 1000:.1f}k chars/s"
-        )
+        parts = [
+            f"step {event.step}",
+            f"loss {self._smoothed or 0.0:.3f} nats/char",
+            f"lr {event.lr:.1e}",
+            f"{self._characters / max(elapsed, 1e-9) / 1000:.1f}k chars/s",
+        ]
         done = (event.budget_spent or 0.0) - self._start_progress
         if event.budget_spent is not None and done > 0:
-            status += f" | {duration(elapsed / done * max(0.0, 1 - event.budget_spent))} left"
-        return status
+            parts.append(f"{duration(elapsed / done * max(0.0, 1 - event.budget_spent))} left")
+        return parts
 
     def _evaluation(self, event: Evaluated) -> None:
         parts = [f"step {event.step}, epoch {event.epoch + 1}, {duration(event.seconds)}:"]
@@ -217,7 +244,7 @@ class _View:
             )
         parts.append(f"lr {event.lr:.1e}, {event.clipped_share:.0%} of steps clipped")
         say(" ".join(parts))
-        say("    " + event.sample.strip().replace("\n", "\n    "))
+        say(indented(event.sample.strip()))
 
 
 def _show_result(trainer: Trainer, reason: str) -> None:
@@ -250,5 +277,7 @@ def _report(trainer: Trainer, reason: str, as_json: bool) -> None:
             "best_nats_per_char": progress.best,
             "best_bits_per_char": None if progress.best is None else bits(progress.best),
             "parameters": trainer.model.config.parameter_count(),
+            "model": dataclasses.asdict(trainer.model.config),
+            "training": dataclasses.asdict(trainer.config),
         }
     )

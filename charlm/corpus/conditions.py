@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import Piece
+from charlm.corpus.pieces import Piece
 from charlm.errors import DataError
 from charlm.tokenizer.protocol import SEPARATOR_CODE, code_points
 
@@ -22,14 +22,14 @@ MAX_VALUE_CHARACTERS = 80
 
 
 def with_values(values: Piece, texts: Piece) -> Piece:
-    """Documents with conditions, from as many values and texts."""
+    """Documents with conditions, from as many values and texts; they are at the places of the texts."""
     lengths = np.stack([np.diff(piece.ends, prepend=0) for piece in (values, texts)], axis=1)
     lengths[:, 0] += 1  # the separator
     codes = np.empty(int(lengths.sum()), np.uint32)
     in_prefix = np.repeat(np.tile([True, False], len(lengths)), lengths.reshape(-1))
     codes[in_prefix] = np.insert(values.codes.astype(np.uint32), values.ends, SEPARATOR_CODE)
     codes[~in_prefix] = texts.codes
-    return Piece(codes, np.cumsum(lengths.sum(axis=1)))
+    return Piece(codes, np.cumsum(lengths.sum(axis=1)), texts.places)
 
 
 def with_value(pieces: Iterable[Piece], value: str, kind: str) -> Iterator[Piece]:
@@ -37,13 +37,13 @@ def with_value(pieces: Iterable[Piece], value: str, kind: str) -> Iterator[Piece
     codes = code_points(value) if kind == "char" else np.frombuffer(value.encode("utf-8", "surrogateescape"), np.uint8)
     prefix = np.append(codes.astype(np.uint32), np.uint32(SEPARATOR_CODE))
     begins = True  # whether a document begins with the next code
-    for codes, ends in pieces:
+    for codes, ends, places in pieces:
         before = np.arange(len(ends)) + int(begins)  # how many begin in this piece before each of ``ends``
         starts = np.append(0, ends) if begins else ends
         begins = len(starts) > 0 and int(starts[-1]) == len(codes)
         starts = starts[: len(starts) - begins]  # the last one begins with the next piece
         inserted = np.insert(codes.astype(np.uint32), np.repeat(starts, len(prefix)), np.tile(prefix, len(starts)))
-        yield Piece(inserted, ends + len(prefix) * before)
+        yield Piece(inserted, ends + len(prefix) * before, places)
 
 
 def prefix_codes(piece: Piece) -> NDArray[np.bool_]:
@@ -61,7 +61,7 @@ def without_prefixes(piece: Piece) -> Piece:
     """The documents without their conditions."""
     kept = ~prefix_codes(piece)
     before = np.append(0, np.cumsum(kept))
-    return Piece(piece.codes[kept], before[piece.ends])
+    return Piece(piece.codes[kept], before[piece.ends], piece.places)
 
 
 def values_of(piece: Piece, kind: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import Piece
+from charlm.corpus.pieces import Piece
 
 
 def mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -36,7 +36,7 @@ class DocumentHasher:
 
     def update(self, piece: Piece) -> NDArray[np.uint64]:
         """Add the next piece. Returns the fingerprints of the documents that end in it."""
-        codes, ends = piece
+        codes, ends, _ = piece
         lengths = np.diff(ends, prepend=0, append=len(codes))
         positions = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         positions[: lengths[0]] += self._length

@@ -8,6 +8,7 @@ With byte fallback, some characters of the training split are encoded as bytes (
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ from charlm.tokenizer.characters import CharTokenizer
 from charlm.tokenizer.documents import DocumentTokenizer
 from charlm.tokenizer.protocol import Tokenizer
 
+logger = logging.getLogger("charlm")
+
 _ALL_TRAIN: Fractions = (1.0, 0.0, 0.0)
+_WORDS = {"train": "training", "valid": "validation", "test": "test"}
 
 
 def prepare(
@@ -54,6 +58,8 @@ def prepare(
         "shares": None if others else split,
         "distinct": documents is not None and documents.distinct,
     }
+    groups = [source, *others.values()]
+    stamp = source_stamp(groups)
     if "valid" in others:
         split = _ALL_TRAIN
     elif "test" in others:
@@ -61,24 +67,67 @@ def prepare(
     splitter = make_splitter(source, kind, split, documents, progress)
     conditions = ConditionCounts(kind) if documents is not None and documents.conditional else None
     counts = _count(splitter, kind, progress, conditions)
-    tokenizer = _build_tokenizer(counts, kind, documents, conditions)
+    tokenizer = _build_tokenizer(counts, kind, documents, conditions, source.decoding.normalization)
+    splitters = [splitter]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
             writers = {name: SplitWriter(folder, name, tokenizer, stack) for name in SPLITS}
             _write(writers, splitter, tokenizer, counts, progress)
             for name, other in others.items():
-                for piece, _, _ in make_splitter(other, kind, _ALL_TRAIN, documents).pieces():
+                splitters.append(make_splitter(other, kind, _ALL_TRAIN, documents))
+                for piece, _, _ in splitters[-1].pieces():
                     writers[name].write(tokenizer.encode_codes(piece.codes), piece)
+            choices |= _changes(groups, sum(each.skipped for each in splitters))
             if isinstance(source, TableSource):
                 values = {} if conditions is None else conditions.values
                 choices["table"] = TrainedTable(source.options.column, source.options.given, values).as_dict()
-            _write_description(folder, source, tokenizer, counts, writers, others, choices)
+            _write_description(folder, tokenizer, counts, writers, groups, {"fingerprint": stamp, **choices})
     except OSError as error:
         raise CannotCreateError(
             f"{folder} cannot be written ({error.strerror}); choose another place with --out"
         ) from None
+    if source_stamp(groups) != stamp:
+        raise DataError("the text was changed while it was read; try again, or train on a copy of it")
     return open_corpus(folder)
+
+
+def _changes(groups: list[TextSource], skipped: int) -> dict[str, Any]:
+    """What reading has changed in the texts, for corpus.json; nothing where nothing was asked for."""
+    decoding = groups[0].decoding
+    changed: dict[str, Any] = {}
+    if decoding.errors != "strict":
+        changed["errors"] = decoding.errors
+        changed["replaced"] = sum(group.changes.replaced for group in groups)
+        changed["skipped_documents"] = skipped + sum(group.changes.skipped for group in groups)
+    if decoding.normalization != "none":
+        changed["normalized"] = sum(group.changes.normalized for group in groups)
+    return changed
+
+
+def log_surprises(corpus: Corpus) -> None:
+    """Log a warning of what a user may not expect of a corpus that was just prepared."""
+    description, sizes, kind = corpus.description, corpus.sizes, corpus.tokenizer.document_kind
+    if replaced := description.get("replaced"):
+        logger.warning("invalid bytes replaced by U+FFFD: %s", f"{replaced:,}")
+    if skipped := description.get("skipped_documents"):
+        logger.warning("documents skipped for invalid bytes: %s", f"{skipped:,}")
+    if kind is not None and sum(size.documents for size in sizes.values()) == 1:
+        if kind == "rows":
+            logger.warning("the whole text is one row, so there is none to validate on; use a table with more rows")
+            return
+        logger.warning(
+            "the whole text is one document (%s), so there is none to validate on; say what a document is with another "
+            "--documents or with --document-start", "--document-start" if kind == "start" else f"--documents {kind}"
+        )  # fmt: skip
+        return
+    shares = zip(_WORDS.items(), description["shares"] or (0.0, 0.0, 0.0), strict=True)
+    empty = [word for (name, word), share in shares if share and not sizes[name].ids]
+    if empty:
+        unit = "characters" if kind is None else "documents"
+        logger.warning(
+            "the text has too few %s for a %s part; use a longer text or another --split", unit, " and a ".join(empty)
+        )
 
 
 def _count(
@@ -101,15 +150,19 @@ def _count(
 
 
 def _build_tokenizer(
-    counts: NDArray[np.int64], kind: str, documents: DocumentOptions | None, conditions: ConditionCounts | None
+    counts: NDArray[np.int64],
+    kind: str,
+    documents: DocumentOptions | None,
+    conditions: ConditionCounts | None,
+    normalization: str,
 ) -> Tokenizer:
     occurring = Counter({int(code): int(counts[code]) for code in np.flatnonzero(counts)})
     if conditions is not None:
         occurring.update(conditions.characters())
-    inner: Tokenizer = ByteTokenizer() if kind == "byte" else CharTokenizer.build(occurring)
+    inner: Tokenizer = ByteTokenizer() if kind == "byte" else CharTokenizer.build(occurring, normalization)
     if documents is None:
         return inner
-    return DocumentTokenizer(inner, documents.document_kind, has_separator=conditions is not None)
+    return DocumentTokenizer(inner, documents.document_kind, conditions is not None, documents.start)
 
 
 def _write(
@@ -138,11 +191,10 @@ def _utf8_size(counts: NDArray[np.int64], kind: str) -> int:
 
 def _write_description(
     folder: Path,
-    source: TextSource,
     tokenizer: Tokenizer,
     counts: NDArray[np.int64],
     writers: dict[str, SplitWriter],
-    others: dict[str, TextSource],
+    groups: list[TextSource],
     choices: dict[str, Any],
 ) -> None:
     splits = {name: writer.finish() for name, writer in writers.items()}
@@ -156,15 +208,13 @@ def _write_description(
         write_bytes(folder / FINGERPRINTS, fingerprints.astype("<u8").tobytes())
         for name in SPLITS[1:]:
             splits[name]["repeated"] = int(np.isin(writers[name].fingerprints(), fingerprints).sum())
-    groups = [source, *others.values()]
     symbol_counts = np.append(counts, splits["train"]["documents"] if tokenizer.document_kind else 0)
     probabilities = symbol_counts[symbol_counts > 0] / symbol_counts.sum()
     description = {
         "format": 1,
-        "name": source.name,
-        "encoding": source.encoding,
+        "name": groups[0].name,
+        "encoding": groups[0].encoding,
         "sources": [group.names for group in groups],
-        "fingerprint": source_stamp(groups),
         "sha256": content_digest(groups),
         "tokenizer": tokenizer.description(),
         "distinct_characters": int(np.count_nonzero(counts)),

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.config import MAX_JSON_BYTES, parse_json
+from charlm.corpus.encodings import Decoding
 from charlm.corpus.id_files import IdFile
 from charlm.corpus.tables import find_tables
 from charlm.corpus.text import TextSource, open_source
@@ -107,12 +108,12 @@ class Corpus:
     def changed_sources(self) -> bool:
         """Whether the text on disk has changed since it was prepared; false if it is missing."""
         try:
-            encoding, any_file = str(self.description["encoding"]), self.tokenizer.kind == "byte"
+            decoding, any_file = Decoding(str(self.description["encoding"])), self.tokenizer.kind == "byte"
             sources = self.description["sources"]
             if self.table is not None:
-                groups = [find_tables(names, encoding) for names in sources]
+                groups = [find_tables(names, decoding) for names in sources]
             else:
-                groups = [open_source(names, encoding, any_file=any_file) for names in sources]
+                groups = [open_source(names, decoding=decoding, any_file=any_file) for names in sources]
         except (MissingInputError, UsageError):
             return False
         except DataError:  # it is empty now
@@ -165,7 +166,10 @@ def parse_split(text: str) -> tuple[float, float, float]:
         or shares[0] <= 0
         or not math.isclose(sum(shares), 100)
     ):
-        raise UsageError(f"--split {text!r} must be three percentages that add up to 100, like 90/5/5 or 90/10/0")
+        raise UsageError(
+            f"--split {text!r} must be two or three percentages, of which the first is above 0 and all add up to 100, "
+            "like 90/5/5 or 90/10"
+        )
     return shares[0] / 100, shares[1] / 100, shares[2] / 100
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.corpus.conditions import without_prefixes
-from charlm.corpus.documents import Piece
 from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.pieces import Piece
 from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Ids, Tokenizer, id_dtype
 

@@ -13,15 +13,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import Piece
 from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.pieces import InvalidDocuments, Part, Piece, place
 from charlm.corpus.prepared import SPLITS
 from charlm.corpus.shuffling import shuffled
 from charlm.corpus.text import TextSource
+from charlm.tokenizer.protocol import Codes
 
 _SPLIT_KEY = 0x5B117
 _NO_SPLIT = len(SPLITS)
 _NO_ENDS = np.zeros(0, np.int64)
+_MANY_FILES = 100
+"""The pieces of more files than this are merged where they are small. Byte fallback depends on where pieces end."""
 
 ProgressCallback = Callable[[int], None]
 """Called with the number of codes read since the last call."""
@@ -33,18 +36,23 @@ Fractions = tuple[float, float, float]
 class DocumentOptions:
     """How a text is split into documents: ``document_kind`` is a key of ``DOCUMENT_SEPARATORS``.
 
-    ``seed`` shuffles the documents into the splits. With ``distinct``, a document is left out if it occurred before.
-    ``conditional``: whether the documents begin with conditions.
+    ``start`` is the regular expression of the kind "start". ``seed`` shuffles the documents into the splits. With
+    ``distinct``, a document is left out if it occurred before. ``conditional``: whether the documents begin with
+    conditions.
     """
 
     document_kind: str
     seed: int = 1
     distinct: bool = False
     conditional: bool = False
+    start: str | None = None
 
 
 class Splitter(Protocol):
     """A text whose parts are assigned to splits. The text is measured when the splitter is created."""
+
+    skipped: int
+    """Documents that are left out, because they have bytes that are not valid in the encoding."""
 
     def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
         """Read the text, block by block: the codes of each block for train, valid and test."""
@@ -72,16 +80,23 @@ class ContinuousSplitter:
     """Continuous text: the splits follow one another."""
 
     def __init__(self, source: TextSource, kind: str, fractions: Fractions, progress: ProgressCallback) -> None:
+        self.skipped = 0
         self._source, self._kind = source, kind
         total = 0
-        for codes in source.codes(kind):
+        for codes in self._codes():
             progress(len(codes))
             total += len(codes)
         self._boundaries = _boundaries(total, fractions)
 
+    def _codes(self) -> Iterator[Codes]:
+        blocks = self._source.codes(self._kind)
+        if len(self._source.paths) <= _MANY_FILES:
+            return blocks
+        return (piece.codes for piece in place([(Part(codes, _NO_ENDS, _NO_ENDS) for codes in blocks)], merge=True))
+
     def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
         position = 0
-        for codes in self._source.codes(self._kind):
+        for codes in self._codes():
             spans = zip(self._boundaries[:-1], self._boundaries[1:], strict=True)
             train, valid, test = (
                 Piece(codes[max(0, start - position) : max(0, stop - position)], _NO_ENDS) for start, stop in spans
@@ -101,29 +116,31 @@ class DocumentSplitter:
         options: DocumentOptions,
         progress: ProgressCallback,
     ) -> None:
-        self._seed = options.seed
-        self._source, self._kind, self._document_kind = source, kind, options.document_kind
-        hasher, fingerprints = DocumentHasher(), []
-        total = 0
+        self._source, self._kind, self._options = source, kind, options
+        hasher, fingerprints = DocumentHasher(), [np.zeros(0, np.uint64)]
+        finder, invalid = InvalidDocuments(), [np.zeros(0, np.bool_)]
         for piece in self._documents():
             progress(len(piece.codes))
-            total += len(piece.ends)
+            invalid.append(finder.update(piece))
             if options.distinct:
                 fingerprints.append(hasher.update(piece))
-        self._rank = np.arange(total)  # among the documents that are not left out; -1 for the others
-        if options.distinct and total:
-            firsts = np.unique(np.concatenate(fingerprints), return_index=True)[1]
-            self._rank = np.full(total, -1)
-            self._rank[np.sort(firsts)] = np.arange(len(firsts))
-            total = len(firsts)
-        self._boundaries = _boundaries(total, fractions)
+        kept = ~np.concatenate(invalid)
+        self.skipped = int(np.count_nonzero(~kept))
+        if options.distinct:
+            valid = np.flatnonzero(kept)
+            firsts = np.unique(np.concatenate(fingerprints)[valid], return_index=True)[1]
+            kept = np.zeros(len(kept), np.bool_)
+            kept[valid[firsts]] = True
+        self._rank = np.where(kept, np.cumsum(kept) - 1, -1)  # among the documents that are kept
+        self._boundaries = _boundaries(int(np.count_nonzero(kept)), fractions)
 
     def _documents(self) -> Iterator[Piece]:
-        return self._source.documents(self._kind, self._document_kind)
+        merge = len(self._source.paths) > _MANY_FILES
+        return self._source.documents(self._kind, self._options.document_kind, start=self._options.start, merge=merge)
 
     def pieces(self) -> Iterator[tuple[Piece, Piece, Piece]]:
         count = 0
-        for codes, ends in self._documents():
+        for codes, ends, _ in self._documents():
             lengths = np.diff(ends, prepend=0, append=len(codes))
             split_of = self._split_of(np.arange(count, count + len(lengths)))
             split_of_code = np.repeat(split_of, lengths)
@@ -137,9 +154,11 @@ class DocumentSplitter:
     def _split_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """The split of each document, as an index into ``SPLITS``; ``_NO_SPLIT`` if it is left out."""
         splits = np.full(len(numbers), _NO_SPLIT)
+        if not self._boundaries[-1]:
+            return splits
         exists = numbers < len(self._rank)  # no document follows the last one
         ranks = self._rank[numbers[exists]]
-        positions = shuffled(np.maximum(ranks, 0), self._boundaries[-1], self._seed, _SPLIT_KEY)
+        positions = shuffled(np.maximum(ranks, 0), self._boundaries[-1], self._options.seed, _SPLIT_KEY)
         found = np.searchsorted(self._boundaries[1:-1], positions, side="right")
         splits[exists] = np.where(ranks < 0, _NO_SPLIT, found)
         return splits

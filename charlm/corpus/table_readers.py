@@ -1,7 +1,7 @@
-"""Rows of a table in a file: delimited text, JSON lines, a JSON list of objects, Parquet. In constant memory.
+"""Rows of a table in a file, in constant memory: the interface of a reader, and delimited text.
 
 A cell is a text, or None where it is missing: an empty cell of delimited text, ``null``, ``NaN`` or a key that a row
-lacks. Numbers are the text that stands in the file, so 1.50 stays "1.50". Only Parquet needs a library, pyarrow.
+lacks. Numbers are the text that stands in the file, so 1.50 stays "1.50".
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import contextlib
 import csv
 import io
 import itertools
-import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from charlm.corpus.text import decode_blocks, read_blocks
-from charlm.errors import DataError, MissingInputError
+from charlm.corpus.blocks import read_blocks
+from charlm.corpus.encodings import Changes, Decoding, decode_blocks
+from charlm.errors import CharlmError, DataError
 
 logger = logging.getLogger("charlm")
 
@@ -31,12 +31,8 @@ MAX_CELL = 1 << 24
 """Characters of the longest row. A longer one is a quote that is never closed, or not a table."""
 _DELIMITERS = (",", "\t", ";", "|")
 _HEAD = 1 << 16
-"""Characters from which the delimiter and the columns of JSON are found."""
+"""Characters from which the delimiter and the form of a table are found."""
 _ROWS_AT_A_TIME = 64
-_ROWS_WITH_COLUMNS = 100
-"""Rows of JSON whose keys are listed as columns."""
-_ROWS_OF_PARQUET = 1 << 10
-_WHITE = " \t\r\n"
 
 
 class TableReader(Protocol):
@@ -53,32 +49,44 @@ class TableReader(Protocol):
         """
         ...
 
-    def cells(self, columns: Sequence[Column]) -> Iterator[list[Cells]]:
+    def cells(
+        self, columns: Sequence[Column], changes: Changes | None = None, lines: list[int] | None = None
+    ) -> Iterator[list[Cells]]:
         """The cells of all rows in batches of about a megabyte of the file: for each of ``columns`` as many cells.
 
-        Raises ``DataError`` where the file is damaged.
+        ``changes`` counts what decoding replaces. The line on which each row of a batch begins is appended to ``lines``
+        where rows have lines. Raises ``DataError`` where the file is damaged, after the rows before that.
         """
         ...
 
 
 class TextFile(NamedTuple):
-    """A file of text and its encoding."""
+    """A file of text, packed or not, how it is decoded, and what messages call it."""
 
     path: Path
-    encoding: str
+    decoding: Decoding
+    name: str
 
-    def blocks(self) -> Iterator[str]:
-        """The text of the file in blocks."""
-        advice = "name its encoding, for example --encoding cp1252 (Windows) or utf-16"
-        return decode_blocks(read_blocks(self.path), self.encoding, str(self.path), advice)
+    def blocks(self, changes: Changes | None = None) -> Iterator[str]:
+        """The text of the file in blocks. Bytes that are not valid are marked by surrogates, or count in ``changes``.
+
+        Nothing is normalized: the normal form of a character may be a delimiter or a quote.
+        """
+        blocks = read_blocks(self.path, self.name, offers_bytes=self.decoding.offers_bytes)
+        return decode_blocks(blocks, self.name, self.decoding, changes)
 
     def head(self) -> str:
-        """The first characters."""
+        """The first characters; before a byte that is not valid, the whole lines, if there is one."""
         head = ""
-        for block in self.blocks():
-            head += block
-            if len(head) >= _HEAD:
-                break
+        try:
+            for block in self.blocks():
+                head += block
+                if len(head) >= _HEAD:
+                    break
+        except DataError:
+            head = head[: head.rfind("\n") + 1]
+            if not head:
+                raise
         return head[:_HEAD]
 
 
@@ -108,33 +116,46 @@ class DelimitedReader:
         if len(numbers) > 1:
             places = ", ".join(str(number + 1) for number in numbers)
             raise DataError(
-                f"{self._file.path} has {len(numbers)} columns named {name!r:.60}; choose one by its number: {places}"
+                f"{self._file.name} has {len(numbers)} columns named {name!r:.60}; choose one by its number: {places}"
             )
         is_number = name.isascii() and name.isdigit() and 1 <= int(name[:9]) <= len(names)
         return numbers[0] if numbers else int(name) - 1 if is_number else None
 
-    def cells(self, columns: Sequence[Column]) -> Iterator[list[Cells]]:
-        lines = _Lines(self._file)
-        reader = self._parsed(lines)
+    def cells(
+        self, columns: Sequence[Column], changes: Changes | None = None, lines: list[int] | None = None
+    ) -> Iterator[list[Cells]]:
+        text = _Lines(self._file, changes)
+        reader = self._parsed(text, lines)
         next((row for row in reader if row), None)  # the header
+        if lines is not None:
+            lines.clear()
         batch: list[Cells] = [[] for _ in columns]
-        number, blocks, ragged = 1, lines.blocks_read, list[int]()
-        while rows := list(itertools.islice(reader, _ROWS_AT_A_TIME)):
+        number, blocks, ragged, error = 1, text.blocks_read, list[int](), None
+        while error is None:
+            rows = list[list[str]]()
+            try:
+                rows.extend(itertools.islice(reader, _ROWS_AT_A_TIME))
+            except CharlmError as raised:
+                error = raised  # the rows before it are read
+            if not rows:
+                break
             if set(map(len, rows)) != {len(self._header)}:
                 rows = self._completed(rows, number, ragged)
             number += len(rows)
             for column, cells in zip(columns, batch, strict=True):
                 cells.extend([row[int(column)] or None for row in rows])
-            if lines.blocks_read > blocks:
+            if text.blocks_read > blocks:
                 yield batch
-                batch, blocks = [[] for _ in columns], lines.blocks_read
+                batch, blocks = [[] for _ in columns], text.blocks_read
         yield batch
+        if error is not None:
+            raise error
         if ragged and not self._reported:
             self._reported = True
             logger.warning(
                 "%s: %d rows have fewer or more cells than the header, the first of them row %d; check its quotes and "
                 "the --delimiter",
-                self._file.path, len(ragged), ragged[0],
+                self._file.name, len(ragged), ragged[0],
             )  # fmt: skip
 
     def _completed(self, rows: list[list[str]], number: int, ragged: list[int]) -> list[list[str]]:
@@ -147,15 +168,24 @@ class DelimitedReader:
         ragged += [row for row, cells in enumerate(rows, number) if len(cells) != width]
         return [row + [""] * (width - len(row)) for row in rows]
 
-    def _parsed(self, lines: Iterable[str]) -> Iterator[list[str]]:
+    def _parsed(self, text: Iterable[str], lines: list[int] | None = None) -> Iterator[list[str]]:
+        """The rows; the line on which each begins is appended to ``lines``, except for blank ones."""
         # Python's limit of 131,072 characters belongs to the process; it is raised, never lowered.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL))
-        reader = csv.reader(lines, delimiter=self._delimiter)
+        reader = csv.reader(text, delimiter=self._delimiter)
         try:
-            yield from reader
+            if lines is None:
+                yield from reader
+                return
+            line = 1
+            for row in reader:
+                if row:
+                    lines.append(line)
+                line = reader.line_num + 1
+                yield row
         except csv.Error as error:
             raise DataError(
-                f"{self._file.path}, line {reader.line_num}: {error}; is a quote not closed, or is this not a table?"
+                f"{self._file.name}, line {reader.line_num}: {error}; is a quote not closed, or is this not a table?"
             ) from None
 
 
@@ -177,9 +207,9 @@ def _likely_delimiter(head: str) -> str:
 class _Lines:
     """The lines of a file with their ends: LF, CR LF or CR. No other character ends a line of a table."""
 
-    def __init__(self, file: TextFile) -> None:
+    def __init__(self, file: TextFile, changes: Changes | None) -> None:
         self.blocks_read = 0
-        self._file = file
+        self._file, self._changes = file, changes
 
     def __iter__(self) -> Iterator[str]:
         return itertools.chain.from_iterable(self._texts())
@@ -187,144 +217,26 @@ class _Lines:
     def _texts(self) -> Iterator[Iterable[str]]:
         """The lines in groups, one for each block."""
         pending: list[str] = []
-        for block in self._file.blocks():
+        for block in self._file.blocks(self._changes):
             self.blocks_read += 1
             # A carriage return at the end may be half of a line end.
             cut = max(block.rfind("\n"), block.rfind("\r", 0, len(block) - 1)) + 1
             if not cut:
                 pending.append(block)
-                _refuse_long(self._file.path, sum(map(len, pending)))
+                refuse_long(self._file.name, sum(map(len, pending)))
                 continue
             yield io.StringIO("".join([*pending, block[:cut]]), newline="")
             pending = [block[cut:]]
         yield io.StringIO("".join(pending), newline="")
 
 
-def _refuse_long(path: Path, characters: int) -> None:
+def refuse_long(name: str, characters: int) -> None:
+    """Raise ``DataError`` for a line or row of the file ``name`` that has too many characters."""
     if characters > MAX_CELL:
-        raise DataError(f"{path} has a line or row of more than {MAX_CELL:,} characters; is it a table?")
+        raise DataError(f"{name} has a line or row of more than {MAX_CELL:,} characters; is it a table?")
 
 
-# ---------------------------------------------------------------------------------------------------- JSON
-
-
-class JsonReader:
-    """JSON objects, each of which is a row: one on each line, or all in one list."""
-
-    def __init__(self, file: TextFile) -> None:
-        self._file = file
-        # Numbers keep the text that stands in the file; NaN and infinities, which JSON lacks, are missing.
-        self._decoder = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=lambda name: None)
-        self._is_list = file.head().lstrip(_WHITE).startswith("[")
-
-    def columns(self) -> list[str]:
-        first = itertools.islice(self._rows(), _ROWS_WITH_COLUMNS)
-        return list(dict.fromkeys(key for values in first for key in values))
-
-    def find(self, name: str) -> Column | None:
-        # A key may be absent from the first rows, so that a misspelt one is known at the end only.
-        return name if any(name in values for values in self._rows()) else None
-
-    def cells(self, columns: Sequence[Column]) -> Iterator[list[Cells]]:
-        number, names = 0, [str(column) for column in columns]
-        for batch in self._batches():
-            cells: list[Cells] = [[] for _ in columns]
-            for values in batch:
-                number += 1
-                for name, found in zip(names, cells, strict=True):
-                    value = values.get(name)
-                    if not isinstance(value, str) or not value:
-                        value = _cell(value, self._file.path, number, name)
-                    found.append(value)
-            yield cells
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        return itertools.chain.from_iterable(self._batches())
-
-    def _batches(self) -> Iterator[Iterator[dict[str, Any]]]:
-        """The rows in groups, one for each block. A group must be read before the next one is."""
-        batches = _decoded_list(self._file, self._decoder) if self._is_list else self._decoded_lines()
-        numbers = itertools.count(1)
-        return (self._objects(batch, numbers) for batch in batches)
-
-    def _objects(self, batch: Iterable[Any], numbers: Iterator[int]) -> Iterator[dict[str, Any]]:
-        for values, row in zip(batch, numbers, strict=False):
-            if not isinstance(values, dict):
-                raise DataError(f"{self._file.path}, row {row} is not an object; a JSON table is a list of objects")
-            yield values
-
-    def _decoded_lines(self) -> Iterator[Iterator[Any]]:
-        pending: list[str] = []
-        line = 1
-        for block in itertools.chain(self._file.blocks(), ["\n"]):
-            pending.append(block)
-            if "\n" not in block:
-                _refuse_long(self._file.path, sum(map(len, pending)))
-                continue
-            *lines, rest = "".join(pending).split("\n")
-            pending = [rest]
-            yield self._decode(lines, line)
-            line += len(lines)
-
-    def _decode(self, lines: list[str], first: int) -> Iterator[Any]:
-        decode = self._decoder.raw_decode
-        for number, line in enumerate(lines, first):
-            if not (text := line.strip(_WHITE)):
-                continue
-            try:
-                value, end = decode(text)
-                if end < len(text):
-                    raise ValueError("something follows the object")
-            except (ValueError, RecursionError) as error:
-                raise _invalid_json(self._file.path, f"line {number}", error) from None
-            yield value
-
-
-def _invalid_json(path: Path, place: str, error: Exception) -> DataError:
-    return DataError(
-        f"{path}, {place} is not valid JSON ({str(error).partition(':')[0]:.60}); a table is one object on each line, "
-        "or a list of objects"
-    )
-
-
-_LIST_STATES = {"start": "[", "first": "]", "value": "", "after": ",]", "end": ""}
-"""State of the parser of a list -> the marks that may come. In "first" and "value" an element may come as well."""
-_AFTER_MARK = {"[": "first", ",": "value", "]": "end"}
-
-
-def _decoded_list(file: TextFile, decoder: json.JSONDecoder) -> Iterator[list[Any]]:
-    """The elements of the list in ``file``, a batch for each block."""
-    text, row, state = "", 1, "start"
-    for block in itertools.chain(file.blocks(), [""]):  # the empty block is the end of the file
-        text += block
-        batch, position, error = list[Any](), 0, Exception("the list does not end")
-        while (position := _skip_white(text, position)) < len(text):
-            if (mark := text[position]) in _LIST_STATES[state]:
-                state = _AFTER_MARK[mark]
-                position += 1
-                continue
-            if state not in ("first", "value"):
-                raise _invalid_json(file.path, f"row {row}", ValueError(f"unexpected {mark!r}"))
-            try:
-                value, position = decoder.raw_decode(text, position)
-            except (ValueError, RecursionError) as invalid:  # or incomplete
-                error = invalid
-                break
-            batch.append(value)
-            row, state = row + 1, "after"
-        text = text[position:]
-        if len(text) > MAX_CELL or (not block and state != "end"):
-            raise _invalid_json(file.path, f"row {row}", error)
-        yield batch
-
-
-def _skip_white(text: str, position: int) -> int:
-    while position < len(text) and text[position] in _WHITE:
-        position += 1
-    return position
-
-
-def _cell(value: Any, path: Path, row: int, column: str) -> str | None:
+def cell_text(value: Any, name: str, row: int, column: str) -> str | None:
     """A value of JSON or Parquet as a text, None for a missing one. Raises ``DataError`` for a list or an object."""
     if isinstance(value, str):
         return value or None
@@ -332,49 +244,6 @@ def _cell(value: Any, path: Path, row: int, column: str) -> str | None:
         return None
     if isinstance(value, (list, dict, bytes)):
         raise DataError(
-            f"{path}, row {row}: {column} holds a {type(value).__name__}, not a text; choose a column of texts"
+            f"{name}, row {row}: {column} holds a {type(value).__name__}, not a text; choose a column of texts"
         )
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-# ---------------------------------------------------------------------------------------------------- Parquet
-
-
-class ParquetReader:
-    """A Parquet file. Raises ``MissingInputError`` without pyarrow, ``DataError`` for a damaged file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with self._open() as file:
-            self._names = [str(name) for name in file.schema_arrow.names]
-
-    def columns(self) -> list[str]:
-        return self._names
-
-    def find(self, name: str) -> Column | None:
-        return name if name in self._names else None
-
-    def cells(self, columns: Sequence[Column]) -> Iterator[list[Cells]]:
-        number, names = 1, [str(column) for column in columns]
-        with self._open() as file:
-            for batch in file.iter_batches(_ROWS_OF_PARQUET, columns=list(dict.fromkeys(names))):
-                yield [
-                    [_cell(v, self._path, row, name) for row, v in enumerate(batch.column(name).to_pylist(), number)]
-                    for name in names
-                ]
-                number += batch.num_rows
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[Any]:
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError:
-            raise MissingInputError(
-                f"{self._path} is a Parquet file, which needs pyarrow; install it: pip install 'charlm-lstm[tables]'"
-            ) from None
-        try:
-            with parquet.ParquetFile(self._path) as file:
-                yield file
-        except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{self._path} is not a Parquet file that can be read ({error!s:.80})") from None

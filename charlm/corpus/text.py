@@ -1,58 +1,76 @@
-"""Reading the user's files: encodings, folders, stdin and .gz, in blocks of bounded size.
+"""Reading the user's files: folders, stdin and packed files, in blocks of bounded size.
 
 A ``TextSource`` is one text from one or several files. It can be read repeatedly, with the same result, and holds at
-most one block in memory. Nothing is normalized: line ends, NUL and unusual characters are kept; only a byte-order mark
-at the beginning of a file is dropped. Between the characters of two files, a line feed is inserted unless the first
-ends with one.
+most one block in memory. Unless asked for, nothing is normalized: line ends, NUL and unusual characters are kept; only
+a byte-order mark at the beginning of a file is dropped. Between the characters of two files, a line feed is inserted
+unless the first ends with one.
 """
 
 from __future__ import annotations
 
-import codecs
-import contextlib
-import errno
-import gzip
 import hashlib
 import logging
 import os
 import sys
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
-from charlm.corpus.documents import Piece, split_documents
-from charlm.errors import CharlmError, DataError, InputOutputError, MissingInputError, UsageError
+from charlm.corpus.blocks import BLOCK_BYTES, file_blocks, read_blocks, reading
+from charlm.corpus.documents import split_documents
+from charlm.corpus.encodings import Changes, Decoding, decode_blocks
+from charlm.corpus.folders import visible_files, warn_of
+from charlm.corpus.formats import HEAD_BYTES, PARQUET, NotTextError, recognize
+from charlm.corpus.pieces import Piece
+from charlm.errors import DataError, MissingInputError, UsageError
+from charlm.tokenizer.normalization import Normalizer
 from charlm.tokenizer.protocol import Codes, code_points
 
 logger = logging.getLogger("charlm")
 
-BLOCK_BYTES = 1 << 20
-_UTF16_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_NOT_UTF8_BOMS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_UTF8_NAMES = ("utf-8", "utf-8-sig")
-# The decoders of these drop the byte-order mark themselves; a second one is a character of the text.
-_BOM_DROPPING = ("utf-8-sig", "utf-16", "utf-32")
+MAX_SMALL_BYTES, _SMALL_OVERHEAD = 1 << 25, 300
+"""Files of less than ``HEAD_BYTES`` are kept in memory, up to this total; each takes a little more than its bytes."""
+MAX_CONTROL_SHARE = 0.005
+"""A text with a larger share of control characters gets a warning."""
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
+# Tab, line feed, vertical tab, form feed, carriage return; escape, which colours logs; next line.
+_USUAL_CONTROLS = (0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x1B, 0x85)
 
 
 class TextSource:
-    """One text: the files ``paths`` in order, decoded with ``encoding`` unless they are read as bytes.
+    """One text: the files ``paths`` in order, decoded as ``decoding`` says unless they are read as bytes.
 
     Created by ``open_source``. ``names`` are the arguments of the user, ``name`` is a short name for the run's folder.
     """
 
-    def __init__(self, names: Sequence[str], paths: Sequence[Path], encoding: str, name: str | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        paths: Sequence[Path],
+        decoding: Decoding | None = None,
+        name: str | None = None,
+        stdin: Path | None = None,
+        small: Mapping[Path, bytes] = MappingProxyType({}),
+    ) -> None:
+        """``stdin`` is the one of ``paths`` that holds a copy of stdin, ``small`` the content of small plain files."""
         self.names = [given if given == "-" else str(Path(given).absolute()) for given in names]
         self.paths = list(paths)
-        self.encoding = encoding
+        self.decoding = decoding or Decoding()
         self.name = name or _short_name(names)
+        self.changes = Changes()
+        """What the last pass has changed in the text."""
+        self._stdin, self._small = stdin, small
+        self._control_rich: list[str] | None = []
+        """The files that the first pass has found to be rich in control characters; None after it."""
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the text."""
+        return self.decoding.encoding
 
     def codes(self, kind: str) -> Iterator[Codes]:
         """Blocks of the text: code points for the tokenizer kind "char", byte values for "byte".
@@ -60,9 +78,9 @@ class TextSource:
         Raises ``DataError`` where a file is not valid in its encoding or compression.
         """
         last: int | None = None
-        for path in self.paths:
+        for file in self.files(kind):
             first = True
-            for block in self._file_codes(path, kind):
+            for block in file:
                 if first and kind == "char" and last not in (None, 0x0A):
                     yield np.array([0x0A], np.uint8)
                 first = False
@@ -71,222 +89,238 @@ class TextSource:
 
     def files(self, kind: str) -> Iterator[Iterator[Codes]]:
         """The same, separately for each file, with no line feeds inserted between files."""
-        return (self._file_codes(path, kind) for path in self.paths)
+        self.changes = Changes()
+        for path in self.paths:
+            yield self._file_codes(path, kind)
+        self._warn_of_controls()
 
-    def documents(self, kind: str, document_kind: str, keep_empty: bool = False) -> Iterator[Piece]:
+    def documents(
+        self,
+        kind: str,
+        document_kind: str,
+        keep_empty: bool = False,
+        start: str | None = None,
+        merge: bool = False,
+    ) -> Iterator[Piece]:
         """The documents of the files; arguments as in ``split_documents``."""
-        return split_documents(self.files(kind), document_kind, keep_empty)
+        return split_documents(self.files(kind), document_kind, keep_empty, start, merge)
 
     def _file_codes(self, path: Path, kind: str) -> Iterator[Codes]:
-        if kind == "byte":
-            for data in read_blocks(path):
+        codes = self._small_codes(path) if kind == "char" else None
+        if codes is not None:
+            yield from [codes] if len(codes) else []
+        elif kind == "char":
+            yield from self._decoded_codes(path)
+        else:
+            for data in self._blocks(path, any_file=True):
                 yield np.frombuffer(data, np.uint8)
-            return
-        for text in decode_blocks(read_blocks(path), self.encoding, str(path)):
-            yield code_points(text)
+
+    def _blocks(self, path: Path, any_file: bool) -> Iterator[bytes]:
+        if path in self._small:
+            return iter([self._small[path]] if self._small[path] else [])
+        return read_blocks(path, self.shown_name(path), any_file=any_file, offers_bytes=self.decoding.offers_bytes)
+
+    def _small_codes(self, path: Path) -> Codes | None:
+        """``_decoded_codes``, several times faster, of a small file that is plainly UTF-8; None for other files."""
+        data = self._small.get(path)
+        if data is None or not self.decoding.is_utf8 or b"\0" in data:
+            return None
+        if not data.isascii() and self.decoding.normalization != "none":
+            return None
+        try:
+            codes = code_points(data.decode().removeprefix("\ufeff"))
+        except UnicodeDecodeError:
+            return None
+        if self._control_rich is not None:
+            self._note_controls(path, count_controls(codes), len(codes))
+        return codes
+
+    def _decoded_codes(self, path: Path) -> Iterator[Codes]:
+        name, blocks = self.shown_name(path), self._blocks(path, any_file=False)
+        normalizer = Normalizer(self.decoding.normalization)
+        controls = total = 0
+        for text in normalizer.blocks(decode_blocks(blocks, name, self.decoding, self.changes)):
+            codes = code_points(text, marked=self.decoding.errors == "skip-document")
+            if self._control_rich is not None:
+                controls, total = controls + count_controls(codes), total + len(codes)
+            yield codes
+        self.changes.normalized += normalizer.changed
+        self._note_controls(path, controls, total)
+
+    def _note_controls(self, path: Path, controls: int, total: int) -> None:
+        if self._control_rich is not None and controls > MAX_CONTROL_SHARE * total:
+            self._control_rich.append(f"{self.shown_name(path)} ({controls / total:.1%})")
+
+    def shown_name(self, path: Path) -> str:
+        """What messages call the file ``path``."""
+        return "stdin" if path == self._stdin else str(path)
+
+    def _warn_of_controls(self) -> None:
+        warn_of(
+            self._control_rich or [],
+            "{} has many NUL or control characters",
+            "{} have many NUL or control characters",
+            "check that this is text",
+        )
+        self._control_rich = None
+
+    @property
+    def stdin(self) -> Path | None:
+        """Which of ``paths`` holds a copy of stdin."""
+        return self._stdin
+
+    def size(self) -> int | None:
+        """The bytes of all files; None if one of them is packed, so that its text is larger."""
+        total = 0
+        for path in self.paths:
+            with reading(self.shown_name(path)), open(path, "rb") as file:
+                format_ = recognize(file.read(HEAD_BYTES))
+                total += os.fstat(file.fileno()).st_size
+            if format_ is not None and format_.packing:
+                return None
+        return total
 
     def sha256(self) -> str:
         """The SHA-256 digest of the bytes of all files as they are on disk, in hexadecimal."""
         digest = hashlib.sha256()
         for path in self.paths:
-            for data in read_blocks(path, decompress=False):
+            small = self._small.get(path)
+            for data in read_blocks(path, unpack=False, any_file=True) if small is None else [small]:
                 digest.update(data)
         return digest.hexdigest()
 
     def file_stamps(self) -> list[str]:
         """Path, size and modification time of each file. If they are equal, the text is taken to be unchanged."""
-        return [_file_stamp(path) for path in self.paths]
+        here = Path.cwd()
+        return [_file_stamp(path, here) for path in self.paths]
 
 
-def _file_stamp(path: Path) -> str:
-    with _reading(path):
+def _file_stamp(path: Path, here: Path) -> str:
+    with reading(str(path)):
         status = path.stat()
-    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+    return f"{path if path.is_absolute() else here / path} {status.st_size} {status.st_mtime_ns}"
+
+
+def count_controls(codes: Codes) -> int:
+    """How many of ``codes`` are control characters that texts do not have, NUL among them."""
+    low: NDArray[np.int64] = np.bincount(codes[(codes < 0x20) | ((codes >= 0x7F) & (codes < 0xA0))], minlength=0xA0)
+    return int(low.sum() - low[list(_USUAL_CONTROLS)].sum())
 
 
 def open_source(
-    names: Sequence[str], encoding: str = "utf-8", spool: Path | None = None, any_file: bool = False
+    names: Sequence[str],
+    encoding: str = "utf-8",
+    spool: Path | None = None,
+    any_file: bool = False,
+    decoding: Decoding | None = None,
+    parquet: bool = False,
 ) -> TextSource:
     """The text of files, folders (all visible text files in them, sorted by path) or ``-`` for stdin.
 
-    Stdin is copied to ``spool``, so that it can be read repeatedly. With ``any_file``, a folder's binary files are
-    read, too. Raises ``MissingInputError``, ``UsageError`` for an unknown encoding, ``DataError`` for an empty text.
+    Stdin is copied to ``spool``, so that it can be read repeatedly. With ``any_file``, files that are not text are
+    read, too, with ``parquet`` those of this format that are named, or in a folder with nothing else. ``decoding`` says
+    more than ``encoding``. Raises ``MissingInputError``, ``UsageError`` for an unknown encoding, ``DataError`` for an
+    empty text or a file that is not text.
     """
-    check_encoding(encoding)
-    paths: list[Path] = []
+    decoding = decoding or Decoding(encoding)
+    if list(names).count("-") > 1:
+        raise UsageError("stdin can be read only once; leave out one -")
+    opener = _Opener(any_file, decoding, parquet)
     for name in names:
         if name == "-":
-            paths.append(_spool_stdin(spool))
+            opener.add(_spool_stdin(spool), "stdin")
         else:
-            paths.extend(_expand(Path(name), any_file))
-    sizes = [_readable_size(path) for path in paths]  # of all paths, so that an unreadable one raises now
-    if not any(sizes):
+            _expand(name, opener)
+    if not opener.has_text:
         raise DataError(f"{', '.join(names)[:80]} is empty; name a file with some text in it")
-    return TextSource(names, paths, encoding)
+    return TextSource(names, opener.paths, decoding, stdin=spool, small=opener.small)
 
 
-def _readable_size(path: Path) -> int:
-    with _reading(path), open(path, "rb") as file:
-        return os.fstat(file.fileno()).st_size
+class _Opener:
+    """Opens each file once and collects those that are text.
 
+    The content of small ones is kept, because opening a file takes longer than reading a few kilobytes from it.
+    """
 
-def check_encoding(encoding: str) -> None:
-    """Raise ``UsageError`` unless Python can decode text with ``encoding``."""
-    try:
-        # Python also has codecs that are not text encodings, such as hex and rot13.
-        is_text = isinstance(codecs.getincrementaldecoder(encoding)().decode(b"", True), str)
-    except (LookupError, ValueError, TypeError, AttributeError):
-        is_text = False
-    if not is_text:
-        raise UsageError(f"--encoding {encoding!r} is unknown to this Python; try utf-8, utf-16, cp1252 or latin-1")
+    def __init__(self, any_file: bool, decoding: Decoding, parquet: bool) -> None:
+        self._any_file, self._parquet = any_file, parquet
+        self.paths: list[Path] = []
+        self.small: dict[Path, bytes] = {}
+        self.has_text = False
+        self._offers_bytes = decoding.offers_bytes
+        self._room = MAX_SMALL_BYTES
+
+    def add(self, path: Path, name: str) -> None:
+        """Add a file. Raises ``NotTextError``."""
+        self._add(path, name)
+
+    def add_text(self, path: Path, parquet: bool = False) -> bool:
+        """Add a file of a folder, unless it is not text. Returns whether it was added."""
+        try:
+            return self._add(path, str(path), refuse_nul=not self._any_file, parquet=parquet)
+        except NotTextError:
+            return False
+
+    def _add(self, path: Path, name: str, refuse_nul: bool = False, parquet: bool = True) -> bool:
+        with reading(name), open(path, "rb") as file:
+            data = file.read(HEAD_BYTES)
+            format_ = recognize(data)
+            if format_ is None or (format_ is PARQUET and self._parquet and parquet):
+                head = data
+            else:
+                file.seek(0)
+                head = next(file_blocks(file, name, True, self._any_file, self._offers_bytes, HEAD_BYTES), b"")
+        if refuse_nul and format_ is not PARQUET and b"\0" in head and not head.startswith(_UTF16_BOMS):
+            return False
+        if format_ is None and len(data) < min(HEAD_BYTES, self._room):
+            self.small[path] = data
+            self._room -= len(data) + _SMALL_OVERHEAD
+        self.paths.append(path)
+        self.has_text |= bool(head)
+        return True
 
 
 def _short_name(names: Sequence[str]) -> str:
     if names[0] == "-":
         return "stdin"
     path = Path(os.path.abspath(names[0]))  # noqa: PTH100  # resolves "..", which absolute() keeps
-    name = path.name.removesuffix(".gz") or "corpus"
+    packed = path.suffix.lower() in _PACKED_SUFFIXES
+    name = (path.stem if packed else path.name) or "corpus"
     return name if path.is_dir() else (Path(name).stem or name)
 
 
-def _expand(path: Path, any_file: bool) -> list[Path]:
-    with _reading(path):
+def _expand(name: str, opener: _Opener) -> None:
+    """Add the files that ``name`` means."""
+    if not name:
+        raise MissingInputError("'' is not the name of a file; is a variable of the shell empty?")
+    path = Path(name)
+    with reading(name):
         exists = path.exists()
     if not exists:
         raise MissingInputError(f"{path} does not exist; check the name, or pass - to read from stdin")
     if path.is_file():
-        return [path]
-    if not path.is_dir():
+        opener.add(path, str(path))
+    elif path.is_dir():
+        _add_folder(path, opener)
+    else:
         raise UsageError(
             f"{path} is a pipe or a device, which can be read only once; pass it as stdin, with the name -"
         )
-    found = _visible_files(path)
-    texts = [file for file in found if any_file or not _looks_binary(file)]
-    if len(texts) < len(found):
-        skipped = [str(file) for file in found if file not in set(texts)]
-        logger.warning("skipped %d files that are not text: %s", len(skipped), ", ".join(skipped[:3])[:200])
-    if not texts:
-        raise MissingInputError(f"{path} is a folder with no text file in it; name a file, or a folder that has some")
-    return texts
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    """All files below ``folder``, sorted, except hidden files and runs of charlm."""
-    runs = {lock.parent for lock in folder.rglob(".lock") if (lock.parent / "corpus").is_dir()}
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and not runs.intersection(file.parents)
-    )
-
-
-def _looks_binary(path: Path) -> bool:
-    if path.suffix == ".gz":
-        return False
-    with _reading(path), open(path, "rb") as file:
-        head = file.read(8192)
-    return b"\0" in head and not head.startswith(_UTF16_BOMS)
+def _add_folder(folder: Path, opener: _Opener) -> None:
+    files = visible_files(folder)
+    only_parquet = all(file.suffix.lower() == ".parquet" for file in files)  # else it is not a folder of tables
+    others = [str(file) for file in files if not opener.add_text(file, only_parquet)]
+    warn_of(others, "skipped {} that is not text", "skipped {} that are not text")
+    if len(others) == len(files):
+        raise MissingInputError(f"{folder} is a folder with no text file in it; name a file, or a folder that has some")
 
 
 def _spool_stdin(spool: Path | None) -> Path:
     if spool is None:
         raise UsageError("stdin cannot be read here; save the text in a file first")
-    with _reading(Path("stdin")), open(spool, "wb") as copy:
+    with reading("stdin"), open(spool, "wb") as copy:
         while data := sys.stdin.buffer.read(BLOCK_BYTES):
             copy.write(data)
     return spool
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except CharlmError:
-        raise
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path} is not a complete gzip file ({error}); unpack it yourself or download it again"
-        ) from None
-    except FileNotFoundError:
-        raise MissingInputError(f"{path} does not exist; check the name") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise MissingInputError(f"{path} is not readable ({error.strerror}); check its permissions") from None
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise MissingInputError(f"{str(path)[:80]}... is too long for a file name; check the name") from None
-        raise InputOutputError(
-            f"{path} could not be read ({error.strerror or error}); check the disk and try again"
-        ) from None
-
-
-def read_blocks(path: Path, decompress: bool = True) -> Iterator[bytes]:
-    """The bytes of a file in blocks of at most ``BLOCK_BYTES``, decompressed if its name ends with .gz."""
-    with _reading(path):
-        opener: Any = gzip.open if decompress and path.suffix == ".gz" else open
-        file: IO[bytes]
-        with opener(path, "rb") as file:
-            while data := file.read(BLOCK_BYTES):
-                yield data
-
-
-def decode_blocks(blocks: Iterator[bytes], encoding: str, name: str, advice: str | None = None) -> Iterator[str]:
-    """Decode ``blocks`` one by one, without the byte-order mark.
-
-    Raises ``DataError`` with the byte and its position. Its text ends with ``advice``, by default the option to use.
-    """
-    decoder = codecs.getincrementaldecoder(encoding)("strict")
-    codec = codecs.lookup(encoding).name
-    is_utf8 = codec in _UTF8_NAMES
-    given_advice = advice
-    advice = advice or (
-        f"name its encoding, for example {'--encoding cp1252 (Windows)' if is_utf8 else '--encoding utf-8'}, "
-        "or read the bytes as they are with --tokenizer byte"
-    )
-    seen, at_start = 0, codec not in _BOM_DROPPING
-    for data in blocks:
-        if seen == 0 and is_utf8:
-            _refuse_utf16_and_utf32(data, name, given_advice)
-        text = _decode(decoder, data, seen, f"{name} is not {encoding}", advice)
-        seen += len(data)
-        if at_start and text:
-            text, at_start = text.removeprefix("\ufeff"), False
-        if text:
-            yield text
-    text = _decode(decoder, b"", seen, f"{name} is not {encoding}", advice)
-    if text:
-        yield text
-
-
-def _decode(decoder: Any, data: bytes, seen: int, problem: str, advice: str) -> str:
-    pending = len(decoder.getstate()[0])
-    try:
-        text: str = decoder.decode(data, not data)
-        return text
-    except UnicodeDecodeError as error:
-        position = seen - pending + error.start
-        wrong = error.object[error.start : error.start + 1].hex().upper()
-        raise DataError(f"{problem}: byte 0x{wrong} at position {position}; {advice}") from None
-    except UnicodeError:  # the only reason: the byte-order mark is missing
-        codec = problem.rpartition(" ")[2]
-        raise DataError(
-            f"{problem} with a byte-order mark; without one, use {codec}-le (Windows) or {codec}-be"
-        ) from None
-
-
-def _refuse_utf16_and_utf32(head: bytes, name: str, advice: str | None) -> None:
-    """Raise ``DataError`` if ``head`` looks like UTF-16 or UTF-32. Its text ends with ``advice``, if given."""
-    sample = head[:4096]
-    for bom, encoding in _NOT_UTF8_BOMS:
-        if head.startswith(bom):
-            raise DataError(
-                f"{name} begins with the byte-order mark of {encoding.upper()}, not UTF-8; "
-                + (advice or f"add --encoding {encoding}")
-            )
-    if sample.count(0) > 0.3 * len(sample):
-        order = "le" if sample[1::2].count(0) > sample[0::2].count(0) else "be"
-        advice = advice or (
-            f"if it is UTF-16, add --encoding utf-16-{order}; if it is not text, read its bytes with --tokenizer byte"
-        )
-        raise DataError(f"{name} has a zero in every second or third byte; {advice}")

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from charlm.corpus.conditions import with_value, with_values
-from charlm.corpus.documents import Piece
+from charlm.corpus.pieces import Piece
 from charlm.errors import DataError, UsageError
 from charlm.tokenizer.conditions import prefix_ids
+from charlm.tokenizer.normalization import normalize
 from charlm.tokenizer.protocol import Ids, Tokenizer, code_points
 
 _MAX_LISTED = 160
@@ -101,6 +102,7 @@ class ModelConditions:
         table = self._required()
         if not isinstance(given, str):
             raise UsageError(f"this model needs the {table.given} of a text, given; {table.listed()}")
+        given = self._normal(given)
         if known:
             table.check_value(given)
         return [prefix_ids(self._tokenizer, given)]
@@ -109,7 +111,7 @@ class ModelConditions:
         """``pieces`` with the condition ``given``, or of single documents with as many values. Errors as ``prefix``."""
         if given is None or isinstance(given, str):
             self.prefix(given)
-            return pieces if given is None else with_value(pieces, given, self._tokenizer.kind)
+            return pieces if given is None else with_value(pieces, self._normal(given), self._tokenizer.kind)
         self._required()
         return self._with_own_values(pieces, iter(given))
 
@@ -118,8 +120,12 @@ class ModelConditions:
             value = next(values, None)
             if not isinstance(value, str):
                 raise UsageError(f"given must be a text, or one for each document; {value!r:.40} is not a text")
+            value = self._normal(value)
             codes = self._tokenizer.encode(value) if self._tokenizer.kind == "byte" else code_points(value)
             yield with_values(Piece(codes, np.full(1, len(codes), np.int64)), piece)
+
+    def _normal(self, value: str) -> str:
+        return normalize(value, self._tokenizer.normalization)
 
     def _required(self) -> TrainedTable:
         if self._table is None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.corpus.documents import Piece
+from charlm.corpus.pieces import Piece
 from charlm.engine import Engine, EngineState
 from charlm.engine.ensemble import log_softmax
 from charlm.evaluation.losses import batched_document_losses
@@ -63,11 +63,11 @@ def classify_documents(
     states = [_state_after(engine, tokenizer, value) for value in values]
     number = 1
     for piece in _pools(pieces):
-        ids, ends = encode_documents(tokenizer, *piece)
+        ids, ends = encode_documents(tokenizer, piece.codes, piece.ends)
         nats_DK = np.stack([_document_nats(engine, tokenizer, ids, ends, state) for state in states], axis=1)
         probabilities_DK = np.exp(log_softmax(log_prior_K - nats_DK))
         order_DK = np.argsort(-probabilities_DK, axis=1, kind="stable")
-        texts = document_texts(tokenizer, [piece])
+        texts = [text for _, text in document_texts(tokenizer, [piece])]
         yield [
             Classified(number + row, text, {values[k]: float(probabilities_K[k]) for k in order_K})
             for row, (text, probabilities_K, order_K) in enumerate(zip(texts, probabilities_DK, order_DK, strict=True))

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.corpus.conditions import values_of, without_prefixes
-from charlm.corpus.documents import Piece
+from charlm.corpus.pieces import Piece
 from charlm.engine import Engine
 from charlm.engine.ensemble import log_softmax
+from charlm.errors import CharlmError
 from charlm.evaluation.losses import CHUNK, DOCUMENT_POOL, batched_document_losses
 from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer
@@ -35,6 +36,10 @@ class Scored(NamedTuple):
     """Characters predicted, including the end marker."""
     unknown_characters: int
     """Characters among these that the training text does not have."""
+    file: int = 0
+    """From 0, the place among the files that were read."""
+    line: int | None = None
+    """The line of the file on which the document begins, from 1; None for a document that is not from a file."""
     kept: tuple[str, ...] = ()
     """Of a row of a table, the cells of other columns that were asked for."""
     given: str | None = None
@@ -52,48 +57,90 @@ def score_documents(
     """A score for each document of ``pieces``, in order, in lists of the documents that were read in one batch.
 
     In constant memory, except that a single document must fit. Documents are collected into a large batch; with
-    ``at_once`` those of a piece are scored immediately.
+    ``at_once`` those of a piece are scored immediately. A ``CharlmError`` of ``pieces`` is raised after the documents
+    before it were scored.
     """
-    number, pending, pending_ends, size = 1, list[Codes](), list[NDArray[np.int64]](), 0
-    for codes, ends in pieces:
-        pending.append(codes)
-        pending_ends.append(ends + size)
-        size += len(codes)
-        if size < DOCUMENT_POOL and not at_once:
-            continue
-        if scored := _score(engine, tokenizer, np.concatenate(pending), np.concatenate(pending_ends), number):
-            yield scored
-            number += len(scored)
-        last = max((int(ends[-1]) for ends in pending_ends if len(ends)), default=0)
-        pending = [np.concatenate(pending)[last:]]
-        size, pending_ends = len(pending[0]), []
-    if any(len(ends) for ends in pending_ends):
-        yield _score(engine, tokenizer, np.concatenate(pending), np.concatenate(pending_ends), number)
+    pool, errors = _Pool(), list[CharlmError]()
+    for piece in _until_error(pieces, errors):
+        pool.add(piece)
+        if (at_once or pool.size >= DOCUMENT_POOL) and (documents := pool.take()):
+            yield _score(engine, tokenizer, documents)
+    if documents := pool.take():
+        yield _score(engine, tokenizer, documents)
+    if errors:
+        raise errors[0]
 
 
-def _score(engine: Engine, tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64], number: int) -> list[Scored]:
-    if not len(ends):
-        return []
-    codes = codes[: ends[-1]]
+def _until_error(pieces: Iterable[Piece], errors: list[CharlmError]) -> Iterator[Piece]:
+    try:
+        yield from pieces
+    except CharlmError as error:
+        errors.append(error)
+
+
+class _Documents(NamedTuple):
+    """Whole documents that are scored together."""
+
+    codes: Codes
+    ends: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+class _Pool:
+    """Pieces that wait until they are scored."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._next_number = 1
+        self._codes: list[Codes] = []
+        self._ends: list[NDArray[np.int64]] = []
+        self._places: list[NDArray[np.int64]] = []
+
+    def add(self, piece: Piece) -> None:
+        """Add the next piece of the text."""
+        codes, ends, places = piece
+        numbers = np.arange(self._next_number, self._next_number + len(ends))
+        self._next_number += len(ends)
+        self._codes.append(codes)
+        self._ends.append(ends + self.size)
+        self._places.append(np.stack([numbers, numbers * 0, numbers * 0]) if places is None else places)
+        self.size += len(codes)
+
+    def take(self) -> _Documents | None:
+        """The documents that have ended, which leave the pool; None if there are none."""
+        if not any(len(ends) for ends in self._ends):
+            return None
+        codes, ends = np.concatenate(self._codes), np.concatenate(self._ends)
+        places = np.concatenate(self._places, axis=1)
+        rest = codes[ends[-1] :]
+        self._codes, self._ends, self._places, self.size = [rest], [], [], len(rest)
+        return _Documents(codes[: ends[-1]], ends, places)
+
+
+def _score(engine: Engine, tokenizer: Tokenizer, documents: _Documents) -> list[Scored]:
+    codes, ends, places = documents
     ids, id_ends = encode_documents(tokenizer, codes, ends)
     nats = batched_document_losses(engine, tokenizer.start_id, ids, id_ends).astype(np.float64)
+    numbers, lines, files = places.tolist()
     starts, given = tokenizer.starts_character[ids], list[str | None]([None] * len(ends))
     if tokenizer.separator_id is not None:
         predicted = ~prefix_mask(tokenizer, ids)
         nats, starts = nats * predicted, starts & predicted
         given = [*values_of(Piece(codes, ends), tokenizer.kind)]
-        codes, ends = without_prefixes(Piece(codes, ends))
+        codes, ends, _ = without_prefixes(Piece(codes, ends))
     per_document = zip(
+        numbers,
         _texts(tokenizer, codes, ends),
         _sums(nats, id_ends).tolist(),
         _sums(starts, id_ends).tolist(),
         _sums(tokenizer.unknown(ids) & starts, id_ends).tolist(),
+        files,
+        (line or None for line in lines),
+        [()] * len(ends),
         given,
         strict=True,
     )
-    return [
-        Scored(number + offset, *values)._replace(given=value) for offset, (*values, value) in enumerate(per_document)
-    ]
+    return [Scored(*values) for values in per_document]
 
 
 def encode_documents(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> tuple[Ids, NDArray[np.int64]]:
@@ -109,17 +156,14 @@ def _sums(values: NDArray[Any], ends: NDArray[np.int64]) -> NDArray[Any]:
     return sums
 
 
-def document_texts(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[str]:
-    """The texts of documents, one by one. Each must fit in memory."""
-    pending: list[Codes] = []
-    for codes, ends in pieces:
-        first = int(ends[0]) if len(ends) else len(codes)
-        pending.append(codes[:first])
-        if len(ends):
-            document = np.concatenate(pending)
-            yield from _texts(tokenizer, document, np.full(1, len(document), np.int64))
-            yield from _texts(tokenizer, codes[first : ends[-1]], ends[1:] - first)
-            pending = [codes[ends[-1] :]]
+def document_texts(tokenizer: Tokenizer, pieces: Iterable[Piece]) -> Iterator[tuple[int, str]]:
+    """The numbers and texts of documents, as in ``Scored``, piece by piece. Each must fit in memory."""
+    pool = _Pool()
+    for piece in pieces:
+        pool.add(piece)
+        if documents := pool.take():
+            codes, ends, places = documents
+            yield from zip(places[0].tolist(), _texts(tokenizer, codes, ends), strict=True)
 
 
 def _texts(tokenizer: Tokenizer, codes: Codes, ends: NDArray[np.int64]) -> Iterator[str]:

@@ -21,6 +21,8 @@ class ByteTokenizer:
     end_id = None
     separator_id = None
     document_kind = None
+    document_start = None
+    normalization = "none"
     has_byte_fallback = False
 
     def __init__(self) -> None:

@@ -35,12 +35,14 @@ class CharTokenizer:
     end_id = None
     separator_id = None
     document_kind = None
+    document_start = None
     has_byte_fallback = True
 
-    def __init__(self, model: bytes, byte_encoded: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: bytes, byte_encoded: tuple[int, ...] = (), normalization: str = "none") -> None:
         import sentencepiece
 
         self._model = model
+        self.normalization = normalization
         self.byte_encoded = tuple(sorted(byte_encoded))
         if not set(byte_encoded) <= set(NOT_PIECES):
             raise DataError("config.json: the tokenizer's spelt_in_bytes is damaged; restore it from a backup")
@@ -94,13 +96,14 @@ class CharTokenizer:
         self.start_id = self._characters.get("\n", min(self._characters.values()))
 
     @classmethod
-    def build(cls, counts: Mapping[int, int]) -> CharTokenizer:
-        """Make the vocabulary from ``counts``: code point -> occurrences in the training text.
+    def build(cls, counts: Mapping[int, int], normalization: str = "none") -> CharTokenizer:
+        """Make the vocabulary from ``counts``: code point -> occurrences in the training text, which is normalized.
 
         The cost depends on the size of the alphabet, not on that of the corpus.
         """
         in_bytes = tuple(code for code in NOT_PIECES if counts.get(code))
-        return cls(train_model({chr(code): n for code, n in counts.items() if n and code not in in_bytes}), in_bytes)
+        model = train_model({chr(code): n for code, n in counts.items() if n and code not in in_bytes})
+        return cls(model, in_bytes, normalization)
 
     @property
     def characters(self) -> Mapping[str, int]:
@@ -196,4 +199,5 @@ class CharTokenizer:
 
     def description(self) -> dict[str, Any]:
         digest = hashlib.sha256(self._model).hexdigest()
-        return {"kind": self.kind, "spelt_in_bytes": list(self.byte_encoded), "sha256": digest}
+        normal = {} if self.normalization == "none" else {"normalize": self.normalization}
+        return {"kind": self.kind, "spelt_in_bytes": list(self.byte_encoded), "sha256": digest, **normal}

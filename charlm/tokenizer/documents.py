@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.errors import UsageError
 from charlm.tokenizer.protocol import SEPARATOR_CODE, Codes, Constraint, Ids, TextDecoder, Tokenizer, id_dtype
+
+_MAX_EXPRESSION = 1000
+"""The most characters of a regular expression, which may come from an unknown checkpoint."""
+
+
+def compile_start(expression: str) -> re.Pattern[str]:
+    """The regular expression of the document kind "start". Raises ``UsageError`` where it is not one, or too long."""
+    problem = "it is empty" if not expression else f"it has more than {_MAX_EXPRESSION} characters"
+    if 0 < len(expression) <= _MAX_EXPRESSION:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return re.compile(expression)
+        except (re.error, OverflowError, RecursionError) as error:
+            problem = str(error)
+    raise UsageError(
+        f"--document-start {expression!r:.40} is not a usable regular expression ({problem:.80}); write one that is "
+        "found in the first line of each document, such as '^[0-9]'"
+    )
 
 
 class DocumentTokenizer:
@@ -19,9 +41,13 @@ class DocumentTokenizer:
     and the separator (see ``conditions``). It is never sampled.
     """
 
-    def __init__(self, inner: Tokenizer, document_kind: str, has_separator: bool = False) -> None:
+    def __init__(
+        self, inner: Tokenizer, document_kind: str, has_separator: bool = False, document_start: str | None = None
+    ) -> None:
         self.inner = inner
         self.document_kind = document_kind
+        self.document_start = document_start
+        self.normalization = inner.normalization
         self.kind = inner.kind
         self.has_byte_fallback = inner.has_byte_fallback
         self.start_id = self.end_id = inner.vocabulary_size
@@ -84,5 +110,6 @@ class DocumentTokenizer:
         return self.inner.to_bytes()
 
     def description(self) -> dict[str, Any]:
+        start = {} if self.document_start is None else {"document_start": self.document_start}
         separator = {} if self.separator_id is None else {"separator": True}
-        return {**self.inner.description(), "documents": self.document_kind, **separator}
+        return {**self.inner.description(), "documents": self.document_kind, **start, **separator}

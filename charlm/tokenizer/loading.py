@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from charlm.errors import DataError
+from charlm.errors import DataError, UsageError
 from charlm.tokenizer.bytes import ByteTokenizer
 from charlm.tokenizer.characters import CharTokenizer
-from charlm.tokenizer.documents import DocumentTokenizer
+from charlm.tokenizer.documents import DocumentTokenizer, compile_start
+from charlm.tokenizer.normalization import NORMALIZATIONS
 from charlm.tokenizer.protocol import DOCUMENT_SEPARATORS, Tokenizer
 
 
@@ -23,10 +24,20 @@ def load_tokenizer(description: Any, model: bytes | None) -> Tokenizer:
         return inner
     if not isinstance(document_kind, str) or document_kind not in DOCUMENT_SEPARATORS:
         raise DataError(f"config.json has documents {document_kind!r:.40}, unknown to this charlm; update charlm")
+    start = _start(description) if document_kind == "start" else None
     has_separator = description.get("separator", False)
     if not isinstance(has_separator, bool):
         raise DataError("config.json: the tokenizer's separator is not true or false; restore it from a backup")
-    return DocumentTokenizer(inner, document_kind, has_separator)
+    return DocumentTokenizer(inner, document_kind, has_separator, start)
+
+
+def _start(description: Any) -> str:
+    expression = description.get("document_start")
+    try:
+        compile_start(expression if isinstance(expression, str) else "")
+    except UsageError as error:
+        raise DataError(f"config.json: {str(error).partition(';')[0]}; restore it from a backup") from None
+    return str(expression)
 
 
 def _load_inner(description: Any, model: bytes | None) -> Tokenizer:
@@ -44,4 +55,7 @@ def _load_inner(description: Any, model: bytes | None) -> Tokenizer:
         )
     if description.get("sha256") != hashlib.sha256(model).hexdigest():
         raise DataError("tokenizer.model is not the one config.json was written with; restore it from a backup")
-    return CharTokenizer(model, tuple(in_bytes))
+    normalization = description.get("normalize", "none")
+    if normalization not in NORMALIZATIONS:
+        raise DataError(f"config.json has the normal form {normalization!r:.40}, unknown to this charlm; update charlm")
+    return CharTokenizer(model, tuple(in_bytes), normalization)

@@ -21,8 +21,10 @@ SEPARATOR_CODE = 0x110000
 """In codes, the end of a document's condition (see ``conditions``): the number after the last code point."""
 
 DOCUMENT_KINDS = ("lines", "blank-lines", "files")
-"""What a document of a plain text may be. The documents of a table are its rows (the kind "rows")."""
-DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n", "rows": "\n"}
+"""What a document of a plain text may be, besides what begins where a regular expression is found (the kind "start").
+
+The documents of a table are its rows (the kind "rows")."""
+DOCUMENT_SEPARATORS = {"lines": "\n", "blank-lines": "\n\n", "files": "\n---\n", "start": "\n", "rows": "\n"}
 """Document kind -> what is written between two documents of that kind; see ``document_separator``."""
 
 
@@ -78,6 +80,16 @@ class Tokenizer(Protocol):
     @property
     def document_kind(self) -> str | None:
         """What a document is: a key of ``DOCUMENT_SEPARATORS``. None for continuous text."""
+        ...
+
+    @property
+    def document_start(self) -> str | None:
+        """The regular expression of the document kind "start", else None."""
+        ...
+
+    @property
+    def normalization(self) -> str:
+        """The normal form of every text that is encoded: one of ``NORMALIZATIONS``. ``encode`` does not normalize."""
         ...
 
     def encode(self, text: str) -> Ids:
@@ -146,12 +158,15 @@ def id_dtype(vocabulary_size: int) -> np.dtype[Any]:
     )
 
 
-def code_points(text: str) -> Codes:
-    """The code points of ``text``: uint8 where it is ASCII, else uint32. Raises ``DataError`` for a lone surrogate."""
+def code_points(text: str, marked: bool = False) -> Codes:
+    """The code points of ``text``: uint8 where it is ASCII, else uint32.
+
+    Raises ``DataError`` for a lone surrogate, unless ``marked``: then surrogates mark what could not be decoded.
+    """
     if text.isascii():
         return np.frombuffer(text.encode("ascii"), np.uint8)
     try:
-        return np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        return np.frombuffer(text.encode("utf-32-le", "surrogatepass" if marked else "strict"), np.uint32)
     except UnicodeEncodeError as error:
         raise DataError(
             f"the text has a lone surrogate, U+{ord(text[error.start]):04X}, at character {error.start} (half of a "

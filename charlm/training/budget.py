@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from charlm.config import MAX_VALIDATION_IDS, ModelConfig, TrainingConfig
-from charlm.training.validation_text import compared_ids
 
 EPOCHS_WITHOUT_LIMIT = 30.0
 """Assumed for a training that runs until the validation loss stops improving."""
@@ -22,11 +21,19 @@ TRAINING_SHARE = 0.9
 MAX_EVALUATION_SHARE = 0.05
 """Of a time limit, for one evaluation."""
 MIN_VALIDATION_IDS = 1 << 10
+COMPARED_PIECES, _COMPARED_PIECE = 32, 512
+"""The comparison of precisions reads this many pieces of this many ids, spread over the text. For documents, the same
+total. Where evaluations read fewer than ``MAX_VALIDATION_IDS``, the pieces are shorter in proportion."""
 _MIN_EVALUATION_SECONDS = 1e-3
 _INTERVAL = 12
 """The time between evaluations, as a multiple of the time of one."""
 _WARM_UP_IDS = 1.25
 """Ids that parallel streams of an evaluation read for each id that they predict; see ``stream_losses``."""
+
+
+def compared_ids(max_ids: int) -> int:
+    """How many ids the comparison of precisions reads at most, where evaluations read at most ``max_ids``."""
+    return COMPARED_PIECES * max(1, _COMPARED_PIECE * max_ids // MAX_VALIDATION_IDS)
 
 
 @dataclass(frozen=True)

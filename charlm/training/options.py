@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Annotated, Any, NamedTuple, TypedDict
 
+from charlm.config import AVERAGES, OPTIMIZERS, SCHEDULES
 from charlm.errors import UsageError
+
+SIZES = {
+    "tiny": (1, 128, 128),
+    "small": (1, 256, 256),
+    "medium": (1, 512, 512),
+    "large": (2, 512, 512),
+    "huge": (3, 1024, 512),
+}
+"""Name -> layers, hidden, embedding."""
 
 
 class Option(NamedTuple):
@@ -23,6 +33,8 @@ class Option(NamedTuple):
     """A value of an option whose type does not show how to write it."""
     minimum: int | None = None
     maximum: int | None = None
+    choices: tuple[str, ...] = ()
+    """The values, of an option that has only a few."""
 
     @property
     def text(self) -> str:
@@ -33,7 +45,10 @@ class Option(NamedTuple):
 class ShapeOptions(TypedDict, total=False):
     """The size of the network. All but ``size`` are fields of ``ModelConfig``."""
 
-    size: Annotated[str | None, Option("tiny, small, medium, large or huge.", "by corpus and device", "medium")]
+    size: Annotated[
+        str | None,
+        Option("tiny, small, medium, large or huge.", "by corpus and device", "medium", choices=tuple(SIZES)),
+    ]
     layers: Annotated[int | None, Option("Number of LSTM layers.", "by --size")]
     hidden: Annotated[int | None, Option("Width of the layers.", "by --size")]
     embedding: Annotated[
@@ -56,7 +71,7 @@ class DropoutOptions(TypedDict, total=False):
 class OptimizationOptions(TypedDict, total=False):
     """How the weights are trained: fields of ``TrainingConfig``."""
 
-    optimizer: Annotated[str | None, Option("muon, adamw, adam, sgd or rmsprop.", "muon", "muon")]
+    optimizer: Annotated[str | None, Option("muon, adamw, adam, sgd or rmsprop.", "muon", "muon", choices=OPTIMIZERS)]
     lr: Annotated[float | None, Option("Learning rate.", "by optimizer, corpus and budget")]
     momentum: Annotated[float | None, Option("Momentum of muon and sgd.", "0.9, or 0.8 for muon and few steps")]
     beta2: Annotated[
@@ -66,7 +81,7 @@ class OptimizationOptions(TypedDict, total=False):
         float | None, Option("Weight decay on matrices.", "by corpus and budget for muon and adamw, else 0")
     ]
     clip: Annotated[float | None, Option("Clip the gradient norm to this value; inf disables clipping.", "1")]
-    schedule: Annotated[str | None, Option("plateau, cosine or constant.", "plateau", "cosine")]
+    schedule: Annotated[str | None, Option("plateau, cosine or constant.", "plateau", "cosine", choices=SCHEDULES)]
     warmup: Annotated[
         int | None, Option("Steps of linear warm-up.", "100, at most a fifth; with --time, a share of the time")
     ]
@@ -77,7 +92,8 @@ class OptimizationOptions(TypedDict, total=False):
     ar: Annotated[float | None, Option("Activation regularization.", "0")]
     tar: Annotated[float | None, Option("Temporal activation regularization.", "0")]
     average: Annotated[
-        str | None, Option("Weights to keep: ema, triggered (mean since the plateau) or none.", "ema", "ema")
+        str | None,
+        Option("Weights to keep: ema, triggered (mean since the plateau) or none.", "ema", "ema", choices=AVERAGES),
     ]
     average_decay: Annotated[float | None, Option("Decay of the ema per step.", "0.998")]
 
@@ -89,7 +105,11 @@ class ResumeOptions(TypedDict, total=False):
     steps: Annotated[int | None, Option("Stop after this many steps.")]
     time: Annotated[
         str | None,
-        Option("Stop after 90s, 10m or 2h in total, counted from the prepared text to the last saved file.", "", "10m"),
+        Option(
+            "Stop after 90s, 10m, 1h30m or 2d in total, counted from the prepared text to the last saved file.",
+            "",
+            "10m",
+        ),
     ]
     save_every: Annotated[str | int | None, Option("Steps, or a time such as 20s, between saves.", "60s", "20s")]
     threads: Annotated[int | None, Option("CPU threads.", "all cores, at most one for 4 streams", "", 1, 1024)]

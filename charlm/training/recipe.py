@@ -12,22 +12,22 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from charlm.config import MAX_VALIDATION_IDS, ModelConfig, TrainingConfig, parse_duration
-from charlm.corpus.prepared import SplitSize
 from charlm.errors import UsageError
 from charlm.training.budget import Budget, EvaluationPlan, Speedometer, TrainingSpeed, plan_evaluations
-from charlm.training.options import DropoutOptions, ShapeOptions, TrainingOptions, command_line_name, definitions
+from charlm.training.options import (
+    SIZES,
+    DropoutOptions,
+    ShapeOptions,
+    TrainingOptions,
+    command_line_name,
+    definitions,
+)
 
-SIZES = {
-    "tiny": (1, 128, 128),
-    "small": (1, 256, 256),
-    "medium": (1, 512, 512),
-    "large": (2, 512, 512),
-    "huge": (3, 1024, 512),
-}
-"""Name -> layers, hidden, embedding."""
+if TYPE_CHECKING:
+    from charlm.corpus.prepared import SplitSize
 
 LEARNING_RATES = {"muon": 1e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 """For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""

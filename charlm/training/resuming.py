@@ -11,7 +11,6 @@ from charlm.checkpoint.step import CONFIG, MANIFEST, Checkpoint, has_training_st
 from charlm.config import TrainingConfig, parse_duration
 from charlm.corpus.prepared import Corpus
 from charlm.errors import DataError, MissingInputError, UsageError
-from charlm.system.devices import choose_precision
 from charlm.training.options import ResumeOptions, TrainingOptions, command_line_name, definitions
 from charlm.training.recipe import save_every_fields
 
@@ -48,6 +47,8 @@ def refuse_fixed_options(options: TrainingOptions) -> None:
 
 def on_device(config: TrainingConfig, device: torch.device) -> TrainingConfig:
     """``config`` for another device, in a precision that it has."""
+    from charlm.system.devices import choose_precision  # with torch, which other functions here do not need
+
     fits = config.precision != "fp16" or device.type == "cuda"
     precision = config.precision if fits else choose_precision("auto", device)
     return dataclasses.replace(config, device=str(device), precision=precision)

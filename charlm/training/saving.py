@@ -33,8 +33,10 @@ from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json, to_dict
 from charlm.corpus.batches import Batches
 from charlm.corpus.prepared import Corpus, SplitSize
+from charlm.engine import create_engine
 from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
+from charlm.evaluation.percentiles import MAX_IDS, measure_percentiles
 from charlm.model.char_lm import CharLM
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
@@ -110,25 +112,33 @@ class Saver:
         kept = f"the last good checkpoint is step {steps[-1]} in {self._run}" if steps else "nothing was saved"
         return f"{kept}; train again with a lower --lr (now {lr:g})"
 
-    def save_gradients(self, device: torch.device, seconds: float, stop: Callable[[], bool]) -> None:
-        """Save the best step again with the rms of its gradients, computed on ``device``, for dynamic evaluation.
+    def save_gradients(
+        self, device: torch.device, seconds: float, stop: Callable[[], bool], percentile_ids: int = MAX_IDS
+    ) -> None:
+        """Save the best step again with what ``charlm eval --dynamic`` and ``charlm score --percentile`` need.
 
-        Without them, dynamic evaluation reads the corpus again. They are computed from as much text as is possible in
-        ``seconds``, and left out if that is too little. ``stop()`` ends it early, and nothing is saved then. Raises
+        That is the rms of its gradients, computed on ``device``, and the percentiles of held-out documents, from
+        ``percentile_ids`` ids at most. Without them, both read the corpus again. The rms is computed from as much text
+        as is possible in ``seconds``, and left out if that is too little. ``stop()`` ends it early, and nothing is
+        saved then. Raises
         ``InputOutputError``.
         """
         end = self._clock() + seconds
         best = open_checkpoint(self._run, "best", ALL_FILES)
         parts = read_model_parts(best)
         model = make_network(parts.config, parts.weights).to(device)
+        engine = create_engine(parts.config, parts.weights, str(device), threads=torch.get_num_threads())
+        percentiles = measure_percentiles(engine, parts.tokenizer, self._corpus, stop, percentile_ids)
+        files = dict[str, bytes]()
+        if percentiles is not None:
+            files[CONFIG] = dump_json({**best.config, "percentiles": percentiles.as_dict()})
         segments = gradient_rms_segments(best.step)
         if math.isfinite(end):
             segments = min(segments, self._affordable_segments(model, end))
-        if segments < MIN_GRADIENT_SEGMENTS:
-            return
-        rms = compute_gradient_rms(model, self._corpus, segments, stop)
-        if not stop():
-            save_step(self._run, best.step, {**best.files, GRADIENTS: tensors_to_bytes(rms)})
+        if segments >= MIN_GRADIENT_SEGMENTS:
+            files[GRADIENTS] = tensors_to_bytes(compute_gradient_rms(model, self._corpus, segments, stop))
+        if files and not stop():
+            save_step(self._run, best.step, {**best.files, **files})
 
     def _affordable_segments(self, model: CharLM, end: float) -> int:
         """How many segments there is time for until ``end``; one is computed to know."""

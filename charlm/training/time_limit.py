@@ -1,7 +1,8 @@
 """A training's limit in seconds, and how it is kept: the time that the end will take is reserved.
 
-After the last step come an evaluation, two saves and, if there is time left for it, the size of the gradients. How long
-they take is known from earlier ones, or estimated. Times are in seconds, counted from the start of the run.
+After the last step come an evaluation, two saves and, if there is time left for them, the percentiles of held-out
+documents and the size of the gradients. How long they take is known from earlier ones, or estimated. Times are in
+seconds, counted from the start of the run.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from dataclasses import dataclass
 
 from charlm.config import TrainingConfig
 from charlm.evaluation.dynamic import gradient_rms_ids
+from charlm.evaluation.percentiles import MAX_IDS
 from charlm.training.state import Progress
 
 GRADIENT_SHARE = 0.02
-"""Of the limit, at most, for the size of the gradients."""
+"""Of the limit, at most, for the size of the gradients and the percentiles."""
 _MAX_RESERVED = 0.5
 """Of the limit. The rest is for steps, even if the end then takes longer."""
 _CPU_GRADIENT_COST = 5
@@ -77,6 +79,11 @@ class TimeLimit:
         """The time left when training has ended, except for the save that follows."""
         return self.limit - seconds - self.save_seconds
 
+    def percentile_ids(self, seconds: float, progress: Progress) -> int:
+        """From how many ids the percentiles can be measured in half of that time."""
+        left = max(0.0, self.left_for_gradients(seconds)) / 2
+        return int(min(MAX_IDS, left / max(1e-9, self._evaluation_seconds_per_id(progress))))
+
     def _last_step_ends(self, progress: Progress) -> float:
         gradients = min(self._gradient_seconds(progress.step), GRADIENT_SHARE * self.limit)
         reserved = self._evaluation_seconds(progress) + gradients + 2 * self.save_seconds
@@ -86,6 +93,11 @@ class TimeLimit:
         if progress.evaluation_seconds:
             return progress.evaluation_seconds
         return _EVALUATION_COST * self.evaluation_ids * self._seconds_per_id
+
+    def _evaluation_seconds_per_id(self, progress: Progress) -> float:
+        if not self.evaluation_ids:
+            return _EVALUATION_COST * self._seconds_per_id
+        return self._evaluation_seconds(progress) / self.evaluation_ids
 
     def _gradient_seconds(self, step: int) -> float:
         on_cpu = _CPU_GRADIENT_COST * self._seconds_per_id

@@ -22,6 +22,7 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.batches import Chunk, make_batches
 from charlm.corpus.prepared import Corpus
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
+from charlm.evaluation.percentiles import MAX_IDS
 from charlm.model.char_lm import CharLM
 from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
 from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
@@ -307,15 +308,21 @@ class Trainer:
     def _save_gradients(self) -> Iterator[Event]:
         try:
             with memory_errors(self._memory_advice):
-                self.saver.save_gradients(self.device, self._gradient_seconds(), self._stop_requested)
+                self.saver.save_gradients(
+                    self.device, self._gradient_seconds(), self._stop_requested, self._percentile_ids()
+                )
         except CharlmError as error:
-            lost = "dynamic evaluation will have to read the corpus, because the size of the gradients was not saved"
+            lost = "dynamic evaluation and percentiles will have to read the corpus: what they need was not saved"
             reason = f"{lost} ({str(error).partition(';')[0]})"
             yield SaveFailed(self.progress.step, reason, will_retry=False)
 
     def _gradient_seconds(self) -> float:
         """How long computing the size of the gradients may take."""
         return math.inf if self._limit is None else self._limit.left_for_gradients(self.seconds)
+
+    def _percentile_ids(self) -> int:
+        """From how many ids the percentiles of held-out documents are measured."""
+        return MAX_IDS if self._limit is None else self._limit.percentile_ids(self.seconds, self.progress)
 
     def _roll_back(self, reason: str) -> RolledBack:
         """Continue from the best checkpoint at a lower learning rate; the second time, give up.

@@ -10,15 +10,7 @@ from charlm.engine import Engine
 from charlm.evaluation.losses import ProgressCallback, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_streams
 from charlm.tokenizer.protocol import Ids
-
-_COST_PIECES, _COST_PIECE = 32, 512
-"""``precision_loss`` reads this many pieces of this many ids, spread over the text. For documents, the same total.
-Where evaluations read fewer than ``MAX_VALIDATION_IDS``, the pieces are shorter in proportion."""
-
-
-def compared_ids(max_ids: int) -> int:
-    """How many ids ``precision_loss`` reads at most, where evaluations read at most ``max_ids``."""
-    return _COST_PIECES * max(1, _COST_PIECE * max_ids // MAX_VALIDATION_IDS)
+from charlm.training.budget import COMPARED_PIECES, compared_ids
 
 
 class ValidationText:
@@ -49,8 +41,8 @@ class ValidationText:
             return _whole_documents(ids[:count], self._tokenizer.end_id)
         if len(ids) <= count:
             return ids
-        piece = count // _COST_PIECES
-        starts = np.linspace(0, len(ids) - piece, _COST_PIECES).astype(np.int64)
+        piece = count // COMPARED_PIECES
+        starts = np.linspace(0, len(ids) - piece, COMPARED_PIECES).astype(np.int64)
         return np.concatenate([ids[start : start + piece] for start in starts])
 
 

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from charlm.checkpoint.run_folder import RUNS, RunFolder
-from charlm.checkpoint.step import CONFIG, MANIFEST, MODEL, save_step
+from charlm.checkpoint.step import CONFIG, MANIFEST, MODEL, open_checkpoint, save_step
 from charlm.config import dump_json
 from charlm.errors import CannotCreateError, MissingInputError
 
@@ -69,6 +69,32 @@ def test_an_exported_model_cannot_be_resumed(tmp_path):
     assert RunFolder.newest(tmp_path).path.name == "exported"
     with pytest.raises(MissingInputError):
         RunFolder.newest(tmp_path, to_resume=True)
+
+
+def test_the_newest_run_with_its_text(tmp_path):
+    for age, name in ((300, "trained"), (100, "exported")):
+        path = save(tmp_path / name, 1)
+        os.utime(path / MANIFEST, (1_700_000_000 - age,) * 2)
+    assert RunFolder.newest(tmp_path, with_text=True).path.name == "exported"  # no run has its text
+    (tmp_path / "trained" / "corpus").mkdir()
+    assert RunFolder.newest(tmp_path).path.name == "exported"
+    assert RunFolder.newest(tmp_path, with_text=True).path.name == "trained"
+
+
+def test_a_folder_of_runs_is_not_a_run(tmp_path):
+    save(tmp_path / "b", 1)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(MissingInputError, match=f"is a folder of runs; name one of them, such as {tmp_path / 'b'}"):
+        open_checkpoint(tmp_path)
+    with pytest.raises(MissingInputError, match="has no checkpoint yet"):
+        open_checkpoint(tmp_path / "a")
+
+
+def test_a_dangling_link_is_no_place_for_a_run(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "missing")
+    with pytest.raises(CannotCreateError, match="is a link to nothing"):
+        RunFolder.claim(tmp_path / "out", "name")
+    assert not (tmp_path / "missing").exists()
 
 
 def test_claim_creates_a_new_folder_for_each_run(tmp_path, monkeypatch):

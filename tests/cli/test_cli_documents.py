@@ -109,12 +109,12 @@ SCORED = b"the cat sat\nzzzz qq\n\non a mat\r\nesc\x1b[31mred\n"
 
 def test_bidirectional_controls_are_escaped(document_run):
     row = lines(charlm("score", "-c", document_run, stdin="the \u202ecat\u2067\u200f sat\n".encode()))[0]
-    assert row.split("\t")[2] == "the \\u202ecat\\u2067\\u200f sat"
+    assert row.split("\t")[3] == "the \\u202ecat\\u2067\\u200f sat"
 
 
 def test_scores_as_text_json_and_csv(document_run):
     rows = [line.split("\t") for line in lines(charlm("score", "-c", document_run, stdin=SCORED))]
-    assert [row[2] for row in rows] == ["the cat sat", "zzzz qq", "", "on a mat", "esc\\x1b[31mred"]
+    assert [row[3] for row in rows] == ["the cat sat", "zzzz qq", "", "on a mat", "esc\\x1b[31mred"]
     model = library.load(document_run, device="cpu")
     expected = list(model.score_documents(["the cat sat", "zzzz qq", "", "on a mat", "esc\x1b[31mred"]))
     assert [float(row[0]) for row in rows] == pytest.approx([-s.nats for s in expected], abs=1e-3)
@@ -133,7 +133,7 @@ def test_the_least_likely_documents_first(document_run, lines_file, tmp_path):
     path = tmp_path / "with unlikely lines.txt"
     known = lines_file.read_text().splitlines()
     path.write_text("\n".join([*known[:200], "xkcd qzv!", *known[200:], "0x7f3a#"]))
-    top = [line.split("\t")[2] for line in lines(charlm("score", path, "-c", document_run, "--top", "2"))]
+    top = [line.split("\t")[3] for line in lines(charlm("score", path, "-c", document_run, "--top", "2"))]
     assert set(top) == {"xkcd qzv!", "0x7f3a#"}
     everything = [line.split("\t") for line in lines(charlm("score", path, "-c", document_run))]
     bits = [float(row[1]) for row in everything]
@@ -171,7 +171,7 @@ def test_paragraphs_and_files(document_run, tmp_path):
     (tmp_path / "poem.txt").write_text("the cat\nsat\n\non a mat\n")
     (tmp_path / "two.txt").write_text("dogs\n")
     rows = lines(charlm("score", tmp_path / "poem.txt", "-c", document_run, "--documents", "blank-lines"))
-    assert [row.split("\t")[2] for row in rows] == ["the cat\\nsat", "on a mat"]
+    assert [row.split("\t")[3] for row in rows] == ["the cat\\nsat", "on a mat"]
     rows = lines(charlm("score", tmp_path, "-c", document_run, "--documents", "files"))
     assert [row.split("\t")[2] for row in rows] == [str(tmp_path / "poem.txt"), str(tmp_path / "two.txt")]
 

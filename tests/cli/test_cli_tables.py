@@ -142,11 +142,12 @@ def test_score_numbers_rows_and_keeps_columns(table_file, run, tmp_path):
     alone = done(charlm("score", "-c", run, stdin=b"Gulrik\nMaraluci\n")).splitlines()
     (tmp_path / "two.jsonl").write_text('{"name": "Gulrik", "number": 7}\n{"name": "Maraluci", "number": null}\n')
     words = ["score", tmp_path / "two.jsonl", "--column", "name", "-c", run]
-    assert done(charlm(*words)).splitlines() == alone
+    place = f"{tmp_path / 'two.jsonl'}:"
+    assert done(charlm(*words)).splitlines() == [line.replace("-:", place) for line in alone]
     kept = [json.loads(line) for line in done(charlm(*words, "--keep", "number", "--json")).splitlines()]
     assert [(row["number"], row["row.number"]) for row in kept] == [(1, "7"), (2, "")]
     shown = done(charlm(*words, "--keep", "number")).splitlines()
-    assert [line.split("\t")[2:] for line in shown] == [["7", "Gulrik"], ["", "Maraluci"]]
+    assert [line.split("\t")[2:] for line in shown] == [[f"{place}1", "7", "Gulrik"], [f"{place}2", "", "Maraluci"]]
 
 
 def test_the_least_likely_rows_keep_their_cells(run, tmp_path):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from charlm.corpus import conditions
 from charlm.corpus.conditions import ConditionCounts, prefix_codes, values_of, with_value, with_values, without_prefixes
-from charlm.corpus.documents import Piece, split_documents
+from charlm.corpus.documents import split_documents
+from charlm.corpus.pieces import Piece
 from charlm.corpus.tables import TableOptions, make_piece, open_table
 from charlm.corpus.trained_table import ModelConditions, TrainedTable
 from charlm.errors import DataError, UsageError

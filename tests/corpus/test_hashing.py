@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlm.corpus.documents import Piece
 from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.pieces import Piece
 
 documents = st.lists(st.text(alphabet="ab", max_size=4), max_size=8)
 cuts = st.lists(st.integers(0, 32), max_size=4)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from charlm.corpus import byte_fallback
-from charlm.corpus.preparation import prepare
+from charlm.corpus.encodings import Decoding
+from charlm.corpus.preparation import log_surprises, prepare
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import open_source
 from charlm.errors import DataError
@@ -45,7 +46,7 @@ def test_ids_do_not_depend_on_the_block_size(tmp_path, monkeypatch, text):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     whole = prepared(tmp_path / "one", text)
-    monkeypatch.setattr("charlm.corpus.text.BLOCK_BYTES", 701)
+    monkeypatch.setattr("charlm.corpus.blocks.BLOCK_BYTES", 701)
     pieces = prepared(tmp_path / "two", text)
     for split in ("train", "valid", "test"):
         assert whole.description["splits"][split] == pieces.description["splits"][split]
@@ -146,7 +147,7 @@ def test_documents_do_not_depend_on_the_block_size(tmp_path, monkeypatch, text):
     found = []
     for size in (1 << 20, 701, 13):
         (tmp_path / str(size)).mkdir()
-        monkeypatch.setattr("charlm.corpus.text.BLOCK_BYTES", size)
+        monkeypatch.setattr("charlm.corpus.blocks.BLOCK_BYTES", size)
         corpus = prepared(tmp_path / str(size), text.replace("why? ", "\r\n"), documents=DocumentOptions("lines"))
         found.append((corpus.description["splits"], corpus.fingerprints().tolist()))
     assert found[0] == found[1] == found[2]
@@ -193,3 +194,111 @@ def test_damaged_ends_are_noticed(tmp_path):
     ends.write_bytes(bytes([ends.read_bytes()[0] ^ 1]) + ends.read_bytes()[1:])
     with pytest.raises(DataError, match=r"train\.ends is damaged"):
         corpus.check_ids()
+
+
+# ---------------------------------------------------------------------------------------------------- what is reported
+
+
+def test_invalid_bytes_are_replaced_or_their_documents_left_out(tmp_path, caplog):
+    lines = [f"line {number} é".encode() for number in range(300)]
+    lines[7], lines[100] = b"seven \xff\xfe", b"\xc3"
+    content = b"\n".join(lines)
+    for errors in ("replace", "skip-document"):
+        caplog.clear()
+        path, folder = tmp_path / "text.txt", tmp_path / errors
+        path.write_bytes(content)
+        source = open_source([str(path)], decoding=Decoding(errors=errors))
+        corpus = prepare(folder, source, split=(0.5, 0.25, 0.25), documents=DocumentOptions("lines"))
+        log_surprises(corpus)
+        documents = sorted(itertools.chain(*(lines_of(corpus, split) for split in ("train", "valid", "test"))))
+        replaced = sorted(line.decode("utf-8", "replace") for line in lines)
+        if errors == "replace":
+            assert corpus.description["replaced"] == 3
+            assert caplog.messages == ["invalid bytes replaced by U+FFFD: 3"]
+            assert len(documents) == 300
+            assert sum("\ufffd" in line for line in replaced) == 2
+        else:
+            assert corpus.description["skipped_documents"] == 2
+            assert caplog.messages == ["documents skipped for invalid bytes: 2"]
+            assert len(documents) == 298
+        held_out = [*lines_of(corpus, "valid"), *lines_of(corpus, "test")]
+        assert set(held_out) <= set(replaced)
+        assert errors == "replace" or "\ufffd" not in "".join(documents)
+
+
+def test_a_text_of_invalid_documents_only_is_refused(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"a\xff\nb\xff\n" * 50)
+    source = open_source([str(tmp_path / "text.txt")], decoding=Decoding(errors="skip-document"))
+    with pytest.raises(DataError, match="no character"):
+        prepare(tmp_path / "corpus", source, documents=DocumentOptions("lines"))
+
+
+def test_duplicates_and_invalid_documents_are_both_left_out(tmp_path):
+    (tmp_path / "text.txt").write_bytes(
+        b"".join(b"line %d\n" % (number % 60) for number in range(90)) + b"bad\xff\n" * 2
+    )
+    source = open_source([str(tmp_path / "text.txt")], decoding=Decoding(errors="skip-document"))
+    options = DocumentOptions("lines", distinct=True)
+    corpus = prepare(tmp_path / "corpus", source, split=(0.5, 0.25, 0.25), documents=options)
+    assert [corpus.sizes[split].documents for split in ("train", "valid", "test")] == [30, 15, 15]
+    assert corpus.description["skipped_documents"] == 2
+
+
+def test_a_normal_form_is_kept_and_its_changes_are_counted(tmp_path):
+    (tmp_path / "text.txt").write_text("caf\u00e9 cafe\u0301 " * 200)
+    source = open_source([str(tmp_path / "text.txt")], decoding=Decoding(normalization="nfc"))
+    corpus = prepare(tmp_path / "corpus", source, split=(0.5, 0.5, 0.0))
+    assert corpus.description["normalized"] == 400
+    assert corpus.tokenizer.normalization == "nfc"
+    assert "\u0301" not in corpus.tokenizer.characters
+    assert decoded(corpus, "valid") == "caf\u00e9 " * 200
+
+
+def test_what_was_not_asked_for_is_not_in_the_description(tmp_path, text):
+    corpus = prepared(tmp_path, text)
+    assert not {"errors", "replaced", "skipped_documents", "normalized"} & corpus.description.keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("one line only " * 10, {"documents": DocumentOptions("lines")}, "one document (--documents lines)"),
+        ("one line only " * 10, {"documents": DocumentOptions("start", start="^x")}, "one document (--document-start)"),
+        ("ab\ncd\nef\n", {"documents": DocumentOptions("lines")}, "too few documents for a validation and a test part"),
+        ("abcdefgh", {}, "too few characters for a test part"),
+        ("abcdefgh", {"split": (1.0, 0.0, 0.0)}, None),
+        ("ab\n" * 100, {"documents": DocumentOptions("lines")}, None),
+    ],
+)  # fmt: skip
+def test_one_document_and_empty_parts_are_said_in_one_line(tmp_path, caplog, content, options, message):
+    log_surprises(prepared(tmp_path, content, **options))
+    assert len(caplog.messages) == (message is not None)
+    assert message is None or message in caplog.messages[0]
+
+
+def test_a_text_that_changes_while_it_is_read_is_refused(tmp_path):
+    path, passed = tmp_path / "text.txt", []
+
+    def progress(count):
+        passed.append(count)
+        if len(passed) == 2:
+            path.write_text("other text\n" * 2000)
+
+    path.write_text("some text\n" * 2000)
+    source = open_source([str(path)])
+    with pytest.raises(DataError, match="changed while it was read"):
+        prepare(tmp_path / "corpus", source, progress=progress)
+
+
+def test_documents_of_many_files_are_those_of_each_file(tmp_path):
+    (tmp_path / "many").mkdir()
+    for number in range(250):
+        (tmp_path / "many" / f"{number:03}.txt").write_text(f"file {number}\nwith é\n" if number % 50 else "")
+    (tmp_path / "many" / "zz.txt").write_text("long\n" * 20_000)
+    source = open_source([str(tmp_path / "many")])
+    corpus = prepare(tmp_path / "corpus", source, kind="byte", documents=DocumentOptions("files"))
+    found = itertools.chain(*(lines_of(corpus, split) for split in ("train", "valid", "test")))
+    assert sorted(found) == sorted([f"file {n}\nwith é\n" for n in range(250) if n % 50] + ["long\n" * 20_000])
+    corpus = prepare(tmp_path / "running", source, kind="byte", split=(0.5, 0.5, 0.0))
+    whole = "".join(path.read_text() for path in sorted((tmp_path / "many").iterdir()))
+    assert decoded(corpus, "train") + decoded(corpus, "valid") == whole

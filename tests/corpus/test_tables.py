@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.corpus import table_readers
+from charlm.corpus.encodings import Decoding
+from charlm.corpus.table_readers import TextFile
 from charlm.corpus.tables import TableOptions, is_table, open_table, open_texts
 from charlm.errors import DataError, MissingInputError, UsageError
 
@@ -28,11 +30,11 @@ ROWS = st.lists(st.lists(CELLS | AWKWARD, max_size=3).map("".join), min_size=1, 
 
 def texts(path, column="name", kind="char", keep_empty=False, **options):
     """The documents of a table, as texts."""
-    encoding = options.pop("encoding", "utf-8")
-    source = open_table([str(path)], TableOptions(column, **options), encoding)
+    decoding = Decoding(options.pop("encoding", "utf-8"))
+    source = open_table([str(path)], TableOptions(column, **options), decoding)
     found = []
     for block in source.blocks(kind, keep_empty=keep_empty):
-        codes, ends = block.piece
+        codes, ends, _ = block.piece
         assert len(block.numbers) == len(ends)
         assert len(codes) == (ends[-1] if len(ends) else 0)
         for document in np.split(codes, ends[:-1]) if len(ends) else []:
@@ -46,10 +48,14 @@ def write_csv(path, rows, encoding="utf-8", **dialect):
         csv.writer(file, **dialect).writerows(rows)
 
 
+def as_text_file(path):
+    return TextFile(path, Decoding(), str(path))
+
+
 def in_small_blocks(monkeypatch, size):
     """Read files in blocks of ``size`` bytes."""
 
-    def small(path):
+    def small(path, name, *, offers_bytes):
         with open(path, "rb") as file:
             while data := file.read(size):
                 yield data
@@ -221,7 +227,7 @@ def test_what_json_writes_is_read_back(tmp_path_factory, rows, block, suffix, as
     path.write_bytes(written.encode())
     with pytest.MonkeyPatch.context() as patch:
         in_small_blocks(patch, block)
-        assert is_table(path)
+        assert is_table(as_text_file(path))
         assert texts(path, keep_empty=True) == rows
         assert texts(path, "id") == [str(number) for number in range(len(rows))]
 
@@ -349,7 +355,7 @@ def test_a_table_without_a_column_is_refused(tmp_path):
 def test_a_json_file_of_another_form_is_a_text(tmp_path, content):
     path = tmp_path / "settings.json"
     path.write_text(content)
-    assert not is_table(path)
+    assert not is_table(as_text_file(path))
     assert open_texts([str(path)]).paths == [path]
 
 

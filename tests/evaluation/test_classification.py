@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import charlm
-from charlm.corpus.documents import Piece
+from charlm.corpus.pieces import Piece
 from charlm.engine.ensemble import log_softmax
 from charlm.errors import UsageError
 from charlm.evaluation import classification

@@ -89,7 +89,7 @@ def test_with_a_learning_rate_of_0_it_is_the_plain_evaluation(trained_run, docum
         if documents:
             codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
             piece = next(iter(pieces_of_lines(codes)))
-            ids = model.tokenizer.encode_documents(*piece).astype(np.int64)
+            ids = model.tokenizer.encode_documents(piece.codes, piece.ends).astype(np.int64)
         plain, dynamic = model.evaluate_ids([ids]), evaluate_dynamically(learner(run, lr=0.0), model.tokenizer, [ids])
         assert dynamic.nats == pytest.approx(plain.nats, rel=1e-5)
         assert (dynamic.characters, dynamic.documents) == (plain.characters, plain.documents)

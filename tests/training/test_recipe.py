@@ -9,8 +9,8 @@ from charlm.config import ModelConfig
 from charlm.corpus.prepared import SplitSize
 from charlm.errors import UsageError
 from charlm.training.budget import EvaluationSpeed, TrainingSpeed
-from charlm.training.options import TrainingOptions
-from charlm.training.recipe import LEARNING_RATES, SIZES, resolve, validate
+from charlm.training.options import SIZES, TrainingOptions
+from charlm.training.recipe import LEARNING_RATES, resolve, validate
 
 
 class Machine:
@@ -269,7 +269,7 @@ WIDE = ModelConfig(300, 1, 512, 512)
         ({"lr": math.nan}, "--lr"),
         ({"steps": 1, "epochs": 1}, "only one of"),
         ({"steps": 1, "time": "1m"}, "only one of"),
-        ({"time": "soon"}, "90s, 10m or 2h"),
+        ({"time": "soon"}, "90s, 10m, 2h or 1h30m"),
         ({"save_every": 0}, "--save-every"),
         ({"save_every": "often"}, "--save-every"),
         ({"schedule": "cosine"}, "--schedule cosine needs"),

@@ -8,6 +8,7 @@ from trainers import metrics_of, resumed_with, train
 
 from charlm.checkpoint.step import GRADIENTS, open_checkpoint
 from charlm.config import TrainingConfig
+from charlm.evaluation.percentiles import MAX_IDS
 from charlm.training import saving
 from charlm.training.events import Evaluated, Stepped
 from charlm.training.state import Progress
@@ -162,3 +163,12 @@ def test_the_measured_speed_is_what_a_step_takes_until_steps_are_made():
     assert limit.step_seconds == 2.0
     limit.note_step(4.0)
     assert limit.step_seconds == 3.0
+
+
+def test_percentiles_are_measured_from_what_half_of_the_time_left_allows():
+    limit = TimeLimit.of(TrainingConfig(seconds=1000.0), 1000, evaluation_ids=2000)
+    progress = Progress(0, 0)
+    progress.evaluation_seconds = 2.0
+    assert limit.percentile_ids(999.0 - limit.save_seconds, progress) == pytest.approx(500, abs=1)
+    assert limit.percentile_ids(0.0, progress) == MAX_IDS
+    assert limit.percentile_ids(2000.0, progress) == 0

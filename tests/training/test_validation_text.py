@@ -1,4 +1,5 @@
-from charlm.training.validation_text import ValidationText, compared_ids
+from charlm.training.budget import compared_ids
+from charlm.training.validation_text import ValidationText
 
 
 class CountingEngine:

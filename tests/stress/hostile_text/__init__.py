@@ -1,7 +1,8 @@
 """Unusual and invalid texts, given to everything that reads text.
 
 Any Unicode, surrogates, NUL, SentencePiece's special characters, byte-order marks, mixed line ends, control and escape
-sequences, very long lines, empty texts; right and wrong encodings, random and truncated bytes, truncated gzip files.
+sequences, very long lines, empty texts; right and wrong encodings, random and truncated bytes; packed texts, whole and
+cut, under any name, and files that are not text.
 With any of them, a command succeeds with exact results, or ends with a ``CharlmError`` that says what to do and leaves
 no files.
 """

@@ -8,8 +8,9 @@ from typing import Any
 
 import charlm
 from charlm.errors import CharlmError
-from charlm.runs import RunOptions, TextOptions, new_run
+from charlm.runs import RunOptions, new_run
 from charlm.training.options import TrainingOptions
+from charlm.training.text_options import TextOptions
 from stress.hostile_text.checks import check_message
 from stress.hostile_text.models import SMALL
 

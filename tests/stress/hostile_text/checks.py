@@ -56,9 +56,21 @@ def length_of(text: str, kind: str) -> int:
     return len(text) if kind == "char" else len(as_bytes(text))
 
 
-def expected_start(prompt: bytes, model: Model) -> bytes:
-    """The start of a text that continues ``prompt``; the prompt of a document has no final line end."""
-    return prompt if model.documents is None else prompt.removesuffix(b"\n").removesuffix(b"\r")
+def expected_start(prompt: bytes, model: Model, piped: bool = False) -> bytes:
+    """The start of a text that continues ``prompt``; one of a document, or from a pipe, has no final line end."""
+    if model.documents is not None:
+        return without_line_end(without_line_end(prompt) if piped and prompt.endswith(b"\n") else prompt)
+    return without_line_end(prompt) if piped and prompt.endswith(b"\n") else prompt
+
+
+def without_line_end(prompt: bytes) -> bytes:
+    """A prompt without its final line end."""
+    return prompt.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def without_files(scored: bytes) -> list[dict[str, Any]]:
+    """Scores without the names of files, which a pipe does not have."""
+    return [{**json.loads(line), "file": None} for line in scored.splitlines()]
 
 
 def check_evaluation(evaluated: dict[str, Any], scored: bytes, model: Model, form: str, text: str) -> None:
@@ -86,7 +98,7 @@ def check_corpus(run: Path, text: str, kind: str, form: str | None) -> None:
         decoded = "".join(corpus.tokenizer.decode(ids) for ids in held.values())
         assert as_bytes(decoded) == as_bytes(codes[begin:]) if kind == "char" else as_bytes(decoded) == codes[begin:]
         return
-    expected = Counter(as_bytes(document) for document in documents_of(text, form) if document)
+    expected = Counter(as_bytes(document) for document in documents_of(text, form, kind) if document)
     found: Counter[bytes] = Counter()
     for ids in held.values():
         ends = np.flatnonzero(ids == corpus.tokenizer.end_id)

@@ -29,9 +29,10 @@ from stress.hostile_text.checks import (
     check_refusal,
     expected_start,
     length_of,
+    without_files,
 )
-from stress.hostile_text.inputs import LONG_LINE, decoded, documents_of, hostile_file, hostile_text
-from stress.hostile_text.models import FORMS, SMALL, TOKENIZERS, Model, train_model
+from stress.hostile_text.inputs import LONG_LINE, decoded, documents_of, hostile_file, hostile_text, replaced
+from stress.hostile_text.models import FORMS, SMALL, TOKENIZERS, Model, keywords, options, train_model
 
 INPUTS_PER_TRAINING = 30
 """Every 30th input is trained on."""
@@ -73,13 +74,14 @@ class Trials:
         path.write_bytes(hostile.data)
         where = [path, "-c", model.path, "--encoding", hostile.encoding]
         evaluated = self.command("eval", *where, "--json")
-        scored = self.command("score", *where, "--documents", form, "--json")
-        if hostile.suffix == ".txt":  # the same through a pipe
-            piped = self.command("score", *where[1:], "--documents", form, "--json", stdin=hostile.data)
-            if not isinstance(scored, CharlmError):
-                assert piped == scored or form == "files", "through a pipe the scores are different"
-            else:
-                assert isinstance(piped, CharlmError) or not hostile.data, "refused in a file and not in a pipe"
+        scored = self.command("score", *where, *options(form), "--json")
+        piped = self.command("score", *where[1:], *options(form), "--json", stdin=hostile.data)
+        if not isinstance(scored, CharlmError):
+            same = without_files(piped) == without_files(scored)
+            assert same or form == "files", "through a pipe the scores are different"
+        else:
+            is_empty = not hostile.data or hostile.bytes == b""
+            assert isinstance(piped, CharlmError) or is_empty, "refused in a file and not in a pipe"
         text = hostile.expected_text(model.kind)
         if text is None:
             assert isinstance(evaluated, CharlmError), "a text that cannot be read was evaluated"
@@ -91,50 +93,71 @@ class Trials:
             if not isinstance(evaluated, CharlmError):
                 check_evaluation(json.loads(evaluated), scored, model, form, text)
             self._check_shown(draw, where, form, text, model)
+        if hostile.bytes is not None and model.kind == "char" and draw.random() < 0.3:
+            self._replace_invalid_bytes(draw, path, hostile.bytes, model)
+
+    def _replace_invalid_bytes(self, draw: random.Random, path: Path, data: bytes, model: Model) -> None:
+        """Score the file as UTF-8, with what is not valid replaced, or its lines skipped."""
+        path.write_bytes(data)
+        errors = draw.choice(["replace", "skip-document"])
+        scored = self.command("score", path, "-c", model.path, "--documents", "lines", "--errors", errors, "--json")
+        if isinstance(scored, CharlmError):
+            assert any(reason in str(scored) for reason in ("zero in every", "byte-order mark", "is empty", "not text"))
+            return
+        expected = list(enumerate(documents_of(replaced(data), "lines"), start=1))
+        found = [(row["number"], row["document"]) for row in map(json.loads, scored.splitlines())]
+        if errors == "skip-document":
+            kept = dict(found)
+            left_out = [(number, text) for number, text in expected if number not in kept]
+            assert all("\ufffd" in text for _, text in left_out), "a valid line was skipped"
+            expected = [(number, text) for number, text in expected if number in kept]
+        assert found == expected, errors
 
     def _check_scores(self, scored: bytes, model: Model, form: str, text: str) -> None:
         rows = [json.loads(line) for line in scored.splitlines()]
-        documents = documents_of(text, form)
+        documents = documents_of(text, form, model.kind)
         self.figures["scores"] += len(rows)
         assert len(rows) == len(documents), (len(rows), len(documents), form)
         if form != "files":
             assert [row["document"] for row in rows] == documents, form
+        if form == "lines":
+            assert [row["line"] for row in rows] == [row["number"] for row in rows] == list(range(1, len(rows) + 1))
         lengths = [length_of(document, model.kind) + (model.documents is not None) for document in documents]
         assert [row["characters"] for row in rows] == lengths
         assert all(row["log_probability"] <= 0 for row in rows)
 
     def _check_shown(self, draw: random.Random, where: list[Any], form: str, text: str, model: Model) -> None:
         """Check the scores as text, as CSV, highlighted, and as HTML."""
-        options = ["score", *where, "--documents", form]
-        documents = documents_of(text, form)
+        command = ["score", *where, *options(form)]
+        documents = documents_of(text, form, model.kind)
         shown = draw.choice(["rows", "--csv", "--highlight", "--html"])
         if shown == "rows":
-            rows = self.command(*options)
+            rows = self.command(*command)
             assert rows.count(b"\n") == len(documents)
             assert not re.search(rb"[\0-\x08\x0b-\x1f\x7f]", rows), "a control character is shown"
         elif shown == "--csv":
-            table = self.command(*options, shown).decode("utf-8", "surrogateescape")
+            table = self.command(*command, shown).decode("utf-8", "surrogateescape")
             documents_read = [row["document"] for row in csv.DictReader(io.StringIO(table, newline=""))]
             assert form == "files" or documents_read == documents, "the table does not give the documents back"
         elif len(text) < 2000:
             shown = [shown] if shown == "--highlight" else [shown, "-"]
-            assert not re.search(rb"[\0-\x08\x0b-\x1f\x7f]", self.command(*options, *shown))
+            assert not re.search(rb"[\0-\x08\x0b-\x1f\x7f]", self.command(*command, *shown))
 
     # -------------------------------------------------------------------------------------------- prompts
 
     def _read_prompt(self, draw: random.Random) -> None:
         """Give a prompt through a pipe and as an argument; the output begins with it."""
         hostile, model = hostile_file(draw), draw.choice(self.models)
-        options = ["generate", "-c", model.path, "--length", draw.randint(0, 4), "--seed", 1]
-        written = self.command(*options, stdin=hostile.data)
+        command = ["generate", "-c", model.path, "--length", draw.randint(0, 4), "--seed", 1]
+        written = self.command(*command, stdin=hostile.data)
         text = decoded(hostile.data, "utf-8") if model.kind == "char" else hostile.data
         if text is None:
             assert isinstance(written, CharlmError), "a surrogate was accepted"
         elif not isinstance(written, CharlmError):
             data = text.encode() if isinstance(text, str) else text
-            assert written.startswith(expected_start(data, model)), "the prompt is not repeated"
+            assert written.startswith(expected_start(data, model, piped=True)), "the prompt is not repeated"
         argument = hostile_text(draw)
-        written = self.command(*options, f"--prompt={argument}", *draw.choice([[], ["--samples", 2, "--json"]]))
+        written = self.command(*command, f"--prompt={argument}", *draw.choice([[], ["--samples", 2, "--json"]]))
         if not isinstance(written, CharlmError) and not written.startswith(b"{") and argument != "-":
             assert written.startswith(expected_start(argument.encode("utf-8", "surrogateescape"), model))
 
@@ -167,8 +190,8 @@ class Trials:
         path, run = self.folder / f"corpus{hostile.suffix}", self.folder / "run"
         path.write_bytes(hostile.data)
         kind, form = draw.choice(TOKENIZERS), draw.choice([None, *FORMS])
-        options = {"tokenizer": kind, "documents": form, "encoding": hostile.encoding, "split": "60/20/20"}
-        trained = self._call(lambda: charlm.train(path, out=run, **options, **SMALL))
+        texts = {"tokenizer": kind, "encoding": hostile.encoding, "split": "60/20/20", **keywords(form)}
+        trained = self._call(lambda: charlm.train(path, out=run, **texts, **SMALL))
         if isinstance(trained, CharlmError):
             assert not run.exists(), "a run that failed was left behind"
             if hostile.expected_text(kind) is not None:
