@@ -7,11 +7,15 @@ import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any
+
+_SECONDS_BETWEEN_LINES = 30.0
+"""Of progress, where stderr is not a terminal."""
 
 _bar: Any = None
 
@@ -111,10 +115,40 @@ def progress_bar(bar_format: str, total: float | None, quiet: bool = False) -> I
 
 @contextmanager
 def counting(description: str, total: int | None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A function that advances a progress bar; call it with the number of characters done since the last call."""
-    bar_format = description + " {percentage:3.0f}%|{bar}| {rate_fmt}" if total else description + " {n_fmt}"
+    """A function that advances a progress bar; call it with the number of characters done since the last call.
+
+    Where stderr is not a terminal, it prints a line every half minute.
+    """
+    rest = "{rate_fmt}, {remaining} left" if total else "{rate_fmt}"
+    bar_format = description + (" {percentage:3.0f}%|{bar}| " if total else " {n_fmt}, ") + rest
     with progress_bar(bar_format, total, quiet) as bar:
-        yield (lambda count: None) if bar is None else bar.update
+        if bar is not None:
+            yield bar.update
+        elif quiet:
+            yield lambda count: None
+        else:
+            yield _Lines(description, total).update
+
+
+class _Lines:
+    """Progress as lines on stderr."""
+
+    def __init__(self, description: str, total: int | None) -> None:
+        self._description, self._total, self._done = description, total, 0
+        self._start = self._last_line = time.monotonic()
+
+    def update(self, count: int) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        if not self._total:
+            say(f"{self._description}: {self._done:,} characters")
+            return
+        share = min(1.0, self._done / self._total)
+        left = duration((now - self._start) * (1 - share) / share)
+        say(f"{self._description}: {share:.0%} of {self._total:,} characters, {left} left")
 
 
 def duration(seconds: float) -> str:
