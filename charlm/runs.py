@@ -46,7 +46,15 @@ from charlm.training.options import (
     definitions,
 )
 from charlm.training.recipe import Recipe, resolve, validate
-from charlm.training.resuming import changed, check_corpus, is_extended, on_device, refuse_fixed_options, run_of
+from charlm.training.resuming import (
+    changed,
+    check_corpus,
+    is_extended,
+    on_device,
+    refuse_fixed_options,
+    run_of,
+    with_limit,
+)
 from charlm.training.speed import MachineSpeed
 from charlm.training.state import is_finished
 from charlm.training.trainer import Trainer
@@ -384,7 +392,7 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
         config = on_device(config, choose_device(device or config.device))
         corpus = open_corpus(run / "corpus")
         check_corpus(run, corpus, checkpoint)
-        trainer = Trainer.resume(run, corpus, checkpoint, config)
+        trainer = Trainer.resume(run, corpus, checkpoint, with_limit(config, corpus))
         extended = is_extended(options)
         progress = trainer.budget_progress()
         finished = is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))

@@ -90,7 +90,8 @@ def train(
     json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving."""
+    """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving,
+    or without validation text for 30 epochs."""
     _check_sources(bool(corpus), demo, resume)
     from charlm.cli.train_view import PreparationProgress, run_training
     from charlm.runs import RunOptions, TextOptions, new_run, resumed_run

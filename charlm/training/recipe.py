@@ -17,7 +17,14 @@ from typing import Any
 from charlm.config import MAX_VALIDATION_IDS, ModelConfig, TrainingConfig, parse_duration
 from charlm.corpus.prepared import SplitSize
 from charlm.errors import UsageError
-from charlm.training.budget import Budget, EvaluationPlan, Speedometer, TrainingSpeed, plan_evaluations
+from charlm.training.budget import (
+    EPOCHS_WITHOUT_LIMIT,
+    Budget,
+    EvaluationPlan,
+    Speedometer,
+    TrainingSpeed,
+    plan_evaluations,
+)
 from charlm.training.options import DropoutOptions, ShapeOptions, TrainingOptions, command_line_name, definitions
 
 SIZES = {
@@ -109,6 +116,9 @@ def resolve(
     """
     _refuse_stream_options(options, bool(train.documents))
     reasons: list[str] = []
+    if not valid.ids and all(options.get(name) is None for name in ("epochs", "steps", "time")):
+        reasons.append(f"--epochs {EPOCHS_WITHOUT_LIMIT}, because no validation text shows when to stop")
+        options = {**options, "epochs": EPOCHS_WITHOUT_LIMIT}
     kind = device.partition(":")[0]
     chunks = _chunks(options, train.ids, kind)
     measured = _training(options, valid.ids, kind, 0.0, {**chunks, "device": device, "precision": precision})

@@ -12,6 +12,7 @@ from charlm.config import TrainingConfig, parse_duration
 from charlm.corpus.prepared import Corpus
 from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.system.devices import choose_precision
+from charlm.training.budget import EPOCHS_WITHOUT_LIMIT
 from charlm.training.options import ResumeOptions, TrainingOptions, command_line_name, definitions
 from charlm.training.recipe import save_every_fields
 
@@ -67,6 +68,13 @@ def changed(config: TrainingConfig, options: TrainingOptions) -> TrainingConfig:
     if (threads := options.get("threads")) is not None:
         config = dataclasses.replace(config, threads=threads)
     return dataclasses.replace(config, **save_every_fields(options.get("save_every")))
+
+
+def with_limit(config: TrainingConfig, corpus: Corpus) -> TrainingConfig:
+    """``config`` with the limit that a training without validation text has; earlier versions gave it none."""
+    if corpus.sizes["valid"].ids or any((config.epochs, config.steps, config.seconds)):
+        return config
+    return dataclasses.replace(config, epochs=EPOCHS_WITHOUT_LIMIT)
 
 
 def check_corpus(run: Path, corpus: Corpus, checkpoint: Checkpoint) -> None:

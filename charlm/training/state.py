@@ -74,6 +74,11 @@ class Progress:
         """The chunk that is read next."""
         return Cursor(self.part, self.chunk)
 
+    @property
+    def is_good_evaluation(self) -> bool:
+        """Whether the last step was evaluated, and is not one of several that were skipped."""
+        return self.evaluated_step == self.step and not self.skipped_in_a_row
+
     def precision_costs(self) -> dict[str, float]:
         """The costs that ``evaluation.precision_costs`` measured for the weights at ``evaluated_step``."""
         costs = {"int8": self.int8_cost, "bf16": self.bf16_cost}
