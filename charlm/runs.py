@@ -32,9 +32,9 @@ from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.tables import TableOptions, open_texts
 from charlm.corpus.text import TextSource, check_encoding
-from charlm.errors import DataError, UsageError
+from charlm.errors import DataError, InputOutputError, UsageError
 from charlm.system.devices import choose_device, choose_precision
-from charlm.system.disk import sync_folders
+from charlm.system.disk import naming, sync_folders
 from charlm.system.signals import StopSignals
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
@@ -265,8 +265,12 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     with run.lock():
         try:
             run.clear_beginning()
-            corpus = _prepare(run.path, source, texts, _document_options(texts, options), run_options.progress)
-            sync_folders([corpus.folder, *run.created])
+            try:
+                corpus = _prepare(run.path, source, texts, _document_options(texts, options), run_options.progress)
+                sync_folders([corpus.folder, *run.created])
+            except OSError as error:
+                where = error.filename or run.path
+                raise InputOutputError(f"{where} could not be written ({error.strerror}); fix the disk") from None
             seconds = options.get("time")
             speedometer = None if seconds is None else MachineSpeed(corpus, parse_duration(seconds))
             began = time.monotonic()
@@ -349,7 +353,8 @@ def _prepare(
     folder.mkdir()
     spool = folder / "text"
     if texts.demo:
-        spool.write_text(demo_text(), encoding="utf-8", newline="")
+        with naming(spool):
+            spool.write_text(demo_text(), encoding="utf-8", newline="")
         source = TextSource(["-"], [spool], "utf-8", "demo")
     elif source is None:
         source = _open(texts, ["-"], spool)

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from charlm.errors import InputOutputError
+
 _bar: Any = None
 
 
@@ -47,6 +49,8 @@ def write_text(text: str) -> None:
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise OutputClosedError from None
+    except OSError as error:
+        raise InputOutputError(f"stdout could not be written ({error.strerror}); make room or fix the disk") from None
 
 
 def end_line() -> None:

@@ -64,7 +64,7 @@ class IdFile:
         return np.frombuffer(data, self.dtype)
 
     def sha256(self) -> str:
-        """The SHA-256 digest of the whole file, in hexadecimal."""
+        """The SHA-256 digest of the whole file, in hexadecimal. Raises ``InputOutputError``."""
         return _file_digest(self.path)
 
 
@@ -77,7 +77,10 @@ def _read_at(handle: int, size: int, position: int) -> bytes:
 
 def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError as error:
+        raise InputOutputError(f"{path} could not be read ({error.strerror}); check the disk") from None
     return digest.hexdigest()

@@ -76,7 +76,7 @@ def prepare(
             _write_description(folder, source, tokenizer, counts, writers, others, choices)
     except OSError as error:
         raise CannotCreateError(
-            f"{folder} cannot be written ({error.strerror}); choose another place with --out"
+            f"{error.filename or folder} cannot be written ({error.strerror}); choose another place with --out"
         ) from None
     return open_corpus(folder)
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from charlm.corpus.documents import Piece, split_documents
 from charlm.errors import CharlmError, DataError, InputOutputError, MissingInputError, UsageError
+from charlm.system.disk import naming
 from charlm.tokenizer.protocol import Codes, code_points
 
 logger = logging.getLogger("charlm")
@@ -193,10 +194,19 @@ def _looks_binary(path: Path) -> bool:
 def _spool_stdin(spool: Path | None) -> Path:
     if spool is None:
         raise UsageError("stdin cannot be read here; save the text in a file first")
-    with _reading(Path("stdin")), open(spool, "wb") as copy:
-        while data := sys.stdin.buffer.read(BLOCK_BYTES):
-            copy.write(data)
+    try:
+        with naming(spool), open(spool, "wb") as copy:
+            for data in iter(_stdin_block, b""):
+                copy.write(data)
+    except OSError as error:
+        reason = f"the copy of stdin in {error.filename} could not be written ({error.strerror})"
+        raise InputOutputError(f"{reason}; make room there, or name a file instead of stdin") from None
     return spool
+
+
+def _stdin_block() -> bytes:
+    with _reading(Path("stdin")):
+        return sys.stdin.buffer.read(BLOCK_BYTES)
 
 
 @contextlib.contextmanager

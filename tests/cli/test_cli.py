@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from commands import CHARLM, QUICK, charlm, one_line
@@ -345,3 +346,12 @@ def test_signals_while_stdin_is_read_leave_no_files(tmp_path, number, code):
         assert process.wait(timeout=30) == code
         assert process.stderr.read().count(b"\n") == 1
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_stdout_is_named(trained_run):
+    with open("/dev/full", "wb") as full:
+        command = [*CHARLM, "info", "--checkpoint", str(trained_run)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 74
+    assert b"stdout could not be written (No space left on device)" in result.stderr
