@@ -181,7 +181,7 @@ class TrainingConfig:
         _require_probability("--average-decay", self.average_decay)
         budgets = [value for value in (self.epochs, self.steps, self.seconds) if value is not None]
         _require(len(budgets) <= 1, "give only one of --epochs, --steps and --time")
-        _require(all(value > 0 for value in budgets), "--epochs, --steps and --time must be above 0")
+        _require(all(0 < value < math.inf for value in budgets), "--epochs, --steps and --time must be above 0")
         _require(
             self.schedule == "plateau" or bool(budgets),
             f"--schedule {self.schedule} needs to know when training ends: add --time, --steps or --epochs",

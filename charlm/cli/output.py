@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from charlm.cli.lines import escaped
 from charlm.errors import InputOutputError
 
 _bar: Any = None
@@ -21,8 +22,14 @@ class OutputClosedError(Exception):
     """The reader of stdout has exited."""
 
 
-def say(text: str) -> None:
-    """Print a line on stderr, above the progress bar if there is one. Errors of the stream are ignored."""
+def say(text: str, coloured: bool = False) -> None:
+    """Print lines on stderr, above the progress bar if there is one. Errors of the stream are ignored.
+
+    Characters that act on a terminal are escaped, because file names, generated text and columns may hold some, except
+    in a text that is ``coloured``.
+    """
+    if not coloured:
+        text = "\n".join(map(escaped, text.split("\n")))
     with suppress(OSError, ValueError):
         if _bar is not None:
             _bar.write(text, file=sys.stderr)

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,17 +18,20 @@ from charlm.cli.options import (
     AsTextOption,
     CheckpointOption,
     ColumnOption,
+    CsvOption,
     DelimiterOption,
     DeviceOption,
     EncodingOption,
     GivenColumnOption,
     GivenOption,
     KeepOption,
+    RawCsvOption,
     ThreadsOption,
 )
 from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, json_line, say, write_text
 from charlm.cli.tables import RowDocuments, TableForm, check_stdin, kept_names, open_for_models, spool_folder
 from charlm.errors import CannotCreateError, UsageError
+from charlm.system.disk import replacing
 
 if TYPE_CHECKING:
     from charlm.corpus.documents import Piece
@@ -65,7 +69,8 @@ def score(
     given_column: GivenColumnOption = None,
     given: GivenOption = None,
     keep: KeepOption = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    csv: CsvOption = False,
+    raw_csv: RawCsvOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per document.")] = False,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
@@ -73,7 +78,9 @@ def score(
     threads: ThreadsOption = None,
 ) -> None:
     """Print how likely each document is. The columns: log-probability in nats, bits per character, the document."""
-    _refuse_contradictions(top, bottom, highlight or html is not None, csv, json)
+    _refuse_contradictions(top, bottom, highlight or html is not None, csv + raw_csv, json)
+    if html is not None and not Path(html).name:
+        raise UsageError(f"--html {html!r} is not the name of a page; write --html PAGE, or - for stdout")
     if keep and (highlight or html is not None):
         raise UsageError("--highlight and --html show the text alone; leave out --keep")
     from charlm.corpus.documents import check_document_kind
@@ -90,9 +97,9 @@ def score(
             _highlight(model, found.texts() if chosen is None else ((s.number, s.text, s.given) for s in chosen), html)
             return
         names = kept_names(_COLUMNS, keep or ())
-        write = _write_json if json else _write_csv if csv else _write_rows
-        if csv:
-            write_text(csv_line([*_COLUMNS, *names]))
+        write = _write_json if json else partial(_write_csv, raw=raw_csv) if csv or raw_csv else _write_rows
+        if csv or raw_csv:
+            write_text(csv_line([*_COLUMNS, *names], raw_csv))
         for batch in found.scored() if chosen is None else [chosen]:
             write(batch, found.name_of, names)
 
@@ -123,11 +130,11 @@ def _documents(
     return _Documents(model, names, documents or model.tokenizer.document_kind or "files", encoding, form.given)
 
 
-def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: bool, json: bool) -> None:
+def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: int, json: bool) -> None:
     if top and bottom:
         raise UsageError("give --top or --bottom, not both")
     if csv + json + highlight > 1:
-        raise UsageError("give one of --json, --csv and --highlight (or --html)")
+        raise UsageError("give one of --json, --csv, --raw-csv and --highlight (or --html)")
 
 
 class _Documents:
@@ -218,8 +225,8 @@ def _write_rows(batch: Iterable[Scored], name_of: Callable[[Scored], str], names
     )
 
 
-def _write_csv(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
-    write_text("".join(csv_line(_facts(scored, name_of, names).values()) for scored in batch))
+def _write_csv(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str], raw: bool) -> None:
+    write_text("".join(csv_line(_facts(scored, name_of, names).values(), raw) for scored in batch))
 
 
 def _write_json(batch: Iterable[Scored], name_of: Callable[[Scored], str], names: Sequence[str]) -> None:
@@ -240,7 +247,7 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str, str | None]
 
     if html is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        say(highlight.legend(sys.stderr.isatty() and colour))
+        say(highlight.legend(sys.stderr.isatty() and colour), coloured=True)
         if not colour:
             say("no colours, because stdout is not a terminal or NO_COLOR is set; use --html PAGE for a web page")
         found = (model.surprisals(text, given=given) for _, text, given in texts)
@@ -251,7 +258,7 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str, str | None]
     surprised = ((number, list(model.surprisals(text, given=given))) for number, text, given in texts)
     headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
     pieces = highlight.page(headed, f"{model.checkpoint.path}: surprisal")
-    if html == "-":
+    if html in ("-", "/dev/stdout"):
         for piece in pieces:
             write_text(piece)
         return
@@ -264,14 +271,10 @@ def _mean_bits(surprisals: list[Surprisal]) -> float:
 
 def _write_page(path: Path, pieces: Iterable[str]) -> None:
     """Write the page to a temporary file next to ``path`` and rename it when it is complete."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with open(unfinished, "w", encoding="utf-8", errors="replace") as file:
+        with replacing(path) as file:
             for piece in pieces:
-                file.write(piece)
-        unfinished.replace(path)
+                file.write(piece.encode("utf-8", "replace"))
     except OSError as error:
         raise CannotCreateError(f"{path} cannot be written ({error.strerror}); choose another path") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
     say(f"wrote {path}")

@@ -48,6 +48,8 @@ _MAX_SCALED_GRADIENT = 10.0
 _RMS_SEGMENTS, _RMS_WARMUP = 200, 64
 """Segments of the training text from which the rms is computed, and ids read before each."""
 
+_MAX_SUM = float(np.finfo(np.float32).max)
+
 Rms = Mapping[str, FloatArray]
 
 
@@ -174,7 +176,11 @@ def gradient_rms(path: Path, config: ModelConfig, weights: Mapping[str, FloatArr
     """
     stored = open_checkpoint(path, names=[CONFIG, GRADIENTS]).files.get(GRADIENTS)
     if stored is not None:
-        return weights_from_bytes(stored, str(path / GRADIENTS), config.parameter_shapes())
+        rms = weights_from_bytes(stored, str(path / GRADIENTS), config.parameter_shapes())
+        total = sum(float(array.sum(dtype=np.float64)) for array in rms.values())
+        if any((array < 0).any() for array in rms.values()) or not 0 < total < _MAX_SUM:
+            raise DataError(f"{path / GRADIENTS} has negative, huge or only zero sizes of gradients; use another step")
+        return rms
     corpus = find_corpus(path)
     if corpus is None:
         raise DataError(f"{path} has neither the gradients of its training nor its corpus; use the run it came from")

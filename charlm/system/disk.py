@@ -9,6 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 UNFINISHED_PREFIX = ".unfinished-"
 """Prefix of the name of a file or folder while it is being written."""
@@ -73,6 +74,27 @@ def write_synced(path: Path, data: bytes) -> None:
             unfinished.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` at the end, if nothing is raised. Raises ``OSError``.
+
+    Anyone may write to the folder, such as /tmp: no link there is followed. A device or a pipe is written directly,
+    because a file must not take its place.
+    """
+    if path.exists() and not path.is_file():
+        with naming(path), open(path, "wb") as special:
+            yield special
+        return
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    try:
+        with naming(path), open(unfinished, "xb", opener=open_without_links) as file:  # "x" is O_EXCL
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def sync_folders(folders: Iterable[Path]) -> None:
