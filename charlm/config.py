@@ -17,6 +17,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from charlm.arguments import check_integer, check_number
 from charlm.errors import DataError, UsageError
 
 MAX_JSON_BYTES = 1_000_000
@@ -159,9 +160,17 @@ class TrainingConfig:
     ids_per_second: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.optimizer in OPTIMIZERS, f"--optimizer must be one of {', '.join(OPTIMIZERS)}")
-        _require(self.schedule in SCHEDULES, f"--schedule must be one of {', '.join(SCHEDULES)}")
-        _require(self.precision in ("fp32", "bf16", "fp16"), "--precision must be auto, fp32, bf16 or fp16")
+        _require(
+            self.optimizer in OPTIMIZERS,
+            f"--optimizer must be one of {', '.join(OPTIMIZERS)}, not {self.optimizer!r:.40}",
+        )
+        _require(
+            self.schedule in SCHEDULES, f"--schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r:.40}"
+        )
+        _require(
+            self.precision in ("fp32", "bf16", "fp16"),
+            f"--precision must be auto, fp32, bf16 or fp16, not {self.precision!r:.40}",
+        )
         _require(0 < self.lr <= 1000 and math.isfinite(self.lr), f"--lr must be above 0, not {self.lr}")
         _require(0 <= self.momentum < 1, f"--momentum must be at least 0 and below 1, not {self.momentum}")
         _require(0 < self.beta2 < 1, f"--beta2 must be above 0 and below 1, not {self.beta2}")
@@ -177,11 +186,13 @@ class TrainingConfig:
         _require_probability("--state-reset", self.state_reset)
         _require(0 <= self.ar < math.inf, f"--ar must be 0 or more, not {self.ar}")
         _require(0 <= self.tar < math.inf, f"--tar must be 0 or more, not {self.tar}")
-        _require(self.average in AVERAGES, f"--average must be one of {', '.join(AVERAGES)}")
+        _require(self.average in AVERAGES, f"--average must be one of {', '.join(AVERAGES)}, not {self.average!r:.40}")
         _require_probability("--average-decay", self.average_decay)
-        budgets = [value for value in (self.epochs, self.steps, self.seconds) if value is not None]
+        limits = {"--epochs": self.epochs, "--steps": self.steps, "--time": self.seconds}
+        budgets = {name: value for name, value in limits.items() if value is not None}
         _require(len(budgets) <= 1, "give only one of --epochs, --steps and --time")
-        _require(all(0 < value < math.inf for value in budgets), "--epochs, --steps and --time must be above 0")
+        for name, value in budgets.items():
+            _require(0 < value < math.inf, f"{name} must be above 0, not {value}")
         _require(
             self.schedule == "plateau" or bool(budgets),
             f"--schedule {self.schedule} needs to know when training ends: add --time, --steps or --epochs",
@@ -226,10 +237,12 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.temperature <= 1000, f"--temperature must be 0 (greedy) to 1000, not {self.temperature}")
-        _require(self.top_k >= 0, f"--top-k must be 0 (off) or more, not {self.top_k}")
-        _require(0 < self.top_p <= 1, f"--top-p must be above 0 and at most 1, not {self.top_p}")
-        _require(0 <= self.min_p <= 1, f"--min-p must be 0 to 1, not {self.min_p}")
+        for name in ("temperature", "top_p", "min_p"):
+            check_number(name, getattr(self, name))
+        _require(0 <= self.temperature <= 1000, f"temperature must be 0 (greedy) to 1000, not {self.temperature}")
+        check_integer("top_k", self.top_k, words="0 (off) or more, an integer")
+        _require(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, not {self.top_p}")
+        _require(0 <= self.min_p <= 1, f"min_p must be 0 to 1, not {self.min_p}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -10,13 +10,13 @@ A run is locked while it is trained. It is never overwritten, and it is removed 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from charlm.arguments import check_callable, check_flags, check_path, check_paths
 from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RUNS, RunFolder
 from charlm.checkpoint.step import (
@@ -33,7 +33,7 @@ from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.tables import TableOptions, open_texts
 from charlm.corpus.text import TextSource, check_encoding
 from charlm.errors import DataError, InputOutputError, UsageError
-from charlm.system.devices import choose_device, choose_precision
+from charlm.system.devices import avoid_lost_threads, choose_device, choose_precision
 from charlm.system.disk import naming, sync_folders
 from charlm.system.signals import StopSignals
 from charlm.training.events import Event, Finished
@@ -52,6 +52,7 @@ from charlm.training.resuming import (
     is_extended,
     on_device,
     refuse_fixed_options,
+    resumed_device,
     run_of,
     with_limit,
 )
@@ -105,6 +106,9 @@ class TextOptions:
         for name in ("tokenizer", "encoding", "split", "documents", "column", "given", "delimiter"):
             if (value := getattr(self, name)) is not None:
                 check_type(name, value, (str,), DEFAULT_SPLIT if name == "split" else "")
+        for name in ("valid", "test"):
+            if getattr(self, name) == "":
+                raise UsageError(f"--{name} '' is not the name of a text; name a file, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -177,11 +181,13 @@ def train(
     ``on_event`` is called with every event of the training. Ctrl-C saves and returns with the reason "interrupted".
     Prints nothing. Raises the errors of ``charlm.errors``.
     """
-    names = [_path("corpus", path) for path in _paths(corpus)]
+    names = [str(path) for path in check_paths("corpus", corpus)]
+    check_callable("on_event", on_event)
+    check_flags(distinct=distinct, as_text=as_text)
     texts = TextOptions(
         names,
-        None if valid is None else _path("valid", valid),
-        None if test is None else _path("test", test),
+        None if valid is None else str(check_path("valid", valid)),
+        None if test is None else str(check_path("test", test)),
         tokenizer=tokenizer,
         encoding=encoding,
         split=split,
@@ -193,8 +199,8 @@ def train(
         as_text=as_text,
     )
     run_options = RunOptions(
-        None if out is None else Path(_path("out", out)),
-        None if init_from is None else Path(_path("init_from", init_from)),
+        None if out is None else check_path("out", out),
+        None if init_from is None else check_path("init_from", init_from),
         str(device),
         precision,
     )
@@ -215,28 +221,15 @@ def resume(
     ``steps``, ``epochs`` or ``time`` extend it. All other options are those that the run was started with.
     Raises the errors of ``charlm.errors``.
     """
-    path = Path(_path("run", run))
+    path = check_path("run", run)
     known = TrainingOptions if options.keys() <= definitions(TrainingOptions).keys() else ResumeOptions
     checked = check_options(options, known, "resume")
-    with resumed_run(path, checked, None if device is None else str(device)) as prepared:
+    check_callable("on_event", on_event)
+    with resumed_run(path, checked, None if device in (None, "auto") else str(device)) as prepared:
         if prepared.finished:
             progress = prepared.trainer.progress
             return TrainingResult(path, progress.step, progress.seconds, "finished before", progress.best)
         return _run_to_end(prepared.trainer, on_event)
-
-
-def _paths(corpus: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
-    if isinstance(corpus, (str, os.PathLike)):
-        return [corpus]
-    if not isinstance(corpus, Sequence) or not corpus:
-        raise UsageError(f"corpus must be a path or a list of paths, not {corpus!r:.60}")
-    return corpus
-
-
-def _path(name: str, path: str | Path) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise UsageError(f"{name} must be a path, not {path!r:.60}")
-    return str(path)
 
 
 def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object] | None) -> TrainingResult:
@@ -253,6 +246,7 @@ def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object] | None) ->
 @contextlib.contextmanager
 def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOptions) -> Iterator[PreparedRun]:
     """Prepare the corpus in a new run and hold the run, locked and ready to train."""
+    avoid_lost_threads(options.get("threads"))
     device = choose_device(run_options.device)
     precision = choose_precision(run_options.precision, device)
     base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
@@ -309,7 +303,7 @@ def _validate_texts(texts: TextOptions, base: Checkpoint | None) -> None:
         check_document_kind(texts.documents)
     elif texts.distinct and texts.column is None:
         raise UsageError("--distinct drops duplicate documents; define what a document is with --documents")
-    parse_split(texts.split or DEFAULT_SPLIT)
+    parse_split(DEFAULT_SPLIT if texts.split is None else texts.split)
     if texts.valid is not None and texts.split is not None:
         raise UsageError("with --valid the whole corpus is training text; leave out --split")
 
@@ -394,7 +388,7 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
                 f"older step with --init-from {run / f'step-{named_step}'}"
             )
         config = changed(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
-        config = on_device(config, choose_device(device or config.device))
+        config = on_device(config, resumed_device(config.device, device))
         corpus = open_corpus(run / "corpus")
         check_corpus(run, corpus, checkpoint)
         trainer = Trainer.resume(run, corpus, checkpoint, with_limit(config, corpus))

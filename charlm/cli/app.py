@@ -118,7 +118,7 @@ def _unexpected(error: Exception) -> int:
     if format_message is not None:  # an error of the parser, typer's own or click's
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "charlm"
-        _print_error(f"{format_message().rstrip('.')}; see {command} --help")
+        _print_error(f"{format_message().rstrip('.')}{_refused_value(error)}; see {command} --help")
         return int(getattr(error, "exit_code", 2))
     if _is_out_of_memory(error):
         _print_error("out of memory; use a smaller model or --device cpu")
@@ -135,6 +135,17 @@ def _unexpected(error: Exception) -> int:
         raise error
     _print_error(f"{type(error).__name__}: {str(error)[:200]}; this is a bug in charlm (charlm --debug shows where)")
     return 1
+
+
+def _refused_value(error: Exception) -> str:
+    """The value of the option that the parser refused, where its message does not have it."""
+    names = getattr(getattr(error, "param", None), "opts", ())
+    for argument, following in zip(sys.argv[1:], [*sys.argv[2:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in names and "Invalid value" in str(getattr(error, "format_message", str)()):
+            shown = repr((value if equals else following)[:40])
+            return "" if shown in str(error) else f", not {shown}"
+    return ""
 
 
 def _print_error(text: str) -> None:

@@ -72,9 +72,9 @@ def classify(
         raise UsageError("give one of --json, --csv and --raw-csv")
     if split is not None and (text or column or delimiter or given_column or keep):
         raise UsageError("--split selects a part of the run's corpus; leave out FILE and the options for tables")
-    from charlm.language_model import load
+    from charlm.language_model import open_model
 
-    model, names = load(chosen_checkpoint(checkpoint), device, precision, threads), text or ["-"]
+    model, names = open_model(chosen_checkpoint(checkpoint), device, precision, threads), text or ["-"]
     if model.table is None or model.table.given is None:
         raise UsageError("this model was trained without a condition; train one with charlm train --column --given")
     accuracy, form = Accuracy(model, split), _form(csv, raw_csv, json)

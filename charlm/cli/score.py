@@ -84,11 +84,11 @@ def score(
     if keep and (highlight or html is not None):
         raise UsageError("--highlight and --html show the text alone; leave out --keep")
     from charlm.corpus.documents import check_document_kind
-    from charlm.language_model import load
+    from charlm.language_model import open_model
 
     if documents is not None:
         check_document_kind(documents)
-    model = load(chosen_checkpoint(checkpoint), device, precision, threads)
+    model = open_model(chosen_checkpoint(checkpoint), device, precision, threads)
     form = TableForm(column, delimiter, as_text, given_column, given)
     with spool_folder(text or ["-"], form) as spool:
         found = _documents(model, text or ["-"], documents, encoding, (form, spool, keep or ()))

@@ -34,7 +34,7 @@ from charlm.errors import DataError
 from charlm.evaluation.losses import ProgressCallback, no_progress
 from charlm.evaluation.metrics import Evaluation, Tally
 from charlm.model.char_lm import CharLM, State, cross_entropy, detach
-from charlm.system.devices import keep_freed_memory
+from charlm.system.devices import avoid_lost_threads, keep_freed_memory
 from charlm.tokenizer.conditions import PrefixTracker, prefix_mask
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
@@ -150,6 +150,7 @@ def _segment_size(pending: Ids, end_id: int | None) -> int:
 def make_network(config: ModelConfig, weights: Mapping[str, FloatArray]) -> CharLM:
     """A network with a copy of ``weights``, prepared for learning on the CPU."""
     keep_freed_memory()
+    avoid_lost_threads(None)
     network = CharLM(config)
     network.load_weights(weights)
     return network

@@ -9,6 +9,7 @@ choices are judgement (docs/explanation/defaults.md).
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from charlm.training.budget import (
 )
 from charlm.training.options import DropoutOptions, ShapeOptions, TrainingOptions, command_line_name, definitions
 
+logger = logging.getLogger("charlm")
+
 SIZES = {
     "tiny": (1, 128, 128),
     "small": (1, 256, 256),
@@ -38,6 +41,8 @@ SIZES = {
 
 LEARNING_RATES = {"muon": 1e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 """For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""
+_HIGH_LR = 10
+"""Times the usual learning rate, from which on there is a warning."""
 _OPTIMIZER, _BETA2 = "muon", 0.9
 _MOMENTUM, _MOMENTUM_OF_FEW_STEPS, _FEW_STEPS = 0.9, 0.8, 1000
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
@@ -77,7 +82,15 @@ def validate(options: TrainingOptions, *, documents: bool, architecture: ModelCo
     """
     _refuse_stream_options(options, documents)
     _validate_model(options, architecture)
-    TrainingConfig(**{**_given(options, _TRAINING), **_translated(options)})
+    config = TrainingConfig(**{**_given(options, _TRAINING), **_translated(options)})
+    usual = LEARNING_RATES[options.get("optimizer") or _OPTIMIZER]
+    if options.get("lr") is not None and config.lr > _HIGH_LR * usual:
+        logger.warning(
+            "a learning rate of %g is %.0f times the usual %g; training will probably diverge",
+            config.lr,
+            config.lr / usual,
+            usual,
+        )
 
 
 def _validate_model(options: TrainingOptions, architecture: ModelConfig | None) -> None:

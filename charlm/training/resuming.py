@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,15 @@ from charlm.checkpoint.step import CONFIG, MANIFEST, Checkpoint, has_training_st
 from charlm.config import TrainingConfig, parse_duration
 from charlm.corpus.prepared import Corpus
 from charlm.errors import DataError, MissingInputError, UsageError
-from charlm.system.devices import choose_precision
+from charlm.system.devices import choose_device, choose_precision
 from charlm.training.budget import EPOCHS_WITHOUT_LIMIT
 from charlm.training.options import ResumeOptions, TrainingOptions, command_line_name, definitions
 from charlm.training.recipe import save_every_fields
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("charlm")
 
 
 def run_of(path: Path) -> tuple[Path, int | None]:
@@ -45,6 +48,18 @@ def refuse_fixed_options(options: TrainingOptions) -> None:
                 f"{command_line_name(name)} cannot change when a run is resumed; leave it out, or start a new run with "
                 "--init-from"
             )
+
+
+def resumed_device(used: str, wanted: str | None) -> torch.device:
+    """The device that is ``wanted``; by default the one that was ``used``, or if this machine lacks it, another one."""
+    if wanted is not None:
+        return choose_device(wanted)
+    try:
+        return choose_device(used)
+    except UsageError:
+        device = choose_device("auto")
+        logger.warning("the run was trained on %s, which this machine lacks; it continues on %s", used, device)
+        return device
 
 
 def on_device(config: TrainingConfig, device: torch.device) -> TrainingConfig:
