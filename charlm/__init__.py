@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from charlm import errors
 from charlm.errors import CharlmError
+from charlm.system import forks as _forks  # noqa: F401  # notices each fork, before torch is imported
 
 if TYPE_CHECKING:
-    from charlm import runs
+    from charlm import config, export, runs
     from charlm.language_model import LanguageModel, load
     from charlm.runs import resume, train
 
 __version__ = "0.1.0"
-__all__ = ["CharlmError", "LanguageModel", "__version__", "errors", "load", "resume", "runs", "train"]
+__all__ = [
+    "CharlmError", "LanguageModel", "__version__", "config", "errors", "export", "load", "resume", "runs", "train",
+]  # fmt: skip
 
 # Without this, Python prints the warnings of a library if the program has set up no logging.
 logging.getLogger("charlm").addHandler(logging.NullHandler())
@@ -31,11 +34,12 @@ _LAZY = {
     "resume": "charlm.runs",
     "train": "charlm.runs",
 }
+_MODULES = ("config", "export", "runs")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "runs":
-        return importlib.import_module("charlm.runs")
+    if name in _MODULES:
+        return importlib.import_module(f"charlm.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'charlm' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

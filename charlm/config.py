@@ -17,6 +17,7 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from charlm.arguments import check_integer, check_number
 from charlm.errors import DataError, UsageError
 
 MAX_JSON_BYTES = 1_000_000
@@ -186,9 +187,11 @@ class TrainingConfig:
         _require(0 <= self.tar < math.inf, f"--tar must be 0 or more, not {self.tar}")
         _require_choice("--average", self.average, AVERAGES)
         _require_probability("--average-decay", self.average_decay)
-        budgets = [value for value in (self.epochs, self.steps, self.seconds) if value is not None]
+        limits = {"--epochs": self.epochs, "--steps": self.steps, "--time": self.seconds}
+        budgets = {name: value for name, value in limits.items() if value is not None}
         _require(len(budgets) <= 1, "give only one of --epochs, --steps and --time")
-        _require(all(value > 0 for value in budgets), "--epochs, --steps and --time must be above 0")
+        for name, value in budgets.items():
+            _require(0 < value < math.inf, f"{name} must be above 0, not {value}")
         _require(
             self.schedule == "plateau" or bool(budgets),
             f"--schedule {self.schedule} needs to know when training ends: add --time, --steps or --epochs",
@@ -233,10 +236,12 @@ class SamplingConfig:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.temperature <= 1000, f"--temperature must be 0 (greedy) to 1000, not {self.temperature}")
-        _require(self.top_k >= 0, f"--top-k must be 0 (off) or more, not {self.top_k}")
-        _require(0 < self.top_p <= 1, f"--top-p must be above 0 and at most 1, not {self.top_p}")
-        _require(0 <= self.min_p <= 1, f"--min-p must be 0 to 1, not {self.min_p}")
+        for name in ("temperature", "top_p", "min_p"):
+            check_number(name, getattr(self, name))
+        _require(0 <= self.temperature <= 1000, f"temperature must be 0 (greedy) to 1000, not {self.temperature}")
+        check_integer("top_k", self.top_k, words="0 (off) or more, an integer")
+        _require(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, not {self.top_p}")
+        _require(0 <= self.min_p <= 1, f"min_p must be 0 to 1, not {self.min_p}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from charlm.arguments import check_path, names_keywords
 from charlm.checkpoint.model_card import CARD, generate_part
 from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, has_step_name, open_checkpoint, with_manifest
@@ -49,13 +50,18 @@ class Exported:
     """The options with which ``charlm generate`` uses the model: a value of its condition, if it has one."""
 
 
+@names_keywords
 def export(run: str | Path, out: str | Path, weights: str = "f16") -> Exported:
     """Write the best step of a run, or a step, as the new folder ``out`` with its weights in "f16" or "int8".
 
     The export is opened and measured after it is written. Raises ``CannotCreateError`` where ``out`` exists,
     ``InputOutputError`` where writing fails, ``UsageError`` for other ``weights``, and the errors of ``charlm.load``.
     """
-    run, out = Path(run), Path(out)
+    return export_run(check_path("run", run), check_path("out", out), weights)
+
+
+def export_run(run: Path, out: Path, weights: str) -> Exported:
+    """``export``, with errors that name the options of the command."""
     if weights not in EXPORT_FORMATS:
         raise UsageError(f"--weights must be one of {', '.join(EXPORT_FORMATS)}, not {weights!r:.40}")
     _refuse_taken(out)

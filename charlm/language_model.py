@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.arguments import check_integer, check_path, check_text, check_texts, names_keywords
 from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.shipped import find_checkpoint
 from charlm.checkpoint.step import CONFIG, Checkpoint, open_checkpoint
@@ -21,9 +22,9 @@ from charlm.corpus.documents import split_documents
 from charlm.corpus.hashing import DocumentHasher
 from charlm.corpus.pieces import Piece
 from charlm.corpus.trained_table import ModelConditions, TrainedTable
-from charlm.engine import Engine, create_engine
+from charlm.engine import Engine, check_engine_options, create_engine
 from charlm.engine.ensemble import Ensemble
-from charlm.errors import UsageError, keyword_message
+from charlm.errors import UsageError
 from charlm.evaluation.by_value import evaluate_by_value
 from charlm.evaluation.classification import Classified, classify_documents
 from charlm.evaluation.comparison import check_same_tokenizer
@@ -32,7 +33,7 @@ from charlm.evaluation.measure import evaluate, evaluate_together
 from charlm.evaluation.metrics import Evaluation
 from charlm.evaluation.percentiles import Percentiles, checkpoint_percentiles
 from charlm.evaluation.scoring import Scored, Surprisal, encode_documents, score_documents, surprisals
-from charlm.generation.texts import sample_texts, stream_text
+from charlm.generation.texts import checked_sampling, sample_texts, stream_text
 from charlm.tokenizer.normalization import Normalizer, normalize
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer, code_points
 
@@ -43,10 +44,14 @@ if TYPE_CHECKING:
 _BLOCK_CHARACTERS = 1 << 20
 """How much of a text is encoded at a time."""
 
+_EngineOptions = tuple[str, str, int | None]
+"""Device, precision and threads, as ``load`` takes them."""
+
 Purpose = Literal["evaluation", "generation"]
 """What an engine is for. They may differ in precision."""
 
 
+@names_keywords
 def load(path: str | Path, device: str = "auto", precision: str = "auto", threads: int | None = None) -> LanguageModel:
     """Open a run (at its best step), one of its steps, or by name a model that comes with charlm ("shakespeare").
 
@@ -55,19 +60,21 @@ def load(path: str | Path, device: str = "auto", precision: str = "auto", thread
     ``MissingInputError``, ``DataError`` for a checkpoint that fails its checks, ``UsageError`` for an invalid argument
     or a device that this machine does not have.
     """
-    return LanguageModel.from_checkpoint(open_checkpoint(find_checkpoint(Path(path))), device, precision, threads)
+    return open_model(check_path("path", path), str(device), precision, threads)
 
 
-class _EngineOptions(NamedTuple):
-    """The arguments of ``load``."""
-
-    device: str
-    precision: str
-    threads: int | None
+def open_model(path: Path, device: str = "auto", precision: str = "auto", threads: int | None = None) -> LanguageModel:
+    """``load``, with errors that name the options of the command line."""
+    check_engine_options(device, precision, threads)
+    return LanguageModel.from_checkpoint(open_checkpoint(find_checkpoint(path)), device, precision, threads)
 
 
 class LanguageModel:
-    """A trained model with its tokenizer, or an ensemble of several. Create one with ``charlm.load``."""
+    """A trained model with its tokenizer, or an ensemble of several. Create one with ``charlm.load``.
+
+    It can be pickled, copied and passed to other processes: its path and the arguments of ``load`` travel, and the copy
+    reads the checkpoint again. A model that is not that of a checkpoint, such as an adapted one, cannot.
+    """
 
     def __init__(
         self,
@@ -88,14 +95,15 @@ class LanguageModel:
         self._make_engine = make_engine
         self._engines: dict[Purpose, Engine] = {}
         self._weights: dict[str, NDArray[np.float32]] | None = None
-        self._options = _EngineOptions("auto", "auto", None)
+        self._options: _EngineOptions = ("auto", "auto", None)
+        self._is_saved = True
 
     @classmethod
     def from_checkpoint(
         cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> LanguageModel:
         """A model from an opened checkpoint; arguments and errors as in ``load``."""
-        return cls._from_parts(checkpoint, read_model_parts(checkpoint), _EngineOptions(device, precision, threads))
+        return cls._from_parts(checkpoint, read_model_parts(checkpoint), (device, precision, threads))
 
     @classmethod
     def _from_parts(cls, checkpoint: Checkpoint, parts: ModelParts, options: _EngineOptions) -> LanguageModel:
@@ -111,7 +119,9 @@ class LanguageModel:
 
     def with_weights(self, weights: dict[str, NDArray[np.float32]]) -> LanguageModel:
         """The same model with other weights of the same names and shapes."""
-        return self._from_parts(self.checkpoint, ModelParts(self.config, self.tokenizer, weights), self._options)
+        model = self._from_parts(self.checkpoint, ModelParts(self.config, self.tokenizer, weights), self._options)
+        model._is_saved = False
+        return model
 
     @classmethod
     def ensemble(cls, members: Sequence[LanguageModel]) -> LanguageModel:
@@ -119,6 +129,8 @@ class LanguageModel:
 
         Raises ``DataError`` unless all have the same tokenizer, ``UsageError`` without a member.
         """
+        if not isinstance(members, Sequence) or not all(isinstance(member, cls) for member in members):
+            raise UsageError(f"members must be a list of models that charlm.load opened, not {members!r:.60}")
         if not members:
             raise UsageError("an ensemble needs a model; give one or more")
         first = members[0]
@@ -129,6 +141,14 @@ class LanguageModel:
             return Ensemble([member._engine_for(purpose) for member in members])
 
         return cls(make_engine, first.tokenizer, first.checkpoint, members)
+
+    def __reduce__(self) -> tuple[Callable[..., LanguageModel], tuple[Any, ...]]:
+        """For ``pickle`` and ``copy``. Raises ``UsageError`` for a model that is not that of a checkpoint."""
+        if self.members:
+            return LanguageModel.ensemble, (self.members,)
+        if not self._is_saved or not self.checkpoint.path.is_dir():
+            raise UsageError("this model is not saved as a checkpoint, so it cannot be copied; use it where it is")
+        return load, (self.checkpoint.path.absolute(), *self._options)
 
     def __repr__(self) -> str:
         if self.members:
@@ -186,10 +206,7 @@ class LanguageModel:
         needs the condition's value, ``given``. The same ``seed`` gives the same text; without one each text is
         different. Raises ``UsageError`` for invalid arguments and ``DataError`` for a lone surrogate in the prompt.
         """
-        try:
-            config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        except UsageError as error:
-            raise UsageError(keyword_message(str(error))) from None
+        config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         return "".join(self.stream(prompt, length, config, stop=stop, seed=seed, given=given))
 
     def stream(
@@ -206,7 +223,7 @@ class LanguageModel:
 
         Without ``config`` the settings are the defaults of ``generate``.
         """
-        config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
+        config, seed = checked_sampling(length, config, stop, seed)
         ids = self._prompt_ids(prompt, given)
         engine, stop = self.generation_engine, self._stop(stop)
         return stream_text(engine, self.tokenizer, ids, length, config, stop=stop, seed=seed)
@@ -223,7 +240,7 @@ class LanguageModel:
         given: str | None = None,
     ) -> Iterator[str]:
         """``count`` texts (None: endless) that continue one prompt, many in parallel. The first is ``stream``'s."""
-        config, seed = config or SamplingConfig(DEFAULT_TEMPERATURE), _check_seed(seed)
+        config, seed = checked_sampling(length, config, stop, seed)
         ids, engine = self._prompt_ids(prompt, given), self.generation_engine
         return sample_texts(engine, self.tokenizer, ids, length, config, count=count, stop=self._stop(stop), seed=seed)
 
@@ -231,7 +248,8 @@ class LanguageModel:
         return None if stop is None else self._normalized(stop)
 
     def _prompt_ids(self, prompt: str | Iterable[str], given: str | None) -> Iterator[Ids]:
-        pieces = Normalizer(self.tokenizer.normalization).blocks([prompt] if isinstance(prompt, str) else prompt)
+        pieces = iter([prompt]) if isinstance(prompt, str) else check_texts("prompt", prompt)
+        pieces = Normalizer(self.tokenizer.normalization).blocks(pieces)
         ids = (self.tokenizer.encode(block) for piece in pieces for block in _text_blocks(piece))
         return itertools.chain(self.conditions.prefix(given, known=True), ids)
 
@@ -244,6 +262,7 @@ class LanguageModel:
         all. For a model with conditions, ``given`` is that of every document. Raises ``UsageError`` for an invalid
         ``window``, and for any with documents; ``DataError`` for a text that is too short or cannot be encoded.
         """
+        check_text("text", text)
         codes = (self._codes(block) for block in _text_blocks(self._normalized(text)))
         tokenizer, kind = self.tokenizer, self.tokenizer.document_kind
         if kind is None:
@@ -261,6 +280,8 @@ class LanguageModel:
         The ids of documents include their end markers. ``progress`` is called with the number of ids read since its
         last call.
         """
+        if window is not None:
+            check_integer("window", window, 1, "a number of ids, 1 or more")
         return evaluate(self.engine, self.tokenizer, blocks, window, progress)
 
     def evaluate_members(
@@ -322,6 +343,7 @@ class LanguageModel:
         With the byte tokenizer, of each byte; with a normal form, of each character of the normalized text. ``text`` is
         treated as one unfinished document: no end marker is scored.
         """
+        check_text("text", text)
         prefix = self.conditions.prefix(given)
         blocks = (self.tokenizer.encode(block) for block in _text_blocks(self._normalized(text)))
         pieces = list(exact_losses(self.engine, self.tokenizer.start_id, itertools.chain(prefix, blocks)))
@@ -341,9 +363,8 @@ class LanguageModel:
         conditions, ``given`` is that of all documents, or as many as documents. Raises ``UsageError`` if ``documents``
         is one string.
         """
-        if isinstance(documents, str):
-            raise UsageError("documents must be several texts, not one string; put the string in a list")
-        pieces = self.conditions.added((self._piece(text) for text in documents), given)
+        texts = check_texts("documents", documents)
+        pieces = self.conditions.added((self._piece(text) for text in texts), given)
         return itertools.chain.from_iterable(self.score_pieces(pieces))
 
     def score_pieces(self, pieces: Iterable[Piece], at_once: bool = False) -> Iterator[list[Scored]]:
@@ -362,9 +383,8 @@ class LanguageModel:
 
         For a model with conditions. Raises ``UsageError`` for other models, and if ``texts`` is one string.
         """
-        if isinstance(texts, str):
-            raise UsageError("texts must be several texts, not one string; put the string in a list")
-        return itertools.chain.from_iterable(self.classify_pieces(self._piece(text) for text in texts))
+        checked = check_texts("texts", texts)
+        return itertools.chain.from_iterable(self.classify_pieces(self._piece(text) for text in checked))
 
     def classify_pieces(self, pieces: Iterable[Piece]) -> Iterator[list[Classified]]:
         """``classify`` for pieces of a split text, in lists."""
@@ -376,8 +396,7 @@ class LanguageModel:
         ``given`` is its condition, for a model with conditions.
         Raises ``UsageError`` for a negative number of alternatives.
         """
-        if alternatives < 0:
-            raise UsageError(f"alternatives must be 0 or more, not {alternatives}")
+        check_integer("alternatives", alternatives)
         piece = self._piece(text)
         ids, _ = encode_documents(self.tokenizer, piece.codes, piece.ends)
         return surprisals(self.engine, self.tokenizer, ids, alternatives, self.conditions.prefix(given))
@@ -387,6 +406,7 @@ class LanguageModel:
         return int(DocumentHasher().update(self._piece(text))[0])
 
     def _piece(self, text: str) -> Piece:
+        check_text("text", text)
         codes = self._codes(self._normalized(text))
         return Piece(codes, np.full(1, len(codes), np.int64))
 
@@ -400,12 +420,3 @@ class LanguageModel:
 
 def _text_blocks(text: str) -> Iterator[str]:
     return (text[start : start + _BLOCK_CHARACTERS] for start in range(0, len(text), _BLOCK_CHARACTERS))
-
-
-def _check_seed(seed: int | None) -> int:
-    """``seed``, or a random one for None."""
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"seed must be 0 to 2^63-1, not {seed}")
-    return seed

@@ -10,13 +10,13 @@ A run is locked while it is trained. It is never overwritten, and it is removed 
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from charlm.arguments import check_callable, check_flags, check_path, check_paths
 from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RUNS, RunFolder
 from charlm.checkpoint.step import (
@@ -29,9 +29,9 @@ from charlm.corpus.preparation import log_surprises, prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import TextSource
-from charlm.errors import DataError, UsageError
-from charlm.system.devices import choose_device, choose_precision
-from charlm.system.disk import sync_folders
+from charlm.errors import DataError, InputOutputError, UsageError
+from charlm.system.devices import avoid_lost_threads, choose_device, choose_precision
+from charlm.system.disk import naming, sync_folders
 from charlm.system.signals import StopSignals
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
@@ -42,7 +42,16 @@ from charlm.training.options import (
     definitions,
 )
 from charlm.training.recipe import Recipe, resolve, validate
-from charlm.training.resuming import changed, check_corpus, is_extended, on_device, refuse_fixed_options, run_of
+from charlm.training.resuming import (
+    changed,
+    check_corpus,
+    is_extended,
+    on_device,
+    refuse_fixed_options,
+    resumed_device,
+    run_of,
+    with_limit,
+)
 from charlm.training.speed import MachineSpeed
 from charlm.training.state import is_finished
 from charlm.training.text_options import (
@@ -136,11 +145,13 @@ def train(
     ``on_event`` is called with every event of the training. Ctrl-C saves and returns with the reason "interrupted".
     Prints nothing. Raises the errors of ``charlm.errors``.
     """
-    names = [_path("corpus", path) for path in _paths(corpus)]
+    names = [str(path) for path in check_paths("corpus", corpus)]
+    check_callable("on_event", on_event)
+    check_flags(distinct=distinct, as_text=as_text)
     texts = TextOptions(
         names,
-        None if valid is None else _path("valid", valid),
-        None if test is None else _path("test", test),
+        None if valid is None else str(check_path("valid", valid)),
+        None if test is None else str(check_path("test", test)),
         tokenizer=tokenizer,
         encoding=encoding,
         split=split,
@@ -155,8 +166,8 @@ def train(
         normalize=normalize,
     )
     run_options = RunOptions(
-        None if out is None else Path(_path("out", out)),
-        None if init_from is None else Path(_path("init_from", init_from)),
+        None if out is None else check_path("out", out),
+        None if init_from is None else check_path("init_from", init_from),
         str(device),
         precision,
     )
@@ -177,28 +188,15 @@ def resume(
     ``steps``, ``epochs`` or ``time`` extend it. All other options are those that the run was started with.
     Raises the errors of ``charlm.errors``.
     """
-    path = Path(_path("run", run))
+    path = check_path("run", run)
     known = TrainingOptions if options.keys() <= definitions(TrainingOptions).keys() else ResumeOptions
     checked = check_options(options, known, "resume")
-    with resumed_run(path, checked, None if device is None else str(device)) as prepared:
+    check_callable("on_event", on_event)
+    with resumed_run(path, checked, None if device in (None, "auto") else str(device)) as prepared:
         if prepared.finished:
             progress = prepared.trainer.progress
             return TrainingResult(path, progress.step, progress.seconds, "finished before", progress.best)
         return _run_to_end(prepared.trainer, on_event)
-
-
-def _paths(corpus: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
-    if isinstance(corpus, (str, os.PathLike)):
-        return [corpus]
-    if not isinstance(corpus, Sequence) or not corpus:
-        raise UsageError(f"corpus must be a path or a list of paths, not {corpus!r:.60}")
-    return corpus
-
-
-def _path(name: str, path: str | Path) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise UsageError(f"{name} must be a path, not {path!r:.60}")
-    return str(path)
 
 
 def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object] | None) -> TrainingResult:
@@ -215,6 +213,7 @@ def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object] | None) ->
 @contextlib.contextmanager
 def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOptions) -> Iterator[PreparedRun]:
     """Prepare the corpus in a new run and hold the run, locked and ready to train."""
+    avoid_lost_threads(options.get("threads"))
     device = choose_device(run_options.device)
     precision = choose_precision(run_options.precision, device)
     base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
@@ -227,8 +226,12 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     with run.lock():
         try:
             run.clear_beginning()
-            corpus = _prepare(run.path, source, texts, document_options(texts, options), run_options.progress)
-            sync_folders([corpus.folder, *run.created])
+            try:
+                corpus = _prepare(run.path, source, texts, document_options(texts, options), run_options.progress)
+                sync_folders([corpus.folder, *run.created])
+            except OSError as error:
+                where = error.filename or run.path
+                raise InputOutputError(f"{where} could not be written ({error.strerror}); fix the disk") from None
             seconds = options.get("time")
             speedometer = None if seconds is None else MachineSpeed(corpus, parse_duration(seconds))
             began = time.monotonic()
@@ -264,7 +267,8 @@ def _prepare(
     folder.mkdir()
     spool = folder / "text"
     if texts.demo:
-        spool.write_text(demo_text(), encoding="utf-8", newline="")
+        with naming(spool):
+            spool.write_text(demo_text(), encoding="utf-8", newline="")
         source = TextSource(["-"], [spool], name="demo")
     elif source is None:
         source = open_text(texts, ["-"], spool)
@@ -298,10 +302,10 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
                 f"older step with --init-from {run / f'step-{named_step}'}"
             )
         config = changed(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
-        config = on_device(config, choose_device(device or config.device))
+        config = on_device(config, resumed_device(config.device, device))
         corpus = open_corpus(run / "corpus")
         check_corpus(run, corpus, checkpoint)
-        trainer = Trainer.resume(run, corpus, checkpoint, config)
+        trainer = Trainer.resume(run, corpus, checkpoint, with_limit(config, corpus))
         extended = is_extended(options)
         progress = trainer.budget_progress()
         finished = is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))

@@ -248,8 +248,8 @@ def test_a_checkpoint_of_a_gpu_opens_on_a_cpu(text_file, tmp_path):
     save_step(run, 3, {**opened.files, CONFIG: dump_json(config)})
     assert len(charlm.load(run).generate("the", 5)) == 5
     with pytest.raises(UsageError, match="use device cpu"):
-        charlm.resume(run, steps=5)
-    assert charlm.resume(run, steps=5, device="cpu").step == 5
+        charlm.resume(run, steps=5, device="cuda:5")
+    assert charlm.resume(run, steps=5).step == 5
 
 
 def test_ctrl_c_in_python_saves_and_returns(text_file, tmp_path):
@@ -468,3 +468,15 @@ def test_a_run_in_half_precision_of_a_gpu_continues_on_a_cpu(text_file, tmp_path
     save_step(run, 2, {**opened.files, CONFIG: dump_json(config)})
     with runs.resumed_run(run, TrainingOptions(steps=3), "cpu") as prepared:
         assert prepared.trainer.config.precision in ("fp32", "bf16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_of_a_device_that_is_missing_continues_on_another(text_file, tmp_path, caplog):
+    run = brief(text_file, tmp_path / "run", 2).run
+    opened = open_checkpoint(run, "latest", ALL_FILES)
+    config = {**opened.config, "training": {**opened.config["training"], "device": "cuda:99"}}
+    save_step(run, 2, {**opened.files, CONFIG: dump_json(config)})
+    with pytest.raises(UsageError, match="cuda"):
+        charlm.resume(run, steps=3, device="cuda:99")
+    assert charlm.resume(run, steps=3, device="auto").step == 3
+    assert "was trained on cuda:99, which this machine lacks; it continues on cpu" in caplog.text

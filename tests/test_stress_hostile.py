@@ -43,7 +43,7 @@ print(figures["openings"], figures["refused"] > 300, figures["opened"] > 100, fi
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured by Linux's /proc")
 def test_hostile_checkpoints_give_one_line_errors():
-    assert python(HOSTILE_CHECKPOINTS).split() == ["900", "True", "True", "600"]
+    assert python(HOSTILE_CHECKPOINTS).split() == ["1200", "True", "True", "600"]
 
 
 def forbidden(source):

@@ -11,6 +11,8 @@ A folder that holds nothing but what a process left that was killed before the f
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import math
 import os
 import shlex
@@ -21,6 +23,8 @@ from pathlib import Path
 from charlm.checkpoint.step import MANIFEST, step_folders
 from charlm.errors import CannotCreateError, MissingInputError
 from charlm.system.disk import REPLACED_PREFIX, UNFINISHED_PREFIX, open_without_links, remove
+
+logger = logging.getLogger("charlm")
 
 RUNS = Path("checkpoints")
 """Where runs are created and looked for unless the user names another place."""
@@ -97,6 +101,9 @@ class RunFolder:
         for entry in self.path.iterdir():
             if _may_precede_first_step(entry):
                 remove(entry)
+        self._remove_created()
+
+    def _remove_created(self) -> None:
         for folder in self.created:
             with contextlib.suppress(OSError):  # another run may have been created in it
                 folder.rmdir()
@@ -131,23 +138,40 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; the folder is created where it is missing.
 
-        Raises ``CannotCreateError`` if another process holds it or it is not writable.
+        On a file system without locks this warns, and nothing is held. Raises ``CannotCreateError`` if another process
+        holds the run or it is not writable.
         """
+        path = self.path / _LOCK
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / _LOCK, "ab", opener=open_without_links)  # noqa: SIM115  # closed after the lock
+            file = open(path, "ab", opener=open_without_links)  # noqa: SIM115  # closed after the lock
         except OSError as error:
+            self._remove_created()
             raise CannotCreateError(
                 f"{self.path} cannot be written ({error.strerror}); choose another place with --out"
             ) from None
         with file:
+            is_held = self._hold(file.fileno())
             try:
-                _lock(file.fileno())
-            except OSError:
+                yield
+            finally:
+                if not is_held:
+                    path.unlink(missing_ok=True)
+
+    def _hold(self, handle: int) -> bool:
+        """Lock the open file ``handle``; False where the file system has no locks."""
+        try:
+            _lock(handle)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
                 raise CannotCreateError(
                     f"{self.path} is being trained by another process; wait for it, stop it, or choose another --out"
                 ) from None
-            yield
+            logger.warning(
+                "%s cannot be locked (%s); make sure that no other process trains it", self.path, error.strerror
+            )
+            return False
+        return True
 
     def clean(self) -> None:
         """Remove the unfinished files and folders that a killed process left."""

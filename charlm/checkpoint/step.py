@@ -35,6 +35,7 @@ MANIFEST = "manifest.json"
 GENERATION_FILES = (CONFIG, MODEL, TOKENIZER)
 ALL_FILES = (*GENERATION_FILES, STATE_TENSORS, STATE)
 _OPTIONAL = (TOKENIZER, GRADIENTS)
+_NEVER_NEGATIVE = ("step", "seconds", "ids_seen", "validation")
 # Errors that make a run fall back to another step. Not CharlmError: that includes Ctrl-C while a step is read.
 _STEP_ERRORS = (DataError, InputOutputError, MissingInputError)
 _STEP_NAME = re.compile(r"step-([0-9]{1,15})")
@@ -185,6 +186,10 @@ def _read(path: Path, names: Iterable[str]) -> Checkpoint:
     if not isinstance(config, dict) or type(config.get("format")) is not int or type(config.get("step")) is not int:
         raise DataError(f"{path / CONFIG} lacks `format` or `step`, so it is not a charlm checkpoint; use another step")
     _refuse_newer(path, config["format"])
+    for name in _NEVER_NEGATIVE:
+        number = config.get(name)
+        if isinstance(number, (int, float)) and number < 0:
+            raise DataError(f"{path / CONFIG}: {name} is {number:g}, which is out of range; use another step")
     return Checkpoint(path, files, config)
 
 

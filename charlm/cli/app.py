@@ -125,8 +125,9 @@ def _unexpected(error: Exception) -> int:
         _print_error(f"{str(error.filename)[:80]}... is too long for a file name; check the name")
         return 66
     if isinstance(error, OSError):
-        name = f": {error.filename}" if error.filename else ""
-        _print_error(f"{error.strerror or error}{name}; fix this and try again")
+        # All other reads and writes name their file.
+        name = error.filename or "stdin or stdout"
+        _print_error(f"{name}: {error.strerror or error}; fix this and try again")
         return 74
     if _options["debug"]:
         raise error

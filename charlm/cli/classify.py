@@ -17,10 +17,12 @@ from charlm.cli.lines import csv_line, escaped
 from charlm.cli.options import (
     CheckpointOption,
     ColumnOption,
+    CsvOption,
     DelimiterOption,
     DeviceOption,
     EncodingOption,
     KeepOption,
+    RawCsvOption,
     ThreadsOption,
 )
 from charlm.cli.output import chosen_checkpoint, json_line, write_text
@@ -58,7 +60,8 @@ def classify(
     top: Annotated[
         int | None, typer.Option("--top", min=1, help="The N most probable values. [default: 1; with --json all]")
     ] = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    csv: CsvOption = False,
+    raw_csv: RawCsvOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per document.")] = False,
     encoding: EncodingOption = "utf-8",
     device: DeviceOption = "auto",
@@ -66,16 +69,16 @@ def classify(
     threads: ThreadsOption = None,
 ) -> None:
     """Tell which value of the condition each document most probably has, for a model of charlm train --given."""
-    if csv and json:
-        raise UsageError("give --json or --csv, not both")
+    if csv + raw_csv + json > 1:
+        raise UsageError("give one of --json, --csv and --raw-csv")
     if split is not None and (text or column or delimiter or given_column or keep):
         raise UsageError("--split selects a part of the run's corpus; leave out FILE and the options for tables")
-    from charlm.language_model import load
+    from charlm.language_model import open_model
 
-    model, names = load(chosen_checkpoint(checkpoint), device, precision, threads), text or ["-"]
+    model, names = open_model(chosen_checkpoint(checkpoint), device, precision, threads), text or ["-"]
     if model.table is None or model.table.given is None:
         raise UsageError("this model was trained without a condition; train one with charlm train --column --given")
-    accuracy, form = Accuracy(model, split), "json" if json else "csv" if csv else "text"
+    accuracy, form = Accuracy(model, split), _form(csv, raw_csv, json)
     with tempfile.TemporaryDirectory() if split is None and "-" in names else nullcontext("") as folder:
         if split is not None:
             results = _results_of_split(model, split)
@@ -87,6 +90,10 @@ def classify(
             writer.write(batch)
             accuracy.add((result.found, result.true_value) for result in batch if result.true_value)
     accuracy.report()
+
+
+def _form(csv: bool, raw_csv: bool, json: bool) -> str:
+    return "json" if json else "csv" if csv else "raw csv" if raw_csv else "text"
 
 
 class _Result(NamedTuple):
@@ -166,7 +173,7 @@ def _results_of_split(model: LanguageModel, split: str) -> Iterator[list[_Result
 
 
 class _Writer:
-    """Prints results in one form: "text", "csv" or "json". ``top``: how many of the ``values`` are shown."""
+    """Prints results in one form: "text", "csv", "raw csv" or "json". ``top``: how many of the ``values`` are shown."""
 
     def __init__(self, form: str, top: int | None, values: int, keep: Sequence[str]) -> None:
         self._form = form
@@ -175,12 +182,15 @@ class _Writer:
         self._ranked = ["value", "probability", *itertools.chain.from_iterable(ranked)]
         own = ["number", *self._ranked, "probabilities", "true_value", "document"]
         self._kept = kept_names(own, keep)
-        if form == "csv":
-            write_text(csv_line(["number", *self._ranked, "true_value", "document", *self._kept]))
+        self._raw = form == "raw csv"
+        if form.endswith("csv"):
+            header = ["number", *self._ranked, "true_value", "document", *self._kept]
+            write_text(csv_line(header, self._raw))
 
     def write(self, results: Sequence[_Result]) -> None:
         """Print some results at once."""
-        line = {"text": self._text_line, "csv": self._csv_line, "json": self._json_line}[self._form]
+        lines = {"text": self._text_line, "json": self._json_line}
+        line = lines.get(self._form, self._csv_line)
         write_text("".join(map(line, results)))
 
     def _best(self, result: _Result) -> list[tuple[str, float]]:
@@ -192,7 +202,8 @@ class _Writer:
 
     def _csv_line(self, result: _Result) -> str:
         best = itertools.chain.from_iterable(self._best(result))
-        return csv_line([result.found.number, *best, result.true_value or "", result.found.text, *result.kept])
+        cells = [result.found.number, *best, result.true_value or "", result.found.text, *result.kept]
+        return csv_line(cells, self._raw)
 
     def _json_line(self, result: _Result) -> str:
         found = result.found

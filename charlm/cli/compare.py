@@ -118,10 +118,10 @@ def compare(
     named = _named(names, against or [])
     from charlm.evaluation.comparison import ComparisonInput, generation_speeds
     from charlm.evaluation.comparison import compare as read_all
-    from charlm.language_model import load
+    from charlm.language_model import open_model
 
     form = TableForm(column, delimiter, as_text, given_column, given)
-    sides = [[load(path, device, precision, threads) for path in side] for side in named.sides]
+    sides = [[open_model(Path(path), device, precision, threads) for path in side] for side in named.sides]
     models = [*sides[0], *sides[1]]
     _check_tokenizers(models)
     with (

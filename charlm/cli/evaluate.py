@@ -73,11 +73,12 @@ def evaluate(
         raise UsageError("--dynamic trains a copy of one model; name one --checkpoint")
     if text and split:
         raise UsageError("--split selects a part of the run's corpus; leave it out, or leave out FILE")
-    from charlm.language_model import LanguageModel, load
+    from charlm.language_model import LanguageModel, open_model
 
     form = TableForm(column, delimiter, as_text, given_column, given)
     models = [
-        load(path, device, precision, threads) for path in checkpoint or [chosen_checkpoint(None, with_text=not text)]
+        open_model(path, device, precision, threads)
+        for path in checkpoint or [chosen_checkpoint(None, with_text=not text)]
     ]
     model = LanguageModel.ensemble(models) if len(models) > 1 else models[0]
     crop = (window or 256) if protocol == "crops" else None

@@ -19,9 +19,9 @@ def export(
     ] = "f16",
 ) -> None:
     """Write a model as a small folder. It can generate, score and be evaluated; it lacks the training state."""
-    from charlm.export import export as write
+    from charlm.export import export_run
 
-    made = write(run, folder, weights)
+    made = export_run(run, folder, weights)
     say(
         f"{made.path}: step {made.step} with weights in {weights}; {_size(made.bytes_before)} before, "
         f"{_size(made.bytes_after)} after"

@@ -70,13 +70,17 @@ def generate(
     """Generate text that continues a prompt. The prompt is printed first."""
     from charlm.config import SamplingConfig
     from charlm.corpus.encodings import check_encoding
-    from charlm.language_model import load
+    from charlm.language_model import open_model
 
     check_encoding(encoding)
-    config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    try:
+        config = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    except UsageError as error:
+        name, _, rest = str(error).partition(" ")
+        raise UsageError(f"--{name.replace('_', '-')} {rest}") from None
     if stop == "":
         raise UsageError("--stop may not be empty; leave it out, or give the text to stop before")
-    model = load(chosen_checkpoint(checkpoint), device, precision, threads)
+    model = open_model(chosen_checkpoint(checkpoint), device, precision, threads)
     if adapt is not None:
         model = _adapted(model, adapt, encoding)
     if given is None and model.table is not None and model.table.given is not None:

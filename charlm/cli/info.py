@@ -24,9 +24,9 @@ def info(
     from charlm.checkpoint.run_folder import RunFolder
     from charlm.checkpoint.step import has_step_name
     from charlm.config import TrainingConfig, from_dict
-    from charlm.language_model import load
+    from charlm.language_model import open_model
 
-    model = load(chosen_checkpoint(checkpoint), device, precision)
+    model = open_model(chosen_checkpoint(checkpoint), device, precision)
     facts = model.describe()
     facts["parameters"] = model.config.parameter_count()
     facts["saved_by_tying"] = model.config.saved_by_tying()

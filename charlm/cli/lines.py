@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,9 +22,21 @@ def escaped(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-def csv_line(values: Iterable[Any]) -> str:
-    """One row of CSV."""
+_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of cells that a spreadsheet takes for formulas (OWASP, CSV injection)."""
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+
+
+def csv_line(values: Iterable[Any], raw: bool = False) -> str:
+    """One row of CSV. A text that a spreadsheet would run gets an apostrophe in front, unless ``raw``."""
     line = io.StringIO()
     # Quoted, so that a document may hold any character, carriage returns too.
-    csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerow(values)
+    rows = csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    rows.writerow(values if raw else map(_defused, values))
     return line.getvalue()
+
+
+def _defused(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(_RUN_BY_SPREADSHEETS) or _NUMBER.fullmatch(value):
+        return value
+    return f"'{value}"

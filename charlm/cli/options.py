@@ -47,6 +47,10 @@ ThreadsOption = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="CPU threads. [default: all cores]")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+CsvOption = Annotated[
+    bool, typer.Option("--csv", help="Print CSV with a header, in which no text is a formula of a spreadsheet.")
+]
+RawCsvOption = Annotated[bool, typer.Option("--raw-csv", help="Print CSV with all texts as they are, for programs.")]
 EncodingOption = Annotated[str, typer.Option("--encoding", help="Encoding of the text, such as utf-16 or cp1252.")]
 ErrorsOption = Annotated[
     str,

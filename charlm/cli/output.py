@@ -14,6 +14,9 @@ from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any
 
+from charlm.cli.lines import escaped
+from charlm.errors import InputOutputError
+
 _SECONDS_BETWEEN_LINES = 30.0
 """Of progress, where stderr is not a terminal."""
 
@@ -24,8 +27,14 @@ class OutputClosedError(Exception):
     """The reader of stdout has exited."""
 
 
-def say(text: str) -> None:
-    """Print a line on stderr, above the progress bar if there is one. Errors of the stream are ignored."""
+def say(text: str, coloured: bool = False) -> None:
+    """Print lines on stderr, above the progress bar if there is one. Errors of the stream are ignored.
+
+    Characters that act on a terminal are escaped, because file names, generated text and columns may hold some, except
+    in a text that is ``coloured``.
+    """
+    if not coloured:
+        text = "\n".join(map(escaped, text.split("\n")))
     with suppress(OSError, ValueError):
         if _bar is not None:
             _bar.write(text, file=sys.stderr)
@@ -69,6 +78,8 @@ def write_text(text: str) -> None:
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise OutputClosedError from None
+    except OSError as error:
+        raise InputOutputError(f"stdout could not be written ({error.strerror}); make room or fix the disk") from None
 
 
 def end_line() -> None:

@@ -17,6 +17,7 @@ from charlm.cli.options import (
     AsTextOption,
     CheckpointOption,
     ColumnOption,
+    CsvOption,
     DelimiterOption,
     DeviceOption,
     DocumentStartOption,
@@ -25,6 +26,7 @@ from charlm.cli.options import (
     GivenColumnOption,
     GivenOption,
     KeepOption,
+    RawCsvOption,
     ThreadsOption,
 )
 from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, say, write_text
@@ -33,6 +35,7 @@ from charlm.cli.score_texts import ScoredTexts
 from charlm.cli.tables import RowDocuments, TableForm, check_stdin, decoding_for, open_for_models, spool_folder
 from charlm.cli.texts import wait_for_stdin
 from charlm.errors import CannotCreateError, UsageError
+from charlm.system.disk import replacing
 
 if TYPE_CHECKING:
     from charlm.corpus.encodings import Decoding
@@ -79,7 +82,8 @@ def score(
     given_column: GivenColumnOption = None,
     given: GivenOption = None,
     keep: KeepOption = None,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a header.")] = False,
+    csv: CsvOption = False,
+    raw_csv: RawCsvOption = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per document.")] = False,
     encoding: EncodingOption = "utf-8",
     errors: ErrorsOption = "strict",
@@ -89,7 +93,9 @@ def score(
 ) -> None:
     """Print how likely each document is: log-probability in nats, bits per character, its place, and the document."""
     coloured = highlight or html is not None
-    _refuse_contradictions(top, bottom, coloured, csv, json)
+    _refuse_contradictions(top, bottom, coloured, csv + raw_csv, json)
+    if html is not None and not Path(html).name:
+        raise UsageError(f"--html {html!r} is not the name of a page; write --html PAGE, or - for stdout")
     limit = None if above is None else _parse_percent(above)
     if coloured and (percentile or limit is not None):
         raise UsageError("--highlight and --html show no percentiles; leave out --percentile and --above")
@@ -99,7 +105,7 @@ def score(
         raise UsageError("--document-start says what a document is; leave out --documents")
     from charlm.corpus.documents import check_document_kind
     from charlm.corpus.encodings import Decoding
-    from charlm.language_model import load
+    from charlm.language_model import open_model
     from charlm.tokenizer.documents import compile_start
 
     if documents is not None:
@@ -107,7 +113,7 @@ def score(
     if document_start is not None:
         compile_start(document_start)
     Decoding(encoding, errors)  # checks them before the model is read
-    model = load(chosen_checkpoint(checkpoint), device, precision, threads)
+    model = open_model(chosen_checkpoint(checkpoint), device, precision, threads)
     tokenizer = model.tokenizer
     if tokenizer.kind == "byte" and errors != "strict":
         raise UsageError("--errors is for characters, and this model reads bytes; leave it out")
@@ -123,7 +129,10 @@ def score(
             _highlight(model, (each for each in shown if len(each[1]) >= min_length), html)
         else:
             writer = RowWriter(
-                "json" if json else "csv" if csv else "text", found, percentile or above is not None, keep or ()
+                "json" if json else "csv" if csv else "raw csv" if raw_csv else "text",
+                found,
+                percentile or above is not None,
+                keep or (),
             )
             for batch in rows if ranked is None else [ranked]:
                 writer.write(batch)
@@ -173,11 +182,11 @@ def _documents(
     return ScoredTexts(model, source, (kind, start), decoding, form.given)
 
 
-def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: bool, json: bool) -> None:
+def _refuse_contradictions(top: int | None, bottom: int | None, highlight: bool, csv: int, json: bool) -> None:
     if top and bottom:
         raise UsageError("give --top or --bottom, not both")
     if csv + json + highlight > 1:
-        raise UsageError("give one of --json, --csv and --highlight (or --html)")
+        raise UsageError("give one of --json, --csv, --raw-csv and --highlight (or --html)")
 
 
 def _chosen_rows(
@@ -224,7 +233,7 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str, str | None]
 
     if html is None:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        say(highlight.legend(sys.stderr.isatty() and colour))
+        say(highlight.legend(sys.stderr.isatty() and colour), coloured=True)
         if not colour:
             say("no colours, because stdout is not a terminal or NO_COLOR is set; use --html PAGE for a web page")
         found = (model.surprisals(text, given=given) for _, text, given in texts)
@@ -235,7 +244,7 @@ def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str, str | None]
     surprised = ((number, list(model.surprisals(text, given=given))) for number, text, given in texts)
     headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
     pieces = highlight.page(headed, f"{model.checkpoint.path}: surprisal")
-    if html == "-":
+    if html in ("-", "/dev/stdout"):
         for piece in pieces:
             write_text(piece)
         return
@@ -248,14 +257,10 @@ def _mean_bits(surprisals: list[Surprisal]) -> float:
 
 def _write_page(path: Path, pieces: Iterable[str]) -> None:
     """Write the page to a temporary file next to ``path`` and rename it when it is complete."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
     try:
-        with open(unfinished, "w", encoding="utf-8", errors="replace") as file:
+        with replacing(path) as file:
             for piece in pieces:
-                file.write(piece)
-        unfinished.replace(path)
+                file.write(piece.encode("utf-8", "replace"))
     except OSError as error:
         raise CannotCreateError(f"{path} cannot be written ({error.strerror}); choose another path") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
     say(f"wrote {path}")

@@ -26,16 +26,17 @@ class Row(NamedTuple):
 
 
 class RowWriter:
-    """Prints rows in one form: "text", "csv" or "json". ``keep`` are the columns of a table that are printed, too."""
+    """Prints rows in one form: "text", "csv", "raw csv" or "json". ``keep`` names columns of a table to print, too."""
 
     def __init__(
         self, form: str, documents: ScoredTexts | RowDocuments, with_percentile: bool, keep: Sequence[str] = ()
     ) -> None:
         self._documents, self._columns = documents, _columns(with_percentile)
         self._kept = kept_names(_COLUMNS, keep)
-        self._line = {"text": self._text_line, "csv": self._csv_row, "json": self._json_row}[form]
-        if form == "csv":
-            write_text(csv_line([*self._columns, *self._kept]))
+        self._raw = form == "raw csv"
+        self._line = {"text": self._text_line, "json": self._json_row}.get(form, self._csv_row)
+        if form.endswith("csv"):
+            write_text(csv_line([*self._columns, *self._kept], self._raw))
 
     def write(self, rows: Iterable[Row]) -> None:
         """Print rows, many at once."""
@@ -53,7 +54,7 @@ class RowWriter:
         return "\t".join(fields) + "\n"
 
     def _csv_row(self, row: Row) -> str:
-        return csv_line(self._facts(row).values())
+        return csv_line(self._facts(row).values(), self._raw)
 
     def _json_row(self, row: Row) -> str:
         return json_line(self._facts(row))

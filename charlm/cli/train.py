@@ -164,7 +164,8 @@ def train(
     json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving."""
+    """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving,
+    or without validation text for 30 epochs."""
     _check_sources(bool(corpus), demo, resume)
     training = check_options(options, TrainingOptions, "train")
     # All mistakes that can be found without torch are told before it is loaded.

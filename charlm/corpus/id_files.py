@@ -20,13 +20,18 @@ MAX_CACHED_BYTES = 1 << 25
 class IdFile:
     """``length`` ids on disk, read by position. The file is not memory-mapped, so that reading it needs no memory.
 
-    Raises ``MissingInputError`` where the file is missing, ``DataError`` where it has another size.
+    Raises ``MissingInputError`` where the file is missing, ``DataError`` where it has another size. ``maximum`` is the
+    largest valid id; positions are ``ascending``.
     """
 
-    def __init__(self, path: Path, dtype: np.dtype[Any], length: int) -> None:
+    def __init__(
+        self, path: Path, dtype: np.dtype[Any], length: int, maximum: int | None = None, ascending: bool = False
+    ) -> None:
         self.path = path
         self.dtype = dtype
         self.length = length
+        self._maximum = maximum
+        self._ascending = ascending
         self._cached: Ids | None = None
         try:
             # Non-blocking, because the path may be a pipe.
@@ -47,7 +52,12 @@ class IdFile:
             self._cached = self.read(0, self.length)
 
     def read(self, start: int, stop: int) -> Ids:
-        """Ids ``start`` to ``stop`` (exclusive) in the dtype of the file. Raises ``InputOutputError``."""
+        """Ids ``start`` to ``stop`` (exclusive) in the dtype of the file.
+
+        Raises ``InputOutputError``, and ``DataError`` for invalid ids or positions.
+        """
+        if not 0 <= start <= stop:
+            raise self._damaged()
         if self._cached is not None:
             return self._cached[start:stop]
         itemsize = self.dtype.itemsize
@@ -61,10 +71,18 @@ class IdFile:
             raise InputOutputError(
                 f"{self.path} ended at byte {end}: it was cut while in use; prepare the corpus again"
             )
-        return np.frombuffer(data, self.dtype)
+        ids: Ids = np.frombuffer(data, self.dtype)
+        if self._maximum is not None and len(ids) and ids.max() > self._maximum:
+            raise self._damaged()
+        if self._ascending and not (ids[:-1] < ids[1:]).all():
+            raise self._damaged()
+        return ids
+
+    def _damaged(self) -> DataError:
+        return DataError(f"{self.path} is damaged: it has values out of range; prepare the corpus again")
 
     def sha256(self) -> str:
-        """The SHA-256 digest of the whole file, in hexadecimal."""
+        """The SHA-256 digest of the whole file, in hexadecimal. Raises ``InputOutputError``."""
         return _file_digest(self.path)
 
 
@@ -77,7 +95,10 @@ def _read_at(handle: int, size: int, position: int) -> bytes:
 
 def _file_digest(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError as error:
+        raise InputOutputError(f"{path} could not be read ({error.strerror}); check the disk") from None
     return digest.hexdigest()

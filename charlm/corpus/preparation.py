@@ -85,7 +85,7 @@ def prepare(
             _write_description(folder, tokenizer, counts, writers, groups, {"fingerprint": stamp, **choices})
     except OSError as error:
         raise CannotCreateError(
-            f"{folder} cannot be written ({error.strerror}); choose another place with --out"
+            f"{error.filename or folder} cannot be written ({error.strerror}); choose another place with --out"
         ) from None
     if source_stamp(groups) != stamp:
         raise DataError("the text was changed while it was read; try again, or train on a copy of it")

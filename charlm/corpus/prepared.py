@@ -9,9 +9,11 @@ corpus.json                         written last; holds the sizes and digests of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,9 @@ SPLITS = ("train", "valid", "test")
 FINGERPRINTS = "train.fingerprints"
 
 _MAX_MODEL_BYTES = 1 << 26
+_MAX_TEXT_BYTES, _MAX_TEXT_RATIO, _MAX_FILES = 1 << 30, 64, 1_000_000
+"""A text has at most so many bytes, and so many times the bytes of its corpus, and files; those in the same folder that
+are not text count, too."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,14 @@ class Corpus:
 
     def ids(self, split: str) -> IdFile:
         """The ids of the split "train", "valid" or "test"."""
-        return IdFile(self.folder / f"{split}.ids", id_dtype(self.tokenizer.vocabulary_size), self.sizes[split].ids)
+        vocabulary, ids = self.tokenizer.vocabulary_size, self.sizes[split].ids
+        return IdFile(self.folder / f"{split}.ids", id_dtype(vocabulary), ids, maximum=vocabulary - 1)
 
     def ends(self, split: str) -> IdFile:
         """The positions in ``ids(split)`` after each document."""
-        return IdFile(self.folder / f"{split}.ends", np.dtype("<u8"), self.sizes[split].documents)
+        size = self.sizes[split]
+        path = self.folder / f"{split}.ends"
+        return IdFile(path, np.dtype("<u8"), size.documents, maximum=size.ids, ascending=True)
 
     def fingerprints(self) -> NDArray[np.uint64]:
         """The fingerprints of the training documents, ascending."""
@@ -106,7 +114,11 @@ class Corpus:
                     raise DataError(f"{file.path} is damaged; train again from the text, with --init-from")
 
     def changed_sources(self) -> bool:
-        """Whether the text on disk has changed since it was prepared; false if it is missing."""
+        """Whether the text on disk has changed since it was prepared; false if it is missing.
+
+        Raises ``DataError`` if it is so large that the corpus cannot have been prepared from it.
+        """
+        _refuse_huge(self)
         try:
             decoding, any_file = Decoding(str(self.description["encoding"])), self.tokenizer.kind == "byte"
             sources = self.description["sources"]
@@ -121,6 +133,32 @@ class Corpus:
         if source_stamp(groups) == self.description["fingerprint"]:
             return False
         return content_digest(groups) != self.sha256
+
+
+def _refuse_huge(corpus: Corpus) -> None:
+    """Raise ``DataError`` where reading the texts that corpus.json names could take minutes; it may be forged."""
+    limit = _MAX_TEXT_BYTES + _MAX_TEXT_RATIO * sum(size.bytes for size in corpus.sizes.values())
+    files = total = 0
+    for name in {name for group in corpus.description["sources"] for name in group}:
+        for size in _file_sizes(name):
+            files, total = files + 1, total + size
+            if total > limit or files > _MAX_FILES:
+                raise DataError(
+                    f"{corpus.folder / 'corpus.json'} names {name!r:.60}, which is far larger than this corpus; "
+                    "restore the original corpus folder"
+                )
+
+
+def _file_sizes(name: str) -> Iterator[int]:
+    """The sizes of a file, or of all files below a folder; none where they cannot be read."""
+    if not Path(name).is_dir():
+        with contextlib.suppress(OSError):
+            yield Path(name).stat().st_size
+        return
+    for folder, _, files in os.walk(name):
+        for file in files:
+            with contextlib.suppress(OSError):
+                yield Path(folder, file).lstat().st_size
 
 
 def longest_prefix(corpus: Corpus) -> int:
@@ -198,7 +236,7 @@ def open_corpus(folder: Path) -> Corpus:
         if description["format"] != 1:
             raise DataError(f"{folder} was prepared by a newer charlm; update charlm")
         _check_description(description)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{folder / 'corpus.json'} is damaged ({error!r:.60}); train from the text again") from None
     return Corpus(folder, tokenizer, description, sizes, hashlib.sha256(described).hexdigest())
 
@@ -213,9 +251,13 @@ def _check_description(description: dict[str, Any]) -> None:
         raise TypeError("a value is not a string")
     if not all(type(number) in (int, float) for number in numbers):
         raise TypeError("a value is not a number")
+    if numbers[0] < 1 or not 0 <= numbers[1] < math.inf:
+        raise ValueError("a number is out of range")
 
 
 def _split_size(described: Any) -> SplitSize:
     ids, characters, in_bytes = (int(described[key]) for key in ("ids", "characters", "bytes"))
     documents, prefix_ids = (int(described.get(key, 0)) for key in ("documents", "prefix_ids"))
+    if not all(0 <= number < 2**53 for number in (ids, characters, in_bytes, documents, prefix_ids)):
+        raise ValueError("a size is out of range")
     return SplitSize(ids, characters, in_bytes, documents, prefix_ids)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from charlm.corpus.conditions import without_prefixes
 from charlm.corpus.hashing import DocumentHasher
 from charlm.corpus.pieces import Piece
+from charlm.system.disk import naming
 from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Ids, Tokenizer, id_dtype
 
@@ -74,24 +75,27 @@ class _HashedFile:
     """A file that is written, synced and hashed. ``stack`` closes it if ``finish`` is not reached."""
 
     def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
+        self._path = path
         self._digest = hashlib.sha256()
         self._file = stack.enter_context(open(path, "wb"))  # noqa: SIM115  # closed by finish, or by ``stack``
 
     def write(self, data: bytes) -> None:
-        self._file.write(data)
+        with naming(self._path):
+            self._file.write(data)
         self._digest.update(data)
 
     def finish(self) -> str:
         """Sync and close the file. Returns its SHA-256 digest in hexadecimal."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         return self._digest.hexdigest()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write and sync a file."""
-    with open(path, "wb") as file:
+    with naming(path), open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -25,7 +25,8 @@ from charlm.corpus.encodings import Changes, Decoding, decode_blocks
 from charlm.corpus.folders import visible_files, warn_of
 from charlm.corpus.formats import HEAD_BYTES, PARQUET, NotTextError, recognize
 from charlm.corpus.pieces import Piece
-from charlm.errors import DataError, MissingInputError, UsageError
+from charlm.errors import DataError, InputOutputError, MissingInputError, UsageError
+from charlm.system.disk import naming
 from charlm.tokenizer.normalization import Normalizer
 from charlm.tokenizer.protocol import Codes, code_points
 
@@ -320,7 +321,16 @@ def _add_folder(folder: Path, opener: _Opener) -> None:
 def _spool_stdin(spool: Path | None) -> Path:
     if spool is None:
         raise UsageError("stdin cannot be read here; save the text in a file first")
-    with reading("stdin"), open(spool, "wb") as copy:
-        while data := sys.stdin.buffer.read(BLOCK_BYTES):
-            copy.write(data)
+    try:
+        with naming(spool), open(spool, "wb") as copy:
+            for data in iter(_stdin_block, b""):
+                copy.write(data)
+    except OSError as error:
+        reason = f"the copy of stdin in {error.filename} could not be written ({error.strerror})"
+        raise InputOutputError(f"{reason}; make room there, or name a file instead of stdin") from None
     return spool
+
+
+def _stdin_block() -> bytes:
+    with reading("stdin"):
+        return sys.stdin.buffer.read(BLOCK_BYTES)

@@ -113,6 +113,8 @@ class ModelConditions:
             self.prefix(given)
             return pieces if given is None else with_value(pieces, self._normal(given), self._tokenizer.kind)
         self._required()
+        if not isinstance(given, Iterable):
+            raise UsageError(f"given must be a text, or one for each document, not {given!r:.40}")
         return self._with_own_values(pieces, iter(given))
 
     def _with_own_values(self, pieces: Iterable[Piece], values: Iterator[str]) -> Iterator[Piece]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from charlm.arguments import check_integer
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.errors import UsageError
 from charlm.native import find_library, unavailable_reason
@@ -79,6 +80,20 @@ class GenerationEngine(Engine, Protocol):
         ...
 
 
+def check_engine_options(device: str, precision: str, threads: int | None) -> None:
+    """Raise ``UsageError`` for invalid arguments of ``create_engine``, also for a device that this machine lacks."""
+    if precision not in (*PRECISIONS, "auto"):
+        raise UsageError(f"--precision must be auto, fp32, bf16 or int8, not {precision!r:.40}")
+    if threads is not None:
+        check_integer("--threads", threads, 1, f"an integer, 1 to {MAX_THREADS}")
+        if threads > MAX_THREADS:
+            raise UsageError(f"--threads must be 1 to {MAX_THREADS}, not {threads}")
+    if device not in ("auto", "cpu"):
+        from charlm.system.devices import choose_device
+
+        choose_device(device)
+
+
 def create_engine(
     config: ModelConfig,
     weights: Mapping[str, FloatArray],
@@ -94,10 +109,7 @@ def create_engine(
     character, is at most ``MAX_PRECISION_COST``, otherwise fp32. ``threads`` None uses all cores. Raises
     ``UsageError`` for an invalid argument, and for a device or precision that this machine does not have.
     """
-    if precision not in (*PRECISIONS, "auto"):
-        raise UsageError(f"precision must be auto, fp32, bf16 or int8, not {precision!r}")
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
+    check_engine_options(device, precision, threads)
     library = find_library() if device in ("cpu", "auto") else None
     if library is not None:
         from charlm.engine.native import NativeEngine

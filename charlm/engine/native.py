@@ -10,6 +10,7 @@ C ids that any of these states allows.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from charlm.engine import FloatArray
 from charlm.errors import OutOfMemoryError
 from charlm.system.cores import cores
 from charlm.tokenizer.protocol import Constraint
+
+_MAX_GENERATORS = 4
+"""Generators that are kept. One is made for each constraint, and a tokenizer has one."""
 
 NativeState = tuple[FloatArray, FloatArray]
 """h and c of all layers. Each is one flat array of the layers' blocks [B, H], one after another."""
@@ -57,7 +61,7 @@ class NativeEngine:
             )  # fmt: skip
         except MemoryError:
             raise OutOfMemoryError("out of memory while packing the model; free some, or use a smaller model") from None
-        self._generator: tuple[Constraint, NDArray[np.int64], native.Generator] | None = None
+        self._generators: deque[tuple[Constraint, NDArray[np.int64], native.Generator]] = deque(maxlen=_MAX_GENERATORS)
 
     def initial_state(self, batch: int) -> NativeState:
         size = batch * self._model.state_size
@@ -134,8 +138,9 @@ class NativeEngine:
         return ids_NB, next_logits_BV, (h, c), constraint_state_B
 
     def _generator_for(self, constraint: Constraint) -> tuple[NDArray[np.int64], native.Generator]:
-        """The ids that any state allows, and a generator that samples among them. Kept for the next call."""
-        if self._generator is None or self._generator[0] is not constraint:
+        """The ids that any state allows, and a generator that samples among them. Kept for the next calls."""
+        found = next((kept for kept in self._generators if _are_equal(kept[0], constraint)), None)
+        if found is None:
             candidates_C = np.flatnonzero(constraint.allowed_SV.any(axis=0))
             generator = native.Generator(
                 self._model,
@@ -143,6 +148,10 @@ class NativeEngine:
                 np.ascontiguousarray(constraint.allowed_SV[:, candidates_C], np.uint8),
                 np.ascontiguousarray(constraint.transitions_SV[:, candidates_C], np.int64),
             )
-            self._generator = constraint, candidates_C, generator
-        _, candidates_C, generator = self._generator
-        return candidates_C, generator
+            found = constraint, candidates_C, generator
+            self._generators.append(found)
+        return found[1], found[2]
+
+
+def _are_equal(first: Constraint, second: Constraint) -> bool:
+    return first is second or all(map(np.array_equal, first, second))

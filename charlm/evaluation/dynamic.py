@@ -34,7 +34,7 @@ from charlm.errors import DataError
 from charlm.evaluation.losses import ProgressCallback, no_progress
 from charlm.evaluation.metrics import Evaluation, Tally
 from charlm.model.char_lm import CharLM, State, cross_entropy, detach
-from charlm.system.devices import keep_freed_memory
+from charlm.system.devices import avoid_lost_threads, keep_freed_memory
 from charlm.tokenizer.conditions import PrefixTracker, prefix_mask
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
@@ -47,6 +47,8 @@ _MAX_SCALED_GRADIENT = 10.0
 """Where g / rms is clipped: a text unlike the training text has gradients far beyond their rms."""
 _RMS_SEGMENTS, _RMS_WARMUP = 200, 64
 """Segments of the training text from which the rms is computed, and ids read before each."""
+
+_MAX_SUM = float(np.finfo(np.float32).max)
 
 Rms = Mapping[str, FloatArray]
 
@@ -148,6 +150,7 @@ def _segment_size(pending: Ids, end_id: int | None) -> int:
 def make_network(config: ModelConfig, weights: Mapping[str, FloatArray]) -> CharLM:
     """A network with a copy of ``weights``, prepared for learning on the CPU."""
     keep_freed_memory()
+    avoid_lost_threads(None)
     network = CharLM(config)
     network.load_weights(weights)
     return network
@@ -174,7 +177,11 @@ def gradient_rms(path: Path, config: ModelConfig, weights: Mapping[str, FloatArr
     """
     stored = open_checkpoint(path, names=[CONFIG, GRADIENTS]).files.get(GRADIENTS)
     if stored is not None:
-        return weights_from_bytes(stored, str(path / GRADIENTS), config.parameter_shapes())
+        rms = weights_from_bytes(stored, str(path / GRADIENTS), config.parameter_shapes())
+        total = sum(float(array.sum(dtype=np.float64)) for array in rms.values())
+        if any((array < 0).any() for array in rms.values()) or not 0 < total < _MAX_SUM:
+            raise DataError(f"{path / GRADIENTS} has negative, huge or only zero sizes of gradients; use another step")
+        return rms
     corpus = find_corpus(path)
     if corpus is None:
         raise DataError(f"{path} has neither the gradients of its training nor its corpus; use the run it came from")

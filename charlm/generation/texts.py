@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from charlm.config import SamplingConfig
+from charlm.arguments import check_integer, check_text
+from charlm.config import DEFAULT_TEMPERATURE, SamplingConfig
 from charlm.engine import Engine
 from charlm.errors import UsageError
 from charlm.generation.assembler import TextAssembler
@@ -20,6 +21,27 @@ from charlm.generation.streams import IdStream
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
 _MAX_PARALLEL_SAMPLES = 256
+
+
+def checked_sampling(
+    length: int, config: SamplingConfig | None, stop: str | None, seed: int | None
+) -> tuple[SamplingConfig, int]:
+    """The settings and the seed to use, by default a random one. Raises ``UsageError`` for invalid arguments."""
+    check_integer("length", length)
+    if config is not None and not isinstance(config, SamplingConfig):
+        raise UsageError(f"config must be a charlm.config.SamplingConfig, not {config!r:.60}")
+    if stop is not None:
+        check_text("stop", stop)
+    return config or SamplingConfig(DEFAULT_TEMPERATURE), _checked_seed(seed)
+
+
+def _checked_seed(seed: int | None) -> int:
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+    check_integer("seed", seed, words="an integer, 0 to 2^63-1")
+    if seed >= 2**63:
+        raise UsageError(f"seed must be 0 to 2^63-1, not {seed}")
+    return int(seed)
 
 
 def stream_text(
@@ -61,8 +83,8 @@ def sample_texts(
 
     Raises ``UsageError`` at once.
     """
-    if count is not None and count < 0:
-        raise UsageError(f"count must be 0 or more, not {count}")
+    if count is not None:
+        check_integer("count", count)
     TextAssembler(tokenizer, length, stop)  # checks its arguments now, before the first text is requested
     numbers = itertools.count() if count is None else range(count)
     samples = (_Sample(number, TextAssembler(tokenizer, length, stop)) for number in numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,10 @@ from contextlib import AbstractContextManager
 import torch
 
 from charlm.errors import OutOfMemoryError, UsageError
+from charlm.system.forks import has_lost_threads
 from charlm.system.memory import machine_bytes
+
+logger = logging.getLogger("charlm")
 
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator", "not enough memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED",
@@ -94,6 +98,23 @@ def make_reproducible(device: torch.device) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def avoid_lost_threads(threads: int | None) -> None:
+    """In a forked process whose parent has used threads, compute in one thread, because more would never end.
+
+    Raises ``UsageError`` if more ``threads`` are asked for.
+    """
+    if not has_lost_threads():
+        return
+    if threads is not None and threads > 1:
+        raise UsageError(
+            "this process was forked from one that had used threads, which torch does not survive; use --threads 1, or "
+            'start processes with multiprocessing.get_context("spawn")'
+        )
+    if torch.get_num_threads() > 1:
+        logger.warning("this process was forked from one that had used threads, so torch computes in one thread")
+    torch.set_num_threads(1)
 
 
 def keep_freed_memory() -> None:

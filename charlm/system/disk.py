@@ -7,13 +7,27 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 UNFINISHED_PREFIX = ".unfinished-"
 """Prefix of the name of a file or folder while it is being written."""
 REPLACED_PREFIX = ".aside-"
 """Prefix of the name of a folder's old version while the new version takes its place."""
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What ``fsync`` of a folder fails with on file systems that do not have it."""
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an ``OSError`` of a read or write, which has no file name, that of ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_folder(final: Path, files: Mapping[str, bytes], replace: bool = True) -> None:
@@ -42,7 +56,7 @@ def write_folder(final: Path, files: Mapping[str, bytes], replace: bool = True) 
 
 
 def _create_synced(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
+    with naming(path), open(path, "xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -62,6 +76,27 @@ def write_synced(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that takes the place of ``path`` at the end, if nothing is raised. Raises ``OSError``.
+
+    Anyone may write to the folder, such as /tmp: no link there is followed. A device or a pipe is written directly,
+    because a file must not take its place.
+    """
+    if path.exists() and not path.is_file():
+        with naming(path), open(path, "wb") as special:
+            yield special
+        return
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    try:
+        with naming(path), open(unfinished, "xb", opener=open_without_links) as file:  # "x" is O_EXCL
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def sync_folders(folders: Iterable[Path]) -> None:
     """Make new folders survive a power cut: their entries, and their own entries in their parents."""
     for folder in folders:
@@ -74,7 +109,11 @@ def _sync_folder(folder: Path) -> None:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(folder):
+            os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
     finally:
         os.close(handle)
 
@@ -92,9 +131,13 @@ def open_without_links(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def read_at_most(path: Path, size: int) -> bytes:
     """The first ``size`` bytes of a file. Raises ``OSError``, also for a pipe or a device, which may never end."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+    with naming(path), open(path, "rb", opener=_open_without_waiting) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
         return file.read(size) or b""  # None where reading would block

@@ -14,8 +14,8 @@ from typing import Protocol
 
 from charlm.config import MAX_VALIDATION_IDS, ModelConfig, TrainingConfig
 
-EPOCHS_WITHOUT_LIMIT = 30.0
-"""Assumed for a training that runs until the validation loss stops improving."""
+EPOCHS_WITHOUT_LIMIT = 30
+"""Assumed for a training that runs until the validation loss stops improving; its limit without validation text."""
 TRAINING_SHARE = 0.9
 """Of a time limit. The rest is for measuring the speed, evaluations and saving."""
 MAX_EVALUATION_SHARE = 0.05

@@ -18,6 +18,7 @@ _PREFIX = "optimizer"
 _ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 _STATE = {"Adam": _ADAM_STATE, "AdamW": _ADAM_STATE, "RMSprop": ("step", "square_avg"), "SGD": ("momentum_buffer",)}
 """The state that each optimizer of torch keeps for a parameter."""
+_NEVER_NEGATIVE = (".step", ".exp_avg_sq", ".square_avg")
 
 
 def make_optimizer(model: CharLM, config: TrainingConfig) -> torch.optim.Optimizer:
@@ -70,6 +71,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, arrays: Mapping[str, NDA
         raise DataError(f"{where} does not hold the state of this optimizer and model; use an earlier step")
     if not all(array.dtype == np.float32 for array in given.values()):
         raise DataError(f"{where}: the optimizer's state is not float32; use an earlier step")
+    if any((array < 0).any() for name, array in given.items() if name.endswith(_NEVER_NEGATIVE)):
+        raise DataError(f"{where}: the optimizer's state has a negative step or mean square; use an earlier step")
     state = {
         number: {name: torch.from_numpy(given[f"{_PREFIX}.{number}.{name}"].copy()) for name in names}
         for number, (_, names) in enumerate(parameters if given else [])

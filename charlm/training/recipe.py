@@ -9,6 +9,7 @@ choices are judgement (docs/explanation/defaults.md).
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from charlm.config import MAX_VALIDATION_IDS, ModelConfig, TrainingConfig, parse_duration
 from charlm.errors import UsageError
-from charlm.training.budget import Budget, EvaluationPlan, Speedometer, TrainingSpeed, plan_evaluations
+from charlm.training.budget import (
+    EPOCHS_WITHOUT_LIMIT,
+    Budget,
+    EvaluationPlan,
+    Speedometer,
+    TrainingSpeed,
+    plan_evaluations,
+)
 from charlm.training.options import (
     SIZES,
     DropoutOptions,
@@ -29,8 +37,12 @@ from charlm.training.options import (
 if TYPE_CHECKING:
     from charlm.corpus.prepared import SplitSize
 
+logger = logging.getLogger("charlm")
+
 LEARNING_RATES = {"muon": 1e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 """For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""
+_HIGH_LR = 10
+"""Times the usual learning rate, from which on there is a warning."""
 _OPTIMIZER, _BETA2 = "muon", 0.9
 _MOMENTUM, _MOMENTUM_OF_FEW_STEPS, _FEW_STEPS = 0.9, 0.8, 1000
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
@@ -70,7 +82,15 @@ def validate(options: TrainingOptions, *, documents: bool, architecture: ModelCo
     """
     _refuse_stream_options(options, documents)
     _validate_model(options, architecture)
-    TrainingConfig(**{**_given(options, _TRAINING), **_translated(options)})
+    config = TrainingConfig(**{**_given(options, _TRAINING), **_translated(options)})
+    usual = LEARNING_RATES[options.get("optimizer") or _OPTIMIZER]
+    if options.get("lr") is not None and config.lr > _HIGH_LR * usual:
+        logger.warning(
+            "a learning rate of %g is %.0f times the usual %g; training will probably diverge",
+            config.lr,
+            config.lr / usual,
+            usual,
+        )
 
 
 def _validate_model(options: TrainingOptions, architecture: ModelConfig | None) -> None:
@@ -109,6 +129,9 @@ def resolve(
     """
     _refuse_stream_options(options, bool(train.documents))
     reasons: list[str] = []
+    if not valid.ids and all(options.get(name) is None for name in ("epochs", "steps", "time")):
+        reasons.append(f"--epochs {EPOCHS_WITHOUT_LIMIT}, because no validation text shows when to stop")
+        options = {**options, "epochs": EPOCHS_WITHOUT_LIMIT}
     kind = device.partition(":")[0]
     chunks = _chunks(options, train.ids, kind)
     measured = _training(options, valid.ids, kind, 0.0, {**chunks, "device": device, "precision": precision})

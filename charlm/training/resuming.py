@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,14 @@ from charlm.checkpoint.step import CONFIG, MANIFEST, Checkpoint, has_training_st
 from charlm.config import TrainingConfig, parse_duration
 from charlm.corpus.prepared import Corpus
 from charlm.errors import DataError, MissingInputError, UsageError
+from charlm.training.budget import EPOCHS_WITHOUT_LIMIT
 from charlm.training.options import ResumeOptions, TrainingOptions, command_line_name, definitions
 from charlm.training.recipe import save_every_fields
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger("charlm")
 
 
 def run_of(path: Path) -> tuple[Path, int | None]:
@@ -45,9 +49,23 @@ def refuse_fixed_options(options: TrainingOptions) -> None:
             )
 
 
+def resumed_device(used: str, wanted: str | None) -> torch.device:
+    """The device that is ``wanted``; by default the one that was ``used``, or if this machine lacks it, another one."""
+    from charlm.system.devices import choose_device  # with torch, which most functions here do not need
+
+    if wanted is not None:
+        return choose_device(wanted)
+    try:
+        return choose_device(used)
+    except UsageError:
+        device = choose_device("auto")
+        logger.warning("the run was trained on %s, which this machine lacks; it continues on %s", used, device)
+        return device
+
+
 def on_device(config: TrainingConfig, device: torch.device) -> TrainingConfig:
     """``config`` for another device, in a precision that it has."""
-    from charlm.system.devices import choose_precision  # with torch, which other functions here do not need
+    from charlm.system.devices import choose_precision  # likewise
 
     fits = config.precision != "fp16" or device.type == "cuda"
     precision = config.precision if fits else choose_precision("auto", device)
@@ -68,6 +86,13 @@ def changed(config: TrainingConfig, options: TrainingOptions) -> TrainingConfig:
     if (threads := options.get("threads")) is not None:
         config = dataclasses.replace(config, threads=threads)
     return dataclasses.replace(config, **save_every_fields(options.get("save_every")))
+
+
+def with_limit(config: TrainingConfig, corpus: Corpus) -> TrainingConfig:
+    """``config`` with the limit that a training without validation text has; earlier versions gave it none."""
+    if corpus.sizes["valid"].ids or any((config.epochs, config.steps, config.seconds)):
+        return config
+    return dataclasses.replace(config, epochs=EPOCHS_WITHOUT_LIMIT)
 
 
 def check_corpus(run: Path, corpus: Corpus, checkpoint: Checkpoint) -> None:

@@ -62,6 +62,8 @@ class Saver:
         self._clock = clock
         self._failed_saves = 0
         self._best_on_disk: tuple[float | None, int | None] = (None, None)
+        self._evaluated_on_disk: int | None = None
+        """The last good step that was saved at an evaluation; without validation text, there is no best one."""
 
     def save(self, state: TrainingState, *, finished: bool = False, must: bool = False) -> Saved | SaveFailed:
         """Save ``state`` as a step.
@@ -87,7 +89,9 @@ class Saver:
         self._failed_saves = 0
         progress.saved_step = progress.step
         self._best_on_disk = progress.best, progress.best_step
-        RunFolder(self._run).keep_only({progress.step, progress.best_step or progress.step})
+        if progress.is_good_evaluation:
+            self._evaluated_on_disk = progress.step
+        RunFolder(self._run).keep_only({progress.step, self.step_to_roll_back(state) or progress.step})
         update_card(self._run, files[CONFIG], self._best_on_disk)
         return Saved(progress.step, path)
 
@@ -98,11 +102,29 @@ class Saver:
             raise DataError(f"{checkpoint.path} does not match the tokenizer of the run's corpus; use another step")
         state.restore(checkpoint, parts, batches)
         self._best_on_disk = state.progress.best, state.progress.best_step
+        # Besides the latest step, only the one to go back to is kept.
+        step, is_good = state.progress.step, state.progress.is_good_evaluation
+        steps = [kept for kept in RunFolder(self._run).step_numbers() if kept < step or (kept == step and is_good)]
+        self._evaluated_on_disk = max(steps, default=None)
+
+    def step_to_roll_back(self, state: TrainingState) -> int | None:
+        """The best step on disk; without validation text, the last one that was saved at an evaluation.
+
+        None if there is none. A step that was saved because of the time does not count, so that a training depends on
+        its steps alone.
+        """
+        if state.progress.best_step is not None:
+            return state.progress.best_step
+        if self._evaluated_on_disk is not None:
+            return self._evaluated_on_disk
+        return state.progress.saved_step if state.config.save_every_unit == "steps" else None
 
     def roll_back(self, state: TrainingState, batches: Batches, reason: str) -> None:
-        """Restore the best checkpoint (the latest, if none was evaluated). Raises ``DivergedError``."""
+        """Restore ``step_to_roll_back``, or if the best step is damaged, another one. Raises ``DivergedError``."""
+        has_best = state.progress.best_step is not None
+        path = self._run if has_best else self._run / f"step-{self.step_to_roll_back(state)}"
         try:
-            self.restore(state, open_checkpoint(self._run, "best", ALL_FILES), batches)
+            self.restore(state, open_checkpoint(path, "best", ALL_FILES), batches)
         except CharlmError as error:
             raise DivergedError(f"{reason}, and no checkpoint could be restored ({error})") from None
 

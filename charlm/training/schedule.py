@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from charlm.config import from_dict
+from charlm.errors import DataError
 
 PLATEAU_FACTOR = 0.3
 PLATEAU_PATIENCE = 3
@@ -54,7 +55,12 @@ class Plateau:
     @classmethod
     def restored(cls, state: Any, where: str) -> Plateau:
         """The plateau whose ``state()`` is given. Raises ``DataError`` that begins with ``where``."""
-        return from_dict(cls, state, where)
+        plateau = from_dict(cls, state, where)
+        if not (
+            0 < plateau.factor <= 1 and plateau.best >= 0 and min(plateau.bad_evaluations, plateau.reductions) >= 0
+        ):
+            raise DataError(f"{where} has a plateau with numbers out of range; use an earlier step")
+        return plateau
 
 
 @dataclass

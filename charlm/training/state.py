@@ -9,6 +9,7 @@ the clock.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import platform
@@ -73,6 +74,11 @@ class Progress:
     def cursor(self) -> Cursor:
         """The chunk that is read next."""
         return Cursor(self.part, self.chunk)
+
+    @property
+    def is_good_evaluation(self) -> bool:
+        """Whether the last step was evaluated, and is not one of several that were skipped."""
+        return self.evaluated_step == self.step and not self.skipped_in_a_row
 
     def precision_costs(self) -> dict[str, float]:
         """The costs that ``evaluation.precision_costs`` measured for the weights at ``evaluated_step``."""
@@ -244,8 +250,24 @@ def _restored_progress(values: Any, checkpoint: Checkpoint, batches: Batches, wh
         raise DataError(f"{where} has a cursor outside of the text")
     if progress.step != checkpoint.step or checkpoint.step < 0:
         raise DataError(f"{where} and {CONFIG} disagree on the step")
+    _check_numbers(progress, where)
     progress.saved_step = checkpoint.step  # not yet set when the file was written
     return progress
+
+
+_MAY_BE_NEGATIVE = ("int8_cost", "bf16_cost")
+"""Differences of losses."""
+_MAY_BE_INFINITE = (*_MAY_BE_NEGATIVE, "last_validation")
+"""Where a loss was not finite."""
+
+
+def _check_numbers(progress: Progress, where: str) -> None:
+    for name, value in dataclasses.asdict(progress).items():
+        if value is None:
+            continue
+        is_negative = value < 0 and name not in _MAY_BE_NEGATIVE
+        if is_negative or not (math.isfinite(value) or name in _MAY_BE_INFINITE):
+            raise DataError(f"{where}: {name} is {value}, which is out of range; use an earlier step")
 
 
 def _environment(device: torch.device) -> dict[str, Any]:

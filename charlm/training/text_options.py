@@ -61,6 +61,9 @@ class TextOptions:
         for name in (*names, "errors", "normalize"):
             if (value := getattr(self, name)) is not None:
                 check_type(name, value, (str,), DEFAULT_SPLIT if name == "split" else "")
+        for name in ("valid", "test"):
+            if getattr(self, name) == "":
+                raise UsageError(f"--{name} '' is not the name of a text; name a file, or leave it out")
 
     @property
     def document_kind(self) -> str | None:
@@ -91,7 +94,7 @@ def check_texts(texts: TextOptions, base: Checkpoint | None) -> None:
                 raise UsageError(f"{option} is for characters, and --tokenizer byte reads bytes; leave one of them out")
     _validate_table(texts)
     _validate_documents(texts)
-    parse_split(texts.split or DEFAULT_SPLIT)
+    parse_split(DEFAULT_SPLIT if texts.split is None else texts.split)
     if texts.valid is not None and texts.split is not None:
         raise UsageError("with --valid the whole corpus is training text; leave out --split")
 

@@ -6,6 +6,7 @@ import torch
 
 from charlm.config import TrainingConfig
 from charlm.system.cores import cores, useful_threads
+from charlm.system.devices import avoid_lost_threads
 
 _reduced: tuple[int, int] | None = None
 """The threads that ``use_threads`` chose, and how many there were before: the next training may use those again."""
@@ -14,9 +15,11 @@ _reduced: tuple[int, int] | None = None
 def use_threads(config: TrainingConfig) -> None:
     """Let torch and the native engine use the threads that ``config`` names, by default as many as its batch can use.
 
-    At most one for each core: a run that was started on a larger machine may name more threads.
+    At most one for each core: a run that was started on a larger machine may name more threads. Raises ``UsageError``
+    for several threads in a forked process that cannot have them.
     """
     global _reduced  # noqa: PLW0603  # torch's number of threads is global as well
+    avoid_lost_threads(config.threads)
     if config.threads is not None:
         torch.set_num_threads(min(config.threads, cores()))
         return

@@ -55,7 +55,6 @@ class Trainer:
     ) -> None:
         self.run = run
         self.corpus = corpus
-        self.config = config
         self.device = torch.device(config.device)
         ids, available = corpus.sizes["train"].ids, memory_bytes(self.device)
         refuse_too_large(model_config, config, ids, available)
@@ -98,6 +97,11 @@ class Trainer:
         progress = self.progress
         progress.seconds = progress.preparation_seconds = seconds
         progress.evaluation_seconds = evaluation_seconds
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The settings of the training."""
+        return self.state.config
 
     @property
     def model(self) -> CharLM:
@@ -163,7 +167,7 @@ class Trainer:
             if self._evaluation_is_due():
                 evaluated = self._evaluate()
                 yield evaluated
-                if evaluated.is_best:
+                if evaluated.is_best or (evaluated.valid_nats_per_char is None and self.progress.is_good_evaluation):
                     yield self._save()
             if self._stop:
                 return "interrupted"
@@ -325,12 +329,12 @@ class Trainer:
         return MAX_IDS if self._limit is None else self._limit.percentile_ids(self.seconds, self.progress)
 
     def _roll_back(self, reason: str) -> RolledBack:
-        """Continue from the best checkpoint at a lower learning rate; the second time, give up.
+        """Continue from an earlier checkpoint at a lower learning rate; the second time, or without one, give up.
 
         Raises ``DivergedError``, after saving weights that are finite.
         """
         progress = self.progress
-        if progress.rate_factor < 1.0 or progress.saved_step is None:
+        if progress.rate_factor < 1.0 or self.saver.step_to_roll_back(self.state) is None:
             if self.state.weights_are_finite():
                 progress.skipped_in_a_row = 0
                 with contextlib.suppress(InputOutputError):

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -50,6 +51,49 @@ def test_only_one_process_can_lock_a_run(tmp_path):
         pass
     with run.lock():
         pass
+
+
+def let_flock_fail(code, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(handle, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog, code):
+    let_flock_fail(code, monkeypatch)
+    run = RunFolder.claim(tmp_path / "run", "salad")
+    with run.lock():
+        save(run.path, 1)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"{run.path} cannot be locked ({os.strerror(code)})" in caplog.text
+    assert names_in(run.path) == ["step-1"]
+    empty = RunFolder.claim(tmp_path / "empty", "salad")
+    with empty.lock():
+        empty.discard_without_steps()
+    assert names_in(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("code", [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_lock_that_is_held_elsewhere_is_an_error(tmp_path, monkeypatch, code):
+    let_flock_fail(code, monkeypatch)
+    with pytest.raises(CannotCreateError, match="is being trained by another process"), RunFolder(tmp_path).lock():
+        pass
+
+
+def test_a_run_that_cannot_be_locked_leaves_nothing_behind(tmp_path, monkeypatch):
+    run = RunFolder.claim(tmp_path / "a" / "run", "salad")
+
+    def full(path, flags):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr("charlm.checkpoint.run_folder.open_without_links", full)
+    with pytest.raises(CannotCreateError, match="No space left"), run.lock():
+        pass
+    assert names_in(tmp_path) == []
 
 
 def test_the_newest_run_is_found(tmp_path):

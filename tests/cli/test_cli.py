@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from commands import CHARLM, QUICK, charlm, one_line
@@ -350,3 +351,35 @@ def test_signals_while_stdin_is_read_leave_no_files(tmp_path, number, code):
         assert said[-1].startswith(b"charlm: ")
         assert said[:-1] in ([], [b"waiting for a text on stdin"])
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_stdout_is_named(trained_run):
+    with open("/dev/full", "wb") as full:
+        command = [*CHARLM, "info", "--checkpoint", str(trained_run)]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 74
+    assert b"stdout could not be written (No space left on device)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generate", "--top-k", "-1"], "--top-k must be 0 (off) or more"),
+        (["generate", "--top-p", "2"], "--top-p must be above 0"),
+        (["generate", "--precision", "x"], "--precision must be auto, fp32, bf16 or int8, not 'x'"),
+        (["generate", "--device", "cuda:99"], "--device cuda:99"),
+        (["generate", "--length", "foo"], "not 'foo'"),
+        (["train", "TEXT", "--lr=foo"], "not 'foo'"),
+        (["train", "TEXT", "--epochs", "-1"], "--epochs must be above 0, not -1"),
+        (["train", "TEXT", "--valid", ""], "--valid '' is not the name of a text"),
+        (["score", "TEXT", "--html", ""], "--html '' is not the name of a page"),
+        (["score", "TEXT", "--csv", "--raw-csv", "--json"], "give one of"),
+    ],
+)
+def test_a_message_names_the_option_and_repeats_the_value(trained_run, text_file, tmp_path, words, message):
+    named = [str(text_file) if word == "TEXT" else word for word in words]
+    checkpoint = [] if words[0] == "train" else ["--checkpoint", trained_run]
+    result = charlm(*named, *checkpoint, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in one_line(result)

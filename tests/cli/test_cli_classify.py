@@ -106,7 +106,7 @@ def test_of_many_values_the_most_frequent_confusions_are_told(tmp_path):
     ("words", "message"),
     [
         (["TABLE", "--given-column", "regoin"], "has no column 'regoin'; did you mean 'region'?"),
-        (["TABLE", "--csv", "--json"], "give --json or --csv, not both"),
+        (["TABLE", "--csv", "--json"], "give one of --json, --csv and --raw-csv"),
         (["TABLE", "--split", "test"], "leave out FILE and the options for tables"),
         (["--split", "tset"], "--split must be one of train, valid, test, not 'tset'"),
         (["TEXT", "--keep", "id"], "--keep is for a table; leave it out"),

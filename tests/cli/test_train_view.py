@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from charlm.cli import output, train_view
-from charlm.training.events import Stepped
+from charlm.training.events import Evaluated, Stepped
 
 
 def test_the_speed_of_preparation_does_not_count_the_time_before_it(monkeypatch, capsys):
@@ -80,3 +80,18 @@ def test_samples_are_broken_between_words_on_a_terminal(monkeypatch):
     lines = output.indented(text).split("\n")
     assert all(len(line) < 80 for line in lines if "x" not in line)
     assert [line.split() for line in lines] == [["word"] * 15, ["word"] * 15, [], ["x" * 90], ["end"]]
+
+
+def test_samples_do_not_act_on_the_terminal(capsys):
+    trainer = SimpleNamespace(
+        progress=SimpleNamespace(step=0),
+        model=SimpleNamespace(config=SimpleNamespace(vocabulary_size=300)),
+        budget_progress=lambda: None,
+    )
+    view = train_view._View(trainer, None, quiet=False)
+    sample = "\x1b[2J\x1b]0;title\x07first\nsecond\r\x9b31m"
+    view.show(Evaluated(7, 0, 1.0, 2.0, 2.0, True, 0.0, 0.01, sample))
+    shown = capsys.readouterr().err
+    assert "\\x1b[2J" in shown
+    assert "\n    second\\r" in shown
+    assert all(character.isprintable() or character == "\n" for character in shown)

@@ -1,6 +1,10 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 
+from charlm.corpus import prepared as prepared_module
 from charlm.corpus.preparation import prepare
 from charlm.corpus.prepared import open_corpus, parse_split
 from charlm.corpus.text import open_source
@@ -61,6 +65,56 @@ def test_damaged_corpora_are_refused(tmp_path, text):
     (corpus.folder / "corpus.json").unlink()
     with pytest.raises(MissingInputError):
         open_corpus(corpus.folder)
+
+
+@pytest.mark.parametrize("name", ["train.ids", "test.ids"])
+def test_ids_beyond_the_vocabulary_are_refused(tmp_path, text, name):
+    corpus = prepared(tmp_path, text)
+    path = corpus.folder / name
+    path.write_bytes(path.read_bytes()[:-2] + b"\xff\xff")
+    ids = corpus.ids(name.partition(".")[0])
+    ids.read(0, len(ids) - 1)
+    with pytest.raises(DataError, match="out of range"):
+        ids.read(len(ids) - 3, len(ids))
+    with pytest.raises(DataError, match="out of range"):
+        ids.cache()
+
+
+@pytest.mark.parametrize("positions", [[5, 3], [4, 4], [9, 10**15]])
+def test_positions_of_documents_must_ascend_to_the_last_id(tmp_path, document_corpus, positions):
+    folder = tmp_path / "corpus"
+    shutil.copytree(document_corpus.folder, folder)
+    corpus = open_corpus(folder)
+    whole = np.fromfile(folder / "train.ends", "<u8")
+    whole[10:12] = positions
+    whole.tofile(folder / "train.ends")
+    corpus.ends("train").read(0, 10)
+    with pytest.raises(DataError, match="out of range"):
+        corpus.ends("train").read(10, 12)
+
+
+@pytest.mark.parametrize("key", ["ids", "characters", "bytes"])
+@pytest.mark.parametrize("number", [-1, 2**60, None])
+def test_sizes_out_of_range_are_refused(tmp_path, text, key, number):
+    corpus = prepared(tmp_path, text)
+    description = json.loads((corpus.folder / "corpus.json").read_text())
+    description["splits"]["valid"][key] = number
+    (corpus.folder / "corpus.json").write_text(json.dumps(description))
+    with pytest.raises(DataError, match="damaged"):
+        open_corpus(corpus.folder)
+
+
+def test_a_forged_corpus_cannot_make_charlm_read_a_whole_machine(tmp_path, text, monkeypatch):
+    corpus = prepared(tmp_path, text)
+    monkeypatch.setattr(prepared_module, "_MAX_TEXT_BYTES", 10_000)
+    assert not corpus.changed_sources()
+    (tmp_path / "big").mkdir()
+    for number in range(9):
+        (tmp_path / "big" / f"{number}.txt").write_bytes(b"x" * 10 * len(text.encode()))
+    monkeypatch.setattr(prepared_module, "open_source", None)  # it must not be reached
+    corpus.description["sources"] = [[str(tmp_path / "big")]]
+    with pytest.raises(DataError, match="far larger than this corpus"):
+        corpus.changed_sources()
 
 
 def test_parse_split():

@@ -5,6 +5,7 @@ import torch
 import charlm
 from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.step import GRADIENTS, MODEL, open_checkpoint, save_step
+from charlm.checkpoint.tensors import tensors_to_bytes
 from charlm.corpus.prepared import open_corpus
 from charlm.errors import DataError, UsageError
 from charlm.evaluation.dynamic import (
@@ -191,6 +192,15 @@ def test_gradients_by_hand(trained_run):
         squares.append(model.decoder.bias.grad.numpy() ** 2)
     expected = np.sqrt(np.mean(squares, axis=0))
     assert np.allclose(compute_gradient_rms(model, corpus, 5)["decoder.bias"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 1e30])
+def test_impossible_sizes_of_gradients_are_refused(trained_run, tmp_path, factor):
+    checkpoint = open_checkpoint(trained_run)
+    rms = {name: (array + 1e8) * np.float32(factor) for name, array in rms_of(trained_run).items()}
+    path = save_step(tmp_path, 1, {**checkpoint.files, GRADIENTS: tensors_to_bytes(rms)})
+    with pytest.raises(DataError, match=r"gradients\.safetensors"):
+        charlm.load(path, device="cpu").evaluate_dynamically([np.arange(50)])
 
 
 def test_without_gradients_and_corpus_the_error_says_what_to_do(trained_run, tmp_path):

@@ -36,7 +36,7 @@ ROWS = (
     ),
     (
         "hostile_checkpoints",
-        "{mutations} mutations of every file of a checkpoint, each opened by generate, info and resume",
+        "{mutations} mutations of every file of a checkpoint, each opened by generate, info, resume and eval",
         "{crashes} crashes, {hangs} hangs over 2 s, {code_run} times code run, at most {peak_megabytes_over_start} MB "
         "over the start; {bits_flipped} single flipped bits, {flips_unnoticed} unnoticed",
     ),

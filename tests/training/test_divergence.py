@@ -1,16 +1,20 @@
+import dataclasses
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
+from conftest import BRIEF
 from trainers import digest, metrics_of, resumed, train
 
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import MODEL, open_checkpoint
 from charlm.checkpoint.weights import weights_from_bytes
+from charlm.corpus.preparation import prepare
+from charlm.corpus.text import open_source
 from charlm.errors import DivergedError
-from charlm.training.events import Evaluated, RolledBack, Stepped
+from charlm.training.events import Evaluated, RolledBack, Saved, Stepped
 from charlm.training.trainer import MAX_SKIPPED_IN_A_ROW, ROLLBACK_FACTOR
 
 
@@ -117,6 +121,72 @@ def test_resumed_training_after_a_rollback_ends_the_same(make_trainer, monkeypat
             train(trainer)
         digests.append(digest(trainer))
     assert digests[0] == digests[1]
+
+
+@pytest.fixture(scope="module")
+def training_only(text_file, tmp_path_factory):
+    """A corpus without validation text."""
+    return prepare(tmp_path_factory.mktemp("corpus"), open_source([str(text_file)]), split=(1, 0, 0))
+
+
+class Clock:
+    """Seconds that do not pass until ``now`` is set."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def diverges_at(trainer, steps, saved_after, clock, monkeypatch):
+    """Train with NaN losses in ``steps``, once, and let the clock ask for a save after the steps ``saved_after``."""
+    left = len(steps)
+
+    def once(step):
+        nonlocal left
+        left -= step in steps
+        return step in steps and left >= 0
+
+    poison(trainer, set(), monkeypatch, once)
+
+    def on(event):
+        if isinstance(event, Stepped) and event.step in saved_after:
+            clock.now += 10 * BRIEF["save_every"]
+
+    return train(trainer, on=on)
+
+
+@pytest.mark.parametrize("saved_after", [{32}, {12, 31, 40}, set()])
+def test_without_validation_text_the_clock_does_not_decide_where_training_goes_back_to(
+    make_trainer, monkeypatch, training_only, saved_after
+):
+    clock = Clock()
+    trainer = make_trainer(of=training_only, clock=clock, steps=60, eval_every=10)
+    steps = range(34, 34 + MAX_SKIPPED_IN_A_ROW)
+    events = diverges_at(trainer, steps, saved_after, clock, monkeypatch)
+    before = events[: next(n for n, event in enumerate(events) if isinstance(event, RolledBack))]
+    assert {event.step for event in before if isinstance(event, Saved)} == {10, 20, 30, *saved_after}
+    assert [event.step for event in events if isinstance(event, RolledBack)] == [30]
+
+
+@pytest.mark.parametrize("saved_after", [{4}, set()])
+def test_a_divergence_before_the_first_evaluation_ends_the_training(make_trainer, monkeypatch, saved_after):
+    clock = Clock()
+    trainer = make_trainer(clock=clock, steps=60, eval_every=100)
+    with pytest.raises(DivergedError, match="not finite"):
+        diverges_at(trainer, range(8, 8 + MAX_SKIPPED_IN_A_ROW), saved_after, clock, monkeypatch)
+
+
+def test_resumed_training_without_validation_text_goes_back_to_the_same_step(make_trainer, monkeypatch, training_only):
+    trainer = make_trainer(of=training_only, steps=60, eval_every=10, save_every=1e9)
+    train(trainer, interrupt_after=13)
+    trainer = resumed(trainer)
+    steps = range(14, 14 + MAX_SKIPPED_IN_A_ROW)
+    monkeypatch.setattr(trainer.validator, "evaluate", None)  # no evaluation comes before the divergence
+    trainer.state.config = dataclasses.replace(trainer.config, eval_every=1000)
+    events = trainer.events()
+    poison(trainer, set(steps), monkeypatch)
+    assert next(event.step for event in events if isinstance(event, RolledBack)) == 10
 
 
 @pytest.mark.parametrize("loss", [math.inf, math.nan])

@@ -300,3 +300,16 @@ def test_contradictions_are_found_without_a_corpus_and_with_one(options, words):
 )
 def test_what_depends_on_the_corpus_is_not_refused_without_one(options):
     validate(TrainingOptions(**options), documents=True)
+
+
+def test_without_validation_text_a_training_is_one_of_30_epochs():
+    where = {"device": "cpu", "precision": "fp32"}
+    for text in (sizes(20_000), sizes(2_000_000), SplitSize(200_000, 200_000, 200_000, documents=9_000)):
+        implied = resolve(TrainingOptions(), text, sizes(0), 300, **where)
+        assert implied.training.epochs == 30
+        assert any("--epochs 30" in reason for reason in implied.reasons)
+        given = resolve(TrainingOptions(epochs=30), text, sizes(0), 300, **where)
+        assert (given.model, given.training) == (implied.model, implied.training)
+    for options in ({"steps": 9}, {"epochs": 3}):
+        assert resolve(TrainingOptions(**options), sizes(20_000), sizes(0), 300, **where).training.epochs != 30
+    assert resolve(TrainingOptions(), sizes(20_000), sizes(1), 300, **where).training.epochs is None

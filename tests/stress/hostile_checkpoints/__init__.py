@@ -1,9 +1,10 @@
 """Damaged checkpoints, and malicious ones with correct digests.
 
 Each mutation changes the files of a small run in the middle of its training. The run is then opened as ``charlm
-generate``, ``charlm info`` and ``charlm train --resume`` open it. Half of the mutations are raw: the manifest is
-unchanged, so every command that reads a changed file must refuse it, and the others must not. The other half are
-resealed: the digests of the manifest and the tokenizer are computed again, so only the later checks can find them.
+generate``, ``charlm info``, ``charlm train --resume`` and ``charlm eval`` open it. Half of the mutations are raw: the
+manifest is unchanged, so every command that reads a changed file must refuse it, and the others must not. The other
+half are resealed: the digests of the manifest and the tokenizer are computed again, so only the later checks can find
+them.
 
 With any files, opening succeeds or raises a ``CharlmError`` of one line with the right exit code, within
 ``openers.SECONDS`` and ``checks.MEGABYTES``, and executes no code from them. Separately, every single flipped bit must

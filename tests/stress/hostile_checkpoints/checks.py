@@ -65,7 +65,7 @@ def _wrong_refusal(mutant: Mutant, opener: str, outcome: Outcome) -> str | None:
         return f"exit code {outcome.code} | {outcome.text}"
     changed = mutant.changed()
     read = {reader for path in changed for reader in mutant.readers(path)}
-    may_refuse = opener == "resume" and any(
+    may_refuse = opener in ("resume", "measure") and any(
         path.startswith("corpus/") or path not in mutant.original for path in changed
     )
     if not mutant.sealed and opener not in read and not may_refuse and not mutant.codes & {73}:

@@ -38,7 +38,8 @@ def change_value(mutant: Mutant, draw: random.Random) -> None:
     holder, key = draw.choice(_places(values))
     value = draw.choice(_HOSTILE)
     if key == "sources" or (isinstance(holder, list) and name == CORPUS):
-        value = draw.choice([None, 5, "x", [], [5], [[5]], [["/dev/zero"]], [["\0"]], [["\ud800"]], [[]], {"a": 1}])
+        value = draw.choice([None, 5, "x", [], [5], [[5]], [["/dev/zero"]], [["\0"]], [["\ud800"]], [[]], {"a": 1},
+                             [["/usr"]], [["/"]]])  # fmt: skip
     holder[key] = value
     if key == "device" and isinstance(value, str):
         mutant.codes.add(2)  # a device that this machine lacks

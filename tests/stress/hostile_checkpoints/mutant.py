@@ -18,6 +18,7 @@ from charlm.checkpoint.step import (
     CONFIG,
     FORMAT,
     GENERATION_FILES,
+    GRADIENTS,
     MANIFEST,
     STATE,
     STATE_TENSORS,
@@ -75,8 +76,11 @@ class Mutant:
         """The openers that read a file."""
         if path in {self.path(name) for name in (*GENERATION_FILES, MANIFEST)}:
             return set(OPENERS)
-        checked_by_resume = {self.path(STATE), self.path(STATE_TENSORS), CORPUS, "corpus/tokenizer.model"}
-        return {"resume"} if path in checked_by_resume else set()
+        if path == self.path(GRADIENTS):
+            return {"measure"}
+        if path in {CORPUS, "corpus/tokenizer.model"}:
+            return {"resume", "measure"}
+        return {"resume"} if path in {self.path(STATE), self.path(STATE_TENSORS)} else set()
 
     def put(self, path: str, content: Content, refused: bool = False) -> None:
         """Replace a file; with ``refused`` every opener that reads it must refuse it."""
@@ -126,11 +130,12 @@ def seal(mutant: Mutant, draw: random.Random) -> None:
         if draw.random() < 0.5:
             mutant.files["corpus/tokenizer.model"] = mutant.files.get(tokenizer, b"")
             _seal_tokenizer(mutant, CORPUS, mutant.seen(tokenizer))
+    _seal_corpus(mutant, config, changed, draw)
     if manifest in changed and mutant.entries is None:
         return
     entries = mutant.entries
     if entries is None:
-        present = [name for name in ALL_FILES if mutant.path(name) in mutant.files]
+        present = [name for name in (*ALL_FILES, GRADIENTS) if mutant.path(name) in mutant.files]
         entries = {name: entry(mutant.seen(mutant.path(name))) for name in present}
     sealed = {"format": FORMAT, "files": entries, "sha256": _digest(entries)}
     mutant.files[manifest] = (json.dumps(sealed, indent=2, sort_keys=True) + "\n").encode()
@@ -140,6 +145,22 @@ def _seal_tokenizer(mutant: Mutant, path: str, model: bytes) -> None:
     values = mutant.json(path)
     values["tokenizer"]["sha256"] = hashlib.sha256(model).hexdigest()
     mutant.files[path] = json.dumps(values).encode()
+
+
+def _seal_corpus(mutant: Mutant, config: str, changed: set[str], draw: random.Random) -> None:
+    """Make the digests of the ids and, half of the time, that of corpus.json correct."""
+    ids = [path for path in changed if path.startswith("corpus/") and path.endswith((".ids", ".ends"))]
+    if ids and CORPUS not in changed:
+        values = mutant.json(CORPUS)
+        for path in ids:
+            split, _, kind = path.removeprefix("corpus/").partition(".")
+            key = "sha256" if kind == "ids" else "ends_sha256"
+            values["splits"][split][key] = hashlib.sha256(mutant.seen(path)).hexdigest()
+        mutant.files[CORPUS] = json.dumps(values).encode()
+    if CORPUS in mutant.changed() and config not in changed and (ids or draw.random() < 0.5):
+        values = mutant.json(config)
+        values["corpus"]["description_sha256"] = hashlib.sha256(mutant.seen(CORPUS)).hexdigest()
+        mutant.files[config] = json.dumps(values).encode()
 
 
 def entry(data: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stress.hostile_checkpoints.templates import Template
 _KINDS: tuple[Callable[[Mutant, random.Random], None], ...] = (
     *[json_files.change_value] * 6, *[files.flip] * 2, *[json_files.enlarge] * 2, *[files.link] * 2,
     *[files.put_special_file] * 2, *[files.put_foreign_format] * 2, *[vocabularies.change_pieces] * 2,
-    *[tensors.change_values] * 2,
+    *[tensors.change_values] * 2, *[tensors.change_gradients] * 2, *[tensors.change_ids] * 2,
     files.overwrite, files.truncate, files.extend, files.swap, files.delete, files.add_leftovers,
     json_files.change_keys, json_files.replace_whole, json_files.nest, json_files.repeat_key,
     json_files.change_manifest, json_files.corrupt_metrics, tensors.change_type, tensors.change_shape,

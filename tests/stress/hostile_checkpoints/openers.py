@@ -14,8 +14,11 @@ from typing import Any
 
 import charlm
 from charlm import runs
+from charlm.checkpoint.step import CONFIG, GRADIENTS, open_checkpoint
 from charlm.cli.info import info
+from charlm.cli.texts import corpus_of
 from charlm.config import SamplingConfig
+from charlm.corpus.prepared import SPLITS
 from charlm.errors import CharlmError
 from charlm.training.events import Saved, Stepped
 from charlm.training.options import TrainingOptions
@@ -43,7 +46,20 @@ def _resume(run: Path, step: str) -> None:
             assert not isinstance(event, Saved) or event.path.parent == run
 
 
-OPENERS: dict[str, Callable[[Path, str], None]] = {"generate": _generate, "info": _info, "resume": _resume}
+def _measure(run: Path, step: str) -> None:
+    """Evaluate on the run's own text, dynamically where the size of the gradients is known."""
+    model = charlm.load(run / step, device="cpu", threads=1)
+    corpus = corpus_of(model, "charlm eval FILE")
+    for split in SPLITS:
+        ids = corpus.ids(split)
+        model.evaluate_ids([ids.read(0, min(len(ids), 400))])
+    if GRADIENTS in open_checkpoint(run / step, names=[CONFIG, GRADIENTS]).files:
+        model.evaluate_dynamically([corpus.ids("train").read(0, 64)])
+
+
+OPENERS: dict[str, Callable[[Path, str], None]] = {
+    "generate": _generate, "info": _info, "resume": _resume, "measure": _measure
+}  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------------------- outcomes

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from charlm.checkpoint.step import MODEL, STATE_TENSORS
+from charlm.checkpoint.step import GRADIENTS, MODEL, STATE_TENSORS
 from stress.hostile_checkpoints.mutant import Mutant
 
 Tensors = dict[str, tuple[str, list[int], bytes]]
@@ -119,6 +119,28 @@ def change_values(mutant: Mutant, draw: random.Random) -> None:
             array[:] = draw.choice([3.4e38, -3.4e38, 1e20, -1e20, 1e-45, 0.0, -1.0, 100.0])
             tensors[name_] = dtype, shape, array.tobytes()
     mutant.put(path, pack(tensors))
+
+
+def change_gradients(mutant: Mutant, draw: random.Random) -> None:
+    """Sizes of gradients, which only dynamic evaluation reads: all zero, negative, huge, valid ones."""
+    shapes = {name: shape for name, (_, shape, _) in unpack(mutant.files[mutant.path(MODEL)]).items()}
+    value = draw.choice([0.0, -0.0, -1.0, -1e-30, 3.4e38, math.inf, math.nan, 1e-45, 1e-3])
+    arrays = {name: np.full(math.prod(shape), value, np.float32) for name, shape in shapes.items()}
+    is_valid = 0 < value < 1
+    if is_valid and draw.random() < 0.5:
+        draw.choice(list(arrays.values()))[0] = -value
+        is_valid = False
+    data = pack({name: ("F32", shapes[name], array.tobytes()) for name, array in arrays.items()})
+    # Without an entry in the manifest the file is ignored.
+    mutant.put(mutant.path(GRADIENTS), data, refused=mutant.sealed and not is_valid)
+
+
+def change_ids(mutant: Mutant, draw: random.Random) -> None:
+    """Ids beyond the vocabulary and positions beyond the ids in the corpus."""
+    path = draw.choice(sorted(path for path in mutant.files if path.endswith((".ids", ".ends"))))
+    data = mutant.files[path]
+    start = draw.choice([0, 0, len(data) // 2])
+    mutant.put(path, data[:start] + draw.choice([b"\xff", b"\x7f", b"\0"]) * (len(data) - start))
 
 
 def change_header(mutant: Mutant, draw: random.Random) -> None:
