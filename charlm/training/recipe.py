@@ -39,14 +39,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("charlm")
 
-LEARNING_RATES = {"muon": 1e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
+LEARNING_RATES = {"muon": 2e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
 """For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""
 _HIGH_LR = 10
 """Times the usual learning rate, from which on there is a warning."""
 _OPTIMIZER, _BETA2 = "muon", 0.9
 _MOMENTUM, _MOMENTUM_OF_FEW_STEPS, _FEW_STEPS = 0.9, 0.8, 1000
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
-_MUON_STEPS_AT_FULL_LR, _MUON_LR_EXPONENT, _MUON_EPOCHS_AT_FULL_LR = 400, 0.75, 4
+_FEW_EPOCHS, _FEW_EPOCHS_EXPONENT = 3.5, 1.6
+"""Muon: below this many epochs, learning rate and weight decay fall with this power of the epochs."""
+_MIN_FEW_EPOCHS_FACTOR, _FEW_EPOCHS_STEPS, _FEW_EPOCHS_STEPS_EXPONENT = 0.57, 400, 0.75
+"""... but the rate not below this factor of it up to 400 steps, beyond that in proportion to steps^-0.75."""
 _WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
 _EPOCHS_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
 _DROPOUT_PER_DOUBLING, _MAX_DROPOUT = 0.12, 0.5
@@ -287,7 +290,7 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
     dropout = _dropout(epochs, steps)
     chosen = {
         "lr": _learning_rate(optimizer, model.hidden, steps, epochs),
-        "weight_decay": _weight_decay(epochs) if optimizer in ("muon", "adamw") else 0.0,
+        "weight_decay": _weight_decay(optimizer, epochs) if optimizer in ("muon", "adamw") else 0.0,
         **({"dropout_hidden": dropout} if model.layers > 1 else {}),
         "dropout_output": dropout,
     }
@@ -301,17 +304,24 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
 
 
 def _learning_rate(optimizer: str, hidden: int, steps: float, epochs: float) -> float:
-    """By the number of steps. Where a text is read only a few times, the rate of Muon falls earlier."""
+    """By the number of steps. Where a text is read only a few times, the rate of Muon is lower."""
     lr = LEARNING_RATES.get(optimizer, LEARNING_RATES[_OPTIMIZER]) * min(1.0, 512 / hidden)
     factor = (_STEPS_AT_FULL_LR / max(_STEPS_AT_FULL_LR, steps)) ** _LR_EXPONENT
     if optimizer == "muon":
-        few_epochs_factor = (_MUON_STEPS_AT_FULL_LR / max(_MUON_STEPS_AT_FULL_LR, steps)) ** _MUON_LR_EXPONENT
-        factor *= min(1.0, max(few_epochs_factor, epochs / _MUON_EPOCHS_AT_FULL_LR))
+        steps_factor = (_FEW_EPOCHS_STEPS / max(_FEW_EPOCHS_STEPS, steps)) ** _FEW_EPOCHS_STEPS_EXPONENT
+        factor *= max(_MIN_FEW_EPOCHS_FACTOR * steps_factor, _few_epochs_factor(epochs))
     return _rounded(lr * max(factor, _MIN_LR_FACTOR))
 
 
-def _weight_decay(epochs: float) -> float:
-    return _rounded(min(max(_WEIGHT_DECAY_PER_EPOCH * epochs, _MIN_WEIGHT_DECAY), _MAX_WEIGHT_DECAY))
+def _few_epochs_factor(epochs: float) -> float:
+    return min(1.0, epochs / _FEW_EPOCHS) ** _FEW_EPOCHS_EXPONENT
+
+
+def _weight_decay(optimizer: str, epochs: float) -> float:
+    by_epochs = _WEIGHT_DECAY_PER_EPOCH * epochs
+    if optimizer == "muon":
+        by_epochs = _MAX_WEIGHT_DECAY * _few_epochs_factor(epochs)
+    return _rounded(min(max(by_epochs, _MIN_WEIGHT_DECAY), _MAX_WEIGHT_DECAY))
 
 
 def _dropout(epochs: float, steps: float) -> float:

@@ -76,7 +76,7 @@ def test_a_shorter_text_gets_more_regularization_in_the_same_time():
 @pytest.mark.parametrize(("name", "value"), [("steps", 1000), ("epochs", 5)])
 def test_steps_and_epochs_give_the_same_weight_decay_for_the_same_amount_of_text(name, value):
     """1,000 steps of 32 x 128 ids are 4.096 epochs of a million characters."""
-    budget = chosen(10**6, **{name: value})
+    budget = chosen(10**6, optimizer="adamw", **{name: value})
     epochs = value * 4096 / 10**6 if name == "steps" else value
     assert budget.training.weight_decay == pytest.approx(0.04 * epochs, rel=0.05)
 
@@ -136,7 +136,7 @@ def test_the_speed_of_a_machine_changes_the_recipe_only_for_a_time():
         fast, slow = Machine(10.0), Machine(0.01)
         assert chosen(10**6, machine=fast, **limit) == chosen(10**6, machine=slow, **limit)
         assert not fast.measured + fast.evaluated + slow.measured + slow.evaluated
-    recipes = [chosen(10**6, time="2m", size="medium", factor=factor) for factor in (0.1, 1.0, 10.0)]
+    recipes = [chosen(10**6, time="2m", size="medium", factor=factor) for factor in (0.1, 0.4, 1.0)]
     decays = [recipe.training.weight_decay for recipe in recipes]
     assert decays[0] < decays[1] < decays[2]
 
@@ -214,7 +214,10 @@ def test_muon_s_learning_rate_is_lower_where_a_text_is_read_only_a_few_times():
     few_steps, adamw = (chosen(10**8, size="medium", **options).training.lr for options in (
         {"steps": 300}, {"steps": 1000, "optimizer": "adamw"},
     ))  # fmt: skip
-    assert few_steps == adamw == LEARNING_RATES["adamw"]
+    assert adamw == LEARNING_RATES["adamw"]
+    assert few_steps == pytest.approx(0.57 * LEARNING_RATES["muon"], rel=0.05)
+    decays = [chosen(characters, steps=1000).training.weight_decay for characters in (10**8, 2 * 10**6, 10**6)]
+    assert decays == [0.02, 0.13, 0.3]
 
 
 def test_muon_has_less_momentum_for_few_steps():
@@ -226,7 +229,7 @@ def test_muon_has_less_momentum_for_few_steps():
 def test_reasons_name_what_was_chosen_and_not_what_was_given():
     reasons = chosen(10**6, time="2m", dropout_output=0.3, size="medium").reasons
     (reason,) = reasons
-    assert "--lr 0.01" in reason
+    assert "--lr 0.02" in reason
     assert "--weight-decay" in reason
     assert " epochs" in reason
     assert "dropout" not in reason
