@@ -41,7 +41,7 @@ from charlm.training.options import (
     check_options,
     definitions,
 )
-from charlm.training.recipe import Recipe, resolve, validate
+from charlm.training.recipe import Recipe, resolve, validate, warn_of_high_rate
 from charlm.training.resuming import (
     changed,
     check_corpus,
@@ -221,6 +221,7 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     # Fail early: preparing the corpus may take minutes.
     check_texts(texts, base)
     validate(options, documents=texts.document_kind is not None, architecture=architecture)
+    warn_of_high_rate(options)
     source = None if texts.demo or texts.corpus == ["-"] else open_text(texts, texts.corpus)
     run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
     with run.lock():

@@ -43,7 +43,7 @@ def refused(call):
     [
         ({"time": 3}, "time must be a string such as '10m', not 3"),
         ({"split": (90, 5, 5)}, "split must be a string such as '90/5/5'"),
-        ({"split": ""}, "split '' must be three percentages"),
+        ({"split": ""}, "split '' must be two or three percentages"),
         ({"lr": "foo"}, "lr must be a number, not 'foo'"),
         ({"steps": -1}, "steps must be above 0, not -1"),
         ({"epochs": -1}, "epochs must be above 0, not -1"),

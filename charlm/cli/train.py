@@ -164,11 +164,14 @@ def train(
     json: JsonOption = False,
     **options: Any,
 ) -> None:
-    """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving,
-    or without validation text for 30 epochs."""
+    """Train on a text. Without --epochs, --steps or --time, train until the validation loss stops improving.
+
+    Without a validation text either, train for 30 epochs.
+    """
     _check_sources(bool(corpus), demo, resume)
     training = check_options(options, TrainingOptions, "train")
     # All mistakes that can be found without torch are told before it is loaded.
+    _check_run(out, resume, init_from, training)
     validate(training, documents=any(option is not None for option in (documents, document_start, column)))
     check_files([*(corpus or ()), *(name for name in (valid, test) if name is not None)])
     from charlm.training.text_options import TextOptions, check_texts
@@ -177,7 +180,6 @@ def train(
         corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct,
         column, given, delimiter, as_text, document_start, errors, normalize)  # fmt: skip
     check_texts(texts, None)
-    _check_run(out, resume, init_from, training)
     if precision != "auto":
         TrainingConfig(precision=precision)  # raises an error for an unknown one
     from charlm.cli.train_view import PreparationProgress, run_training

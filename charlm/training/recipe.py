@@ -85,13 +85,17 @@ def validate(options: TrainingOptions, *, documents: bool, architecture: ModelCo
     """
     _refuse_stream_options(options, documents)
     _validate_model(options, architecture)
-    config = TrainingConfig(**{**_given(options, _TRAINING), **_translated(options)})
-    usual = LEARNING_RATES[options.get("optimizer") or _OPTIMIZER]
-    if options.get("lr") is not None and config.lr > _HIGH_LR * usual:
+    TrainingConfig(**{**_given(options, _TRAINING), **_translated(options)})
+
+
+def warn_of_high_rate(options: TrainingOptions) -> None:
+    """Log a warning if ``options``, which are valid, have a learning rate far above the usual ones."""
+    rate, usual = options.get("lr"), LEARNING_RATES[options.get("optimizer") or _OPTIMIZER]
+    if rate is not None and rate > _HIGH_LR * usual:
         logger.warning(
             "a learning rate of %g is %.0f times the usual %g; training will probably diverge",
-            config.lr,
-            config.lr / usual,
+            rate,
+            rate / usual,
             usual,
         )
 
@@ -314,7 +318,7 @@ def _learning_rate(optimizer: str, hidden: int, steps: float, epochs: float) -> 
 
 
 def _few_epochs_factor(epochs: float) -> float:
-    return min(1.0, epochs / _FEW_EPOCHS) ** _FEW_EPOCHS_EXPONENT
+    return math.pow(min(1.0, epochs / _FEW_EPOCHS), _FEW_EPOCHS_EXPONENT)
 
 
 def _weight_decay(optimizer: str, epochs: float) -> float:

@@ -130,15 +130,21 @@ class Trials:
         """Check the scores as text, as CSV, highlighted, and as HTML."""
         command = ["score", *where, *options(form)]
         documents = documents_of(text, form, model.kind)
-        shown = draw.choice(["rows", "--csv", "--highlight", "--html"])
+        shown = draw.choice(["rows", "--csv", "--raw-csv", "--highlight", "--html"])
         if shown == "rows":
             rows = self.command(*command)
             assert rows.count(b"\n") == len(documents)
             assert not re.search(rb"[\0-\x08\x0b-\x1f\x7f]", rows), "a control character is shown"
-        elif shown == "--csv":
+        elif shown.endswith("csv"):
             table = self.command(*command, shown).decode("utf-8", "surrogateescape")
-            documents_read = [row["document"] for row in csv.DictReader(io.StringIO(table, newline=""))]
-            assert form == "files" or documents_read == documents, "the table does not give the documents back"
+            read = [row["document"] for row in csv.DictReader(io.StringIO(table, newline=""))]
+            if shown == "--csv":
+                formulas = [cell for cell in read if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+                assert all(re.fullmatch(r"[+-]?[0-9.eE+-]+", cell) for cell in formulas), "a spreadsheet would run it"
+                same = [cell in (document, f"'{document}") for cell, document in zip(read, documents, strict=True)]
+                assert form == "files" or all(same), "the table does not give the documents back"
+            else:
+                assert form == "files" or read == documents, "the table does not give the documents back"
         elif len(text) < 2000:
             shown = [shown] if shown == "--highlight" else [shown, "-"]
             assert not re.search(rb"[\0-\x08\x0b-\x1f\x7f]", self.command(*command, *shown))
