@@ -52,7 +52,8 @@ def _printable(text: str) -> str:
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     model, training, corpus = facts["model"], facts["training"], facts["corpus"]
-    sizes = ", ".join(f"{name} {size['characters']:,}" for name, size in corpus["splits"].items())
+    splits = {name: corpus["splits"][name] for name in ("train", "valid", "test") if name in corpus["splits"]}
+    sizes = ", ".join(f"{name} {size['characters']:,}" for name, size in splits.items())
     loss = facts["validation"]
     dropouts = ", ".join(
         f"{name.removeprefix('dropout_').replace('_', ' ')} {model.get(name, 0.0):g}"
