@@ -37,7 +37,7 @@ def checked_sampling(
 
 def _checked_seed(seed: int | None) -> int:
     if seed is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
     check_integer("seed", seed, words="an integer, 0 to 2^63-1")
     if seed >= 2**63:
         raise UsageError(f"seed must be 0 to 2^63-1, not {seed}")
