@@ -73,7 +73,7 @@ class OptimizationOptions(TypedDict, total=False):
 
     optimizer: Annotated[str | None, Option("muon, adamw, adam, sgd or rmsprop.", "muon", "muon", choices=OPTIMIZERS)]
     lr: Annotated[float | None, Option("Learning rate.", "by optimizer, corpus and budget")]
-    momentum: Annotated[float | None, Option("Momentum of muon and sgd.", "0.9, or 0.8 for muon and few steps")]
+    momentum: Annotated[float | None, Option("Momentum of muon and sgd.", "0.8 for muon, 0.9 for sgd")]
     beta2: Annotated[
         float | None, Option("Decay of the second moments of adamw and adam, and of the embedding's under muon.", "0.9")
     ]

@@ -44,9 +44,9 @@ LEARNING_RATES = {"muon": 2e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "s
 _HIGH_LR = 10
 """Times the usual learning rate, from which on there is a warning."""
 _OPTIMIZER, _BETA2 = "muon", 0.9
-_MOMENTUM, _MOMENTUM_OF_FEW_STEPS, _FEW_STEPS = 0.9, 0.8, 1000
+_MOMENTUM = {"muon": 0.8, "sgd": 0.9}
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
-_FEW_EPOCHS, _FEW_EPOCHS_EXPONENT = 3.5, 1.6
+_FEW_EPOCHS, _FEW_EPOCHS_EXPONENT = 3.5, 2
 """Muon: below this many epochs, learning rate and weight decay fall with this power of the epochs."""
 _MIN_FEW_EPOCHS_FACTOR, _FEW_EPOCHS_STEPS, _FEW_EPOCHS_STEPS_EXPONENT = 0.57, 400, 0.75
 """... but the rate not below this factor of it up to 400 steps, beyond that in proportion to steps^-0.75."""
@@ -352,7 +352,7 @@ def _training(
     optimizer = options.get("optimizer") or _OPTIMIZER
     chosen = {
         "optimizer": optimizer,
-        "momentum": _MOMENTUM_OF_FEW_STEPS if optimizer == "muon" and steps < _FEW_STEPS else _MOMENTUM,
+        "momentum": _MOMENTUM.get(optimizer, TrainingConfig.momentum),
         "beta2": _BETA2,
         "average": "ema",
         "eval_every": _automatic_eval_every(min(valid_ids, MAX_VALIDATION_IDS), ids_per_step, device),
