@@ -52,6 +52,8 @@ _MIN_FEW_EPOCHS_FACTOR, _FEW_EPOCHS_STEPS, _FEW_EPOCHS_STEPS_EXPONENT = 0.57, 40
 """... but the rate not below this factor of it up to 400 steps, beyond that in proportion to steps^-0.75."""
 _WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
 _EPOCHS_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
+_MUON_DELAYS_DROPOUT = 2
+"""Muon's learning rate and weight decay also prevent overfitting: twice as many epochs need no dropout."""
 _DROPOUT_PER_DOUBLING, _MAX_DROPOUT = 0.12, 0.5
 _MIN_IDS_FOR_TWO_LAYERS = 8_000_000
 _CHUNK_LENGTHS = ((600, 128), (200, 64), (0, 32))
@@ -291,7 +293,8 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
     """Learning rate by the number of steps; weight decay and dropouts by the number of epochs."""
     epochs, steps = budget.estimated_epochs(model), budget.estimated_steps(model)
     optimizer = options.get("optimizer") or _OPTIMIZER
-    dropout = _dropout(epochs, steps)
+    delay = _MUON_DELAYS_DROPOUT if optimizer == "muon" else 1
+    dropout = _dropout(epochs / delay, steps)
     chosen = {
         "lr": _learning_rate(optimizer, model.hidden, steps, epochs),
         "weight_decay": _weight_decay(optimizer, epochs) if optimizer in ("muon", "adamw") else 0.0,
