@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral, Real
@@ -90,3 +91,9 @@ def check_paths(name: str, value: object) -> list[Path]:
     if not isinstance(value, Sequence) or not value:
         raise UsageError(f"{name} must be a path or a list of paths, not {value!r:.60}")
     return [check_path(name, path) for path in value]
+
+
+def check_device_name(name: str) -> None:
+    """Raise ``UsageError`` unless ``name`` is that of a device, which this machine may lack."""
+    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:[0-9]+)?", name):
+        raise UsageError(f"--device {name!r:.40} is not a device; use auto, cpu, cuda or mps")

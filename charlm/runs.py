@@ -36,12 +36,14 @@ from charlm.system.signals import StopSignals
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
 from charlm.training.options import (
+    DEFAULT_OPTIMIZER,
     ResumeOptions,
     TrainingOptions,
     check_options,
     definitions,
 )
-from charlm.training.recipe import Recipe, resolve, validate, warn_of_high_rate
+from charlm.training.recipe import Recipe, resolve, validate
+from charlm.training.regularization import warn_of_high_rate
 from charlm.training.resuming import (
     changed,
     check_corpus,
@@ -221,7 +223,7 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     # Fail early: preparing the corpus may take minutes.
     check_texts(texts, base)
     validate(options, documents=texts.document_kind is not None, architecture=architecture)
-    warn_of_high_rate(options)
+    warn_of_high_rate(options.get("optimizer") or DEFAULT_OPTIMIZER, options.get("lr"))
     source = None if texts.demo or texts.corpus == ["-"] else open_text(texts, texts.corpus)
     run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
     with run.lock():

@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,16 +145,16 @@ def test_windows_must_be_positive_integers(model, text, window):
 
 def test_other_wrong_arguments(model, tmp_path):
     for alternatives in (-1, 1.5, "x"):
-        assert "alternatives must be" in refused(lambda: model.surprisals("abc", alternatives))  # noqa: B023
+        assert "alternatives must be" in refused(lambda: model.surprisals("abc", alternatives))  # noqa: B023  # called at once
     for count in (-1, 1.5, "3"):
-        assert "count must be" in refused(lambda: model.samples(count))  # noqa: B023
+        assert "count must be" in refused(lambda: model.samples(count))  # noqa: B023  # called at once
     assert "SamplingConfig" in refused(lambda: model.stream("", 5, {"temperature": 1}))
     for members in ([], [3], model):
-        assert "model" in refused(lambda: charlm.LanguageModel.ensemble(members))  # noqa: B023
+        assert "model" in refused(lambda: charlm.LanguageModel.ensemble(members))  # noqa: B023  # called at once
     assert "weights must be" in refused(lambda: charlm.export.export("shakespeare", tmp_path / "x", weights="foo"))
     assert "run must be a path" in refused(lambda: charlm.export.export(3, tmp_path / "x"))
     for options in ({"temperature": "x"}, {"top_k": 1.5}, {"top_p": float("nan")}, {"min_p": -1}):
-        assert next(iter(options)) in refused(lambda: SamplingConfig(**options))  # noqa: B023
+        assert next(iter(options)) in refused(lambda: SamplingConfig(**options))  # noqa: B023  # called at once
 
 
 def test_numbers_of_numpy_are_numbers(model):
@@ -246,7 +247,7 @@ print("ended", os.waitpid(child, 0)[1])
 """
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="threads are counted in Linux's /proc")  # noqa: PTH112
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in Linux's /proc")
 @pytest.mark.parametrize(("threads", "outcome"), [(1, "trained 2"), (None, "trained 2"), (2, "refused")])
 def test_a_forked_child_of_a_process_with_threads_does_not_hang(text_file, tmp_path, threads, outcome):
     variables = {**os.environ, "OMP_NUM_THREADS": "2"}

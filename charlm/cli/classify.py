@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from charlm.cli.accuracy import Accuracy
-from charlm.cli.lines import csv_line, escaped
+from charlm.cli.lines import csv_line, escaped, output_form
 from charlm.cli.options import (
     CheckpointOption,
     ColumnOption,
@@ -78,7 +78,7 @@ def classify(
     model, names = open_model(chosen_checkpoint(checkpoint), device, precision, threads), text or ["-"]
     if model.table is None or model.table.given is None:
         raise UsageError("this model was trained without a condition; train one with charlm train --column --given")
-    accuracy, form = Accuracy(model, split), _form(csv, raw_csv, json)
+    accuracy, form = Accuracy(model, split), output_form(csv, raw_csv, json)
     with tempfile.TemporaryDirectory() if split is None and "-" in names else nullcontext("") as folder:
         if split is not None:
             results = _results_of_split(model, split)
@@ -90,10 +90,6 @@ def classify(
             writer.write(batch)
             accuracy.add((result.found, result.true_value) for result in batch if result.true_value)
     accuracy.report()
-
-
-def _form(csv: bool, raw_csv: bool, json: bool) -> str:
-    return "json" if json else "csv" if csv else "raw csv" if raw_csv else "text"
 
 
 class _Result(NamedTuple):

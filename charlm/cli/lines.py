@@ -40,3 +40,8 @@ def _defused(value: Any) -> Any:
     if not isinstance(value, str) or not value.startswith(_RUN_BY_SPREADSHEETS) or _NUMBER.fullmatch(value):
         return value
     return f"'{value}"
+
+
+def output_form(csv: bool, raw_csv: bool, json: bool) -> str:
+    """The form of output that the options ask for: "text", "csv", "raw csv" or "json"."""
+    return "json" if json else "csv" if csv else "raw csv" if raw_csv else "text"

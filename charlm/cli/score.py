@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from charlm.cli.lines import output_form
 from charlm.cli.options import (
     AsTextOption,
     CheckpointOption,
@@ -128,12 +129,8 @@ def score(
             shown = found.texts() if ranked is None else ((s.number, s.text, s.given) for s, _ in ranked)
             _highlight(model, (each for each in shown if len(each[1]) >= min_length), html)
         else:
-            writer = RowWriter(
-                "json" if json else "csv" if csv else "raw csv" if raw_csv else "text",
-                found,
-                percentile or above is not None,
-                keep or (),
-            )
+            form_of_rows = output_form(csv, raw_csv, json)
+            writer = RowWriter(form_of_rows, found, percentile or above is not None, keep or ())
             for batch in rows if ranked is None else [ranked]:
                 writer.write(batch)
         found.report()

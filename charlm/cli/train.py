@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import typer
 
+from charlm.arguments import check_device_name
 from charlm.cli.grouped_help import GroupedCommand
 from charlm.cli.options import (
     AsTextOption,
@@ -180,6 +181,7 @@ def train(
         corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct,
         column, given, delimiter, as_text, document_start, errors, normalize)  # fmt: skip
     check_texts(texts, None)
+    check_device_name(device)
     if precision != "auto":
         TrainingConfig(precision=precision)  # raises an error for an unknown one
     from charlm.cli.train_view import PreparationProgress, run_training

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from charlm.arguments import check_integer
+from charlm.arguments import check_device_name, check_integer
 from charlm.config import ModelConfig, SamplingConfig
 from charlm.errors import UsageError
 from charlm.native import find_library, unavailable_reason
@@ -88,6 +88,7 @@ def check_engine_options(device: str, precision: str, threads: int | None) -> No
         check_integer("--threads", threads, 1, f"an integer, 1 to {MAX_THREADS}")
         if threads > MAX_THREADS:
             raise UsageError(f"--threads must be 1 to {MAX_THREADS}, not {threads}")
+    check_device_name(device)
     if device not in ("auto", "cpu"):
         from charlm.system.devices import choose_device
 

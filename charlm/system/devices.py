@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from charlm.arguments import check_device_name
 from charlm.errors import OutOfMemoryError, UsageError
 from charlm.system.forks import has_lost_threads
 from charlm.system.memory import machine_bytes
@@ -28,12 +29,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 def choose_device(name: str) -> torch.device:
     """The torch device for "auto", "cpu", "cuda", "cuda:1" or "mps". Raises ``UsageError`` where it is missing."""
+    check_device_name(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name!r} is not a device; use auto, cpu, cuda or mps") from None
+    device = torch.device(name)
     present: dict[str, Callable[[], bool]] = {
         "cpu": lambda: True,
         "cuda": lambda: torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),

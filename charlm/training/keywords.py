@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
 
-from charlm.errors import CharlmError, keyword_message
+from charlm.arguments import FunctionT, names_keywords
+from charlm.errors import keyword_message
 from charlm.training.options import Definition, definitions
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def takes_options(kind: type) -> Callable[[FunctionT], FunctionT]:
@@ -24,17 +20,10 @@ def takes_options(kind: type) -> Callable[[FunctionT], FunctionT]:
     def decorate(function: FunctionT) -> FunctionT:
         signature = _with_keywords(inspect.signature(function), known)
 
-        @functools.wraps(function)
-        def called(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return function(*args, **kwargs)
-            except CharlmError as error:
-                error.args = (keyword_message(str(error)),)
-                raise
-
+        called = names_keywords(function)
         called.__signature__ = signature  # type: ignore[attr-defined]  # inspect.signature() reads it
         called.__doc__ = f"{inspect.getdoc(function)}\n\nOptions:\n{_described(known)}"
-        return typing.cast(FunctionT, called)
+        return called
 
     return decorate
 

@@ -21,6 +21,7 @@ SIZES = {
     "huge": (3, 1024, 512),
 }
 """Name -> layers, hidden, embedding."""
+DEFAULT_OPTIMIZER = "muon"
 
 
 class Option(NamedTuple):

@@ -9,7 +9,6 @@ choices are judgement (docs/explanation/defaults.md).
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from charlm.training.budget import (
     plan_evaluations,
 )
 from charlm.training.options import (
+    DEFAULT_OPTIMIZER,
     SIZES,
     DropoutOptions,
     ShapeOptions,
@@ -33,28 +33,12 @@ from charlm.training.options import (
     command_line_name,
     definitions,
 )
+from charlm.training.regularization import dropout_probability, learning_rate, weight_decay
 
 if TYPE_CHECKING:
     from charlm.corpus.prepared import SplitSize
 
-logger = logging.getLogger("charlm")
-
-LEARNING_RATES = {"muon": 2e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
-"""For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""
-_HIGH_LR = 10
-"""Times the usual learning rate, from which on there is a warning."""
-_OPTIMIZER, _BETA2 = "muon", 0.9
-_MOMENTUM = {"muon": 0.8, "sgd": 0.9}
-_STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
-_FEW_EPOCHS, _FEW_EPOCHS_EXPONENT = 3.5, 2
-"""Muon: below this many epochs, learning rate and weight decay fall with this power of the epochs."""
-_MIN_FEW_EPOCHS_FACTOR, _FEW_EPOCHS_STEPS, _FEW_EPOCHS_STEPS_EXPONENT = 0.57, 400, 0.75
-"""... but the rate not below this factor of it up to 400 steps, beyond that in proportion to steps^-0.75."""
-_WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
-_EPOCHS_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
-_MUON_DELAYS_DROPOUT = 2
-"""Muon's learning rate and weight decay also prevent overfitting: twice as many epochs need no dropout."""
-_DROPOUT_PER_DOUBLING, _MAX_DROPOUT = 0.12, 0.5
+_BETA2, _MUON_MOMENTUM = 0.9, 0.8
 _MIN_IDS_FOR_TWO_LAYERS = 8_000_000
 _CHUNK_LENGTHS = ((600, 128), (200, 64), (0, 32))
 """(minimum number of steps with chunks of 128, chunk length)."""
@@ -88,18 +72,6 @@ def validate(options: TrainingOptions, *, documents: bool, architecture: ModelCo
     _refuse_stream_options(options, documents)
     _validate_model(options, architecture)
     TrainingConfig(**{**_given(options, _TRAINING), **_translated(options)})
-
-
-def warn_of_high_rate(options: TrainingOptions) -> None:
-    """Log a warning if ``options``, which are valid, have a learning rate far above the usual ones."""
-    rate, usual = options.get("lr"), LEARNING_RATES[options.get("optimizer") or _OPTIMIZER]
-    if rate is not None and rate > _HIGH_LR * usual:
-        logger.warning(
-            "a learning rate of %g is %.0f times the usual %g; training will probably diverge",
-            rate,
-            rate / usual,
-            usual,
-        )
 
 
 def _validate_model(options: TrainingOptions, architecture: ModelConfig | None) -> None:
@@ -292,12 +264,11 @@ def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> st
 def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget, reasons: list[str]) -> dict[str, Any]:
     """Learning rate by the number of steps; weight decay and dropouts by the number of epochs."""
     epochs, steps = budget.estimated_epochs(model), budget.estimated_steps(model)
-    optimizer = options.get("optimizer") or _OPTIMIZER
-    delay = _MUON_DELAYS_DROPOUT if optimizer == "muon" else 1
-    dropout = _dropout(epochs / delay, steps)
+    optimizer = options.get("optimizer") or DEFAULT_OPTIMIZER
+    dropout = dropout_probability(optimizer, steps, epochs)
     chosen = {
-        "lr": _learning_rate(optimizer, model.hidden, steps, epochs),
-        "weight_decay": _weight_decay(optimizer, epochs) if optimizer in ("muon", "adamw") else 0.0,
+        "lr": learning_rate(optimizer, model.hidden, steps, epochs),
+        "weight_decay": weight_decay(optimizer, epochs),
         **({"dropout_hidden": dropout} if model.layers > 1 else {}),
         "dropout_output": dropout,
     }
@@ -310,39 +281,8 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
     return {**dict.fromkeys(_DROPOUTS, 0.0), **chosen, **given}
 
 
-def _learning_rate(optimizer: str, hidden: int, steps: float, epochs: float) -> float:
-    """By the number of steps. Where a text is read only a few times, the rate of Muon is lower."""
-    lr = LEARNING_RATES.get(optimizer, LEARNING_RATES[_OPTIMIZER]) * min(1.0, 512 / hidden)
-    factor = (_STEPS_AT_FULL_LR / max(_STEPS_AT_FULL_LR, steps)) ** _LR_EXPONENT
-    if optimizer == "muon":
-        steps_factor = (_FEW_EPOCHS_STEPS / max(_FEW_EPOCHS_STEPS, steps)) ** _FEW_EPOCHS_STEPS_EXPONENT
-        factor *= max(_MIN_FEW_EPOCHS_FACTOR * steps_factor, _few_epochs_factor(epochs))
-    return _rounded(lr * max(factor, _MIN_LR_FACTOR))
-
-
-def _few_epochs_factor(epochs: float) -> float:
-    return math.pow(min(1.0, epochs / _FEW_EPOCHS), _FEW_EPOCHS_EXPONENT)
-
-
-def _weight_decay(optimizer: str, epochs: float) -> float:
-    by_epochs = _WEIGHT_DECAY_PER_EPOCH * epochs
-    if optimizer == "muon":
-        by_epochs = _MAX_WEIGHT_DECAY * _few_epochs_factor(epochs)
-    return _rounded(min(max(by_epochs, _MIN_WEIGHT_DECAY), _MAX_WEIGHT_DECAY))
-
-
-def _dropout(epochs: float, steps: float) -> float:
-    doublings = math.log2(max(1.0, min(epochs / _EPOCHS_WITHOUT_DROPOUT, steps / _STEPS_WITHOUT_DROPOUT)))
-    return min(round(20 * _DROPOUT_PER_DOUBLING * doublings) / 20, _MAX_DROPOUT)
-
-
 def _about(count: float) -> str:
     return f"{count:.2g}" if count < 10 else f"{float(f'{count:.1e}'):,.0f}"
-
-
-def _rounded(value: float) -> float:
-    """Round to one significant digit (two if it starts with 1), so that close estimates usually give the same value."""
-    return float(f"{value:.{0 if value >= 2 * 10 ** math.floor(math.log10(value)) else 1}e}")
 
 
 # ----------------------------------------------------------------------------------------------------- training
@@ -352,10 +292,10 @@ def _training(
     options: TrainingOptions, valid_ids: int, device: str, steps: float, fixed: dict[str, Any]
 ) -> TrainingConfig:
     ids_per_step = max(1, fixed["batch"] * fixed["bptt"])
-    optimizer = options.get("optimizer") or _OPTIMIZER
+    optimizer = options.get("optimizer") or DEFAULT_OPTIMIZER
     chosen = {
         "optimizer": optimizer,
-        "momentum": _MOMENTUM.get(optimizer, TrainingConfig.momentum),
+        "momentum": _MUON_MOMENTUM if optimizer == "muon" else TrainingConfig.momentum,
         "beta2": _BETA2,
         "average": "ema",
         "eval_every": _automatic_eval_every(min(valid_ids, MAX_VALIDATION_IDS), ids_per_step, device),

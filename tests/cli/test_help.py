@@ -60,6 +60,7 @@ def test_tab_completes_choices(option, choices):
         (["{text}", "--split", "90"], 2, "--split '90' must be two or three percentages"),
         (["{text}", "--documents", "words"], 2, "not 'words'"),
         (["{text}", "--precision", "fp9"], 2, "not 'fp9'"),
+        (["{text}", "--device", "gpu"], 2, "--device 'gpu' is not a device"),
         (["{text}", "--init-from", "missing"], 66, "missing does not exist"),
         (["{text}", "--out", "{text}"], 73, "exists and is not a run"),
         (["--resume", "--out", "missing"], 66, "missing does not exist"),

@@ -10,7 +10,8 @@ from charlm.corpus.prepared import SplitSize
 from charlm.errors import UsageError
 from charlm.training.budget import EvaluationSpeed, TrainingSpeed
 from charlm.training.options import SIZES, TrainingOptions
-from charlm.training.recipe import LEARNING_RATES, resolve, validate
+from charlm.training.recipe import resolve, validate
+from charlm.training.regularization import LEARNING_RATES
 
 
 class Machine:

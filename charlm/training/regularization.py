@@ -1,0 +1,75 @@
+"""Learning rate, weight decay and dropout for a number of steps and epochs.
+
+They were measured on two CPU cores; benchmarks/LOG.md has the tables.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+logger = logging.getLogger("charlm")
+
+LEARNING_RATES = {"muon": 2e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "sgd": 1.0}
+"""For layers up to 512 wide and few steps. Wider layers and longer trainings use lower rates."""
+_HIGH_LR = 10
+"""There is a warning from this multiple of the usual learning rate on."""
+_STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
+_FULL_REGULARIZATION_EPOCHS = 3.5
+"""Muon: with fewer epochs, learning rate and weight decay are lower, in proportion to the square of the epochs."""
+_MIN_FEW_EPOCHS_FACTOR, _FEW_EPOCHS_STEPS, _FEW_EPOCHS_EXPONENT = 0.57, 400, 0.75
+"""For the learning rate this factor is not below the first number up to the second number of steps. Beyond that the
+bound falls with the third number as a power of the steps."""
+_WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
+_EPOCHS_WITHOUT_DROPOUT, _STEPS_WITHOUT_DROPOUT = 2.5, 800
+_MUON_EPOCHS_WITHOUT_DROPOUT = 5.0
+"""More, because Muon's learning rate and weight decay also prevent overfitting."""
+_DROPOUT_PER_DOUBLING, _MAX_DROPOUT = 0.12, 0.5
+
+
+def learning_rate(optimizer: str, hidden: int, steps: float, epochs: float) -> float:
+    """By the number of steps. Where a text is read only a few times, the rate of Muon is lower."""
+    lr = LEARNING_RATES.get(optimizer, 1e-2) * min(1.0, 512 / hidden)
+    factor = (_STEPS_AT_FULL_LR / max(_STEPS_AT_FULL_LR, steps)) ** _LR_EXPONENT
+    if optimizer == "muon":
+        bound = _MIN_FEW_EPOCHS_FACTOR * (_FEW_EPOCHS_STEPS / max(_FEW_EPOCHS_STEPS, steps)) ** _FEW_EPOCHS_EXPONENT
+        factor *= max(bound, _few_epochs_factor(epochs))
+    return _rounded(lr * max(factor, _MIN_LR_FACTOR))
+
+
+def warn_of_high_rate(optimizer: str, rate: float | None) -> None:
+    """Log a warning if ``rate``, where one was chosen by hand, is far above the usual ones."""
+    usual = LEARNING_RATES[optimizer]
+    if rate is not None and rate > _HIGH_LR * usual:
+        logger.warning(
+            "a learning rate of %g is %.0f times the usual %g; training will probably diverge",
+            rate,
+            rate / usual,
+            usual,
+        )
+
+
+def weight_decay(optimizer: str, epochs: float) -> float:
+    """Of matrices, by the number of epochs; 0 for optimizers other than Muon and AdamW."""
+    if optimizer not in ("muon", "adamw"):
+        return 0.0
+    by_epochs = _WEIGHT_DECAY_PER_EPOCH * epochs
+    if optimizer == "muon":
+        by_epochs = _MAX_WEIGHT_DECAY * _few_epochs_factor(epochs)
+    return _rounded(min(max(by_epochs, _MIN_WEIGHT_DECAY), _MAX_WEIGHT_DECAY))
+
+
+def _few_epochs_factor(epochs: float) -> float:
+    return math.pow(min(1.0, epochs / _FULL_REGULARIZATION_EPOCHS), 2)
+
+
+def dropout_probability(optimizer: str, steps: float, epochs: float) -> float:
+    """On the output and between layers, by the number of epochs; lower where there are few steps."""
+    epochs_without = _MUON_EPOCHS_WITHOUT_DROPOUT if optimizer == "muon" else _EPOCHS_WITHOUT_DROPOUT
+    doublings = math.log2(max(1.0, min(epochs / epochs_without, steps / _STEPS_WITHOUT_DROPOUT)))
+    return min(round(20 * _DROPOUT_PER_DOUBLING * doublings) / 20, _MAX_DROPOUT)
+
+
+def _rounded(value: float) -> float:
+    """Round to one significant digit (two if it starts with 1), so that close estimates usually give the same value."""
+    return float(f"{value:.{0 if value >= 2 * 10 ** math.floor(math.log10(value)) else 1}e}")
