@@ -9,8 +9,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from charlm.arguments import check_device_name
 from charlm.errors import OutOfMemoryError, UsageError
@@ -95,8 +97,15 @@ def make_reproducible(device: torch.device) -> None:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it before it is written
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def copy_to(device: torch.device, array: NDArray[Any]) -> torch.Tensor:
+    """``array`` as a tensor on ``device``. On CUDA the host does not wait for the work that is queued there."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def avoid_lost_threads(threads: int | None) -> None:

@@ -31,29 +31,30 @@ ITERATIONS = 3
 _EPS = 1e-8
 
 
-def orthogonalize(x_GI: Tensor) -> Tensor:
+def orthogonalize(x_GI: Tensor, products: torch.dtype = torch.float32) -> Tensor:
     """An approximation of the matrix with orthonormal columns that is nearest to ``x_GI``, in blocks of columns.
 
     Singular values above a thirtieth of a block's norm, (sum of their fourth powers)^(1/4), become 0.7 to 1.2; smaller
-    ones are multiplied by 40.
+    ones are multiplied by 40. ``products`` is the type in which matrices are multiplied.
     """
     rows, columns = x_GI.shape
     padded_GI = F.pad(x_GI, (0, -columns % BLOCK_COLUMNS))
     x_NGC = padded_GI.view(rows, -1, min(BLOCK_COLUMNS, padded_GI.shape[1])).transpose(0, 1)
     norm_N11 = (x_NGC.mT @ x_NGC).square().sum((1, 2), keepdim=True).pow(0.25)
-    x_NGC = x_NGC / norm_N11.clamp_min(torch.finfo(torch.float32).tiny)
+    x_NGC = (x_NGC / norm_N11.clamp_min(torch.finfo(torch.float32).tiny)).to(products)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram_NCC = x_NGC.mT @ x_NGC
         x_NGC = a * x_NGC + x_NGC @ (b * gram_NCC + c * gram_NCC @ gram_NCC)
-    return x_NGC.transpose(0, 1).reshape(rows, -1)[:, :columns]
+    return x_NGC.transpose(0, 1).reshape(rows, -1)[:, :columns].float()
 
 
 class Muon(torch.optim.Optimizer):
     """The optimizer of ``matrices`` by Muon, with Nesterov momentum, and of ``others`` by AdamW.
 
     ``others`` are two lists: with and without weight decay. Decay is decoupled, and ``lr * weight_decay`` per step for
-    all. ``precision`` is that of the products on the native engine, "bf16" or "fp32".
+    all. ``precision`` is that of the training: matrices are multiplied in float32 for "fp32", else in bfloat16 on CUDA
+    and, for "bf16", on the native engine.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Muon(torch.optim.Optimizer):
         self._momentum = momentum
         self._betas = betas
         self._storage = native.STORAGES["bf16" if precision == "bf16" else "fp32"]
+        self._cuda_products = torch.float32 if precision == "fp32" else torch.bfloat16
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # there is never a closure
@@ -99,8 +101,8 @@ class Muon(torch.optim.Optimizer):
             if found_inf is None or not found_inf.item():
                 self._native_step(parameters, float(group["lr"]), group["weight_decay"])
             return
-        for parameter in parameters:
-            self._torch_step(parameter, group["lr"], group["weight_decay"], found_inf)
+        for together in _stackable(parameters):
+            self._torch_step(together, group["lr"], group["weight_decay"], found_inf)
 
     def _native_step(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
         library = native.find_library()
@@ -118,18 +120,25 @@ class Muon(torch.optim.Optimizer):
             raise MemoryError
 
     def _torch_step(
-        self, parameter: nn.Parameter, lr: float | Tensor, weight_decay: float, found_inf: Tensor | None
+        self, parameters: list[nn.Parameter], lr: float | Tensor, weight_decay: float, found_inf: Tensor | None
     ) -> None:
-        assert parameter.grad is not None
-        momentum_GI = self.state[parameter]["momentum_buffer"]
-        average_GI = torch.lerp(parameter.grad, momentum_GI, self._momentum)
-        direction_GI = torch.lerp(parameter.grad, average_GI, self._momentum)
-        change_GI = orthogonalize(direction_GI) * (lr * LR_FACTOR) + parameter * (lr * weight_decay)
-        if found_inf is not None:
-            skip = found_inf > 0
-            average_GI, change_GI = torch.where(skip, momentum_GI, average_GI), torch.where(skip, 0.0, change_GI)
-        momentum_GI.copy_(average_GI)
-        parameter.sub_(change_GI)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        averages = torch._foreach_lerp(gradients, momenta, self._momentum)
+        directions = torch._foreach_lerp(gradients, averages, self._momentum)
+        on_cuda = parameters[0].device.type == "cuda"
+        orthogonal_GI = orthogonalize(torch.cat(directions, 1), self._cuda_products if on_cuda else torch.float32)
+        columns = [parameter.shape[1] for parameter in parameters]
+        for parameter, momentum_GI, average_GI, direction_GI in zip(
+            parameters, momenta, averages, orthogonal_GI.split(columns, 1), strict=True
+        ):
+            change_GI = direction_GI * (lr * LR_FACTOR) + parameter * (lr * weight_decay)
+            if found_inf is None:
+                momentum_GI.copy_(average_GI)
+                parameter.sub_(change_GI)
+            else:
+                momentum_GI.copy_(torch.where(found_inf > 0, momentum_GI, average_GI))
+                parameter.sub_(torch.where(found_inf > 0, 0.0, change_GI))
 
     def _adamw_step(self, group: dict[str, Any], found_inf: Tensor | None) -> None:
         parameters = [p for p in group["params"] if p.grad is not None]
@@ -147,6 +156,15 @@ class Muon(torch.optim.Optimizer):
             found_inf=found_inf, amsgrad=False, beta1=self._betas[0], beta2=self._betas[1], lr=group["lr"],
             weight_decay=group["weight_decay"], eps=_EPS, maximize=False,
         )  # fmt: skip
+
+
+def _stackable(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters in groups whose matrices can stand side by side without a block that covers two of them."""
+    groups: dict[object, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        rows, columns = parameter.shape
+        groups.setdefault(rows if columns % BLOCK_COLUMNS == 0 else parameter, []).append(parameter)
+    return list(groups.values())
 
 
 def _blocks(parameter: nn.Parameter, momentum_GI: Tensor, lr: float) -> list[native.MuonBlock]:

@@ -33,7 +33,7 @@ from charlm.training.options import (
     command_line_name,
     definitions,
 )
-from charlm.training.regularization import dropout_probability, learning_rate, weight_decay
+from charlm.training.regularization import dropout_probabilities, learning_rate, weight_decay
 
 if TYPE_CHECKING:
     from charlm.corpus.prepared import SplitSize
@@ -265,12 +265,12 @@ def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget
     """Learning rate by the number of steps; weight decay and dropouts by the number of epochs."""
     epochs, steps = budget.estimated_epochs(model), budget.estimated_steps(model)
     optimizer = options.get("optimizer") or DEFAULT_OPTIMIZER
-    dropout = dropout_probability(optimizer, steps, epochs)
+    between_layers, on_output = dropout_probabilities(optimizer, steps, budget.estimated_ids(model), epochs)
     chosen = {
         "lr": learning_rate(optimizer, model.hidden, steps, epochs),
         "weight_decay": weight_decay(optimizer, epochs),
-        **({"dropout_hidden": dropout} if model.layers > 1 else {}),
-        "dropout_output": dropout,
+        **({"dropout_hidden": between_layers} if model.layers > 1 else {}),
+        "dropout_output": on_output,
     }
     given = _given(options, ("lr", "weight_decay", *_DROPOUTS))
     if model.layers == 1 and given.pop("dropout_hidden", 0.0):

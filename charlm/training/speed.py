@@ -42,8 +42,6 @@ _MIN_SHARE_OF_IDS = 0.3
 """The least share of a step's time that grows with its ids."""
 _LR = 1e-6
 """So low that the weights stay finite, however often a chunk is trained on."""
-_CUDA_WARM_UP = 6
-"""Steps before a captured graph is replayed at full speed."""
 _STREAMS = 32
 _MAX_COMPARED_STEPS = 64
 _SLOWEST_PRECISION = 8
@@ -82,14 +80,15 @@ class MachineSpeed:
             def step(length: int) -> float:
                 chunk, carried = self._chunk(length, config.batch), state.model.initial_state(config.batch)
                 began = time.perf_counter()
-                update.apply(chunk, carried, _LR)
-                state.average.update()
-                return time.perf_counter() - began
+                for _ in range(update.queue_length):
+                    update.apply(chunk, carried, _LR)
+                    state.average.update()
+                update.results()
+                return (time.perf_counter() - began) / update.queue_length
 
             allowed = _TRAINING * self._allowed
             if state.device.type == "cuda":
-                for _ in range(_CUDA_WARM_UP):
-                    step(config.bptt)
+                step(config.bptt)  # captures the graph
                 seconds = median(_repeated(lambda: step(config.bptt), allowed))
                 return TrainingSpeed(0.0, seconds / (config.batch * config.bptt))
             return _training_speed(step, config.batch, config.bptt, allowed)

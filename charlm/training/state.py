@@ -85,10 +85,14 @@ class Progress:
         costs = {"int8": self.int8_cost, "bf16": self.bf16_cost}
         return {name: cost for name, cost in costs.items() if cost is not None and math.isfinite(cost)}
 
-    def note_step(self, loss: float, clipped: bool, skipped: bool, ids: int) -> None:
-        """Count a step with its loss in nats per character."""
+    def begin_step(self, ids: int, next_cursor: Cursor) -> None:
+        """Count a step on so many ``ids``; its result may follow later."""
         self.step += 1
         self.ids_seen += ids
+        self.part, self.chunk = next_cursor
+
+    def note_result(self, loss: float, clipped: bool, skipped: bool) -> None:
+        """Record the result of a step, in the order of the steps: its loss in nats per character."""
         if skipped:
             self.skipped_steps += 1
             self.skipped_in_a_row += 1

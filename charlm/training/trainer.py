@@ -8,6 +8,7 @@ prints nothing. Everything that changes is in ``Trainer.state``, which is saved 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -24,7 +25,7 @@ from charlm.corpus.prepared import Corpus
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation.percentiles import MAX_IDS
 from charlm.model.char_lm import CharLM
-from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
+from charlm.system.devices import copy_to, keep_freed_memory, make_reproducible, memory_bytes, memory_errors
 from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
 from charlm.training.memory import need_and_advice, refuse_too_large
 from charlm.training.metrics_log import MetricsLog
@@ -32,7 +33,7 @@ from charlm.training.saving import NonFiniteError, Saver
 from charlm.training.state import Progress, TrainingState
 from charlm.training.threads import use_threads
 from charlm.training.time_limit import TimeLimit
-from charlm.training.update import make_update
+from charlm.training.update import UpdateResult, make_update
 from charlm.training.validation import StoppedError, Validator
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -75,6 +76,7 @@ class Trainer:
         self._stop = False
         self._clock = clock
         self._started = self._last_save = clock()
+        self._queued_seconds = 0.0
 
     @classmethod
     def resume(
@@ -115,8 +117,8 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Time spent on this run, evaluations and earlier sessions included."""
-        return self._clock() - self._started
+        """Time spent on this run, evaluations and earlier sessions included, until the steps begun so far are done."""
+        return self._clock() - self._started + self._queued_seconds
 
     def stop(self) -> None:
         """Ask the loop to save and end as soon as possible."""
@@ -176,7 +178,7 @@ class Trainer:
                 if self.progress.evaluated_step != self.progress.step:
                     yield self._evaluate()
                 return "budget" if budget_spent else "early stop"
-            yield self._step()
+            yield from self._steps()
             if self._save_is_due():
                 yield self._save()
 
@@ -219,39 +221,59 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------ step
 
-    def _step(self) -> Stepped:
-        began, progress, config = self._clock(), self.progress, self.config
+    def _steps(self) -> Iterator[Stepped]:
+        """Take a step; on a GPU several, up to where something else is due, and read their results together."""
+        began = self._clock()
+        steps = [self._begin_step()]
+        while len(steps) < self._update.queue_length and not self._must_read_results():
+            steps.append(self._begin_step())
+            if self._limit is not None:
+                self._queued_seconds = max(0.0, len(steps) * self._limit.step_seconds - (self._clock() - began))
+        with memory_errors(self._memory_advice):
+            results = self._update.results()
+        self._queued_seconds = 0.0
+        if self._limit is not None:
+            self._limit.note_step((self._clock() - began) / len(steps))
+        yield from [self._end_step(step, result) for step, result in zip(steps, results, strict=True)]
+        if self.progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise NonFiniteError(f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row")
+
+    def _must_read_results(self) -> bool:
+        """Whether what follows the last step may be something other than another step."""
+        return self._stop or self._evaluation_is_due() or self._budget_spent() or self._save_is_due()
+
+    def _begin_step(self) -> Stepped:
+        """Queue the next update. What it returns lacks the update's result."""
+        progress, config = self.progress, self.config
         chunk = self.batches.chunk(progress.cursor)
         self._prepare_carried_state(chunk)
         factor = self.state.schedule.factor(progress.step, self.budget_progress(), self._spent_after_step())
         lr = progress.rate = config.lr * (factor * progress.rate_factor)
         with memory_errors(self._memory_advice):
-            updated = self._update.apply(chunk, self.state.carried, lr)
-        if updated.is_finite:
-            self.state.average.update()
-        loss = updated.loss * self._ids_per_character
-        progress.note_step(loss, updated.grad_norm > config.clip, not updated.is_finite, chunk.predictions)
-        progress.part, progress.chunk = self.batches.next_cursor(progress.cursor)
+            carried = self._update.apply(chunk, self.state.carried, lr)
+        # Where the update was skipped, the same weights count once more.
+        self.state.average.update()
+        progress.begin_step(chunk.predictions, self.batches.next_cursor(progress.cursor))
         rows = self.batches.carried_rows(progress.cursor)
-        self.state.carried = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in updated.state)
-        if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise NonFiniteError(f"the loss or its gradient was not finite for {MAX_SKIPPED_IN_A_ROW} steps in a row")
-        if self._limit is not None:
-            self._limit.note_step(self._clock() - began)
-        characters = int(chunk.predictions / self._ids_per_character)
-        stepped = Stepped(
+        self.state.carried = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in carried)
+        return Stepped(
             step=progress.step,
-            nats_per_char=loss,
-            grad_norm=updated.grad_norm,
+            nats_per_char=math.nan,
+            grad_norm=math.nan,
             lr=lr,
-            skipped=not updated.is_finite,
-            characters=characters,
+            skipped=False,
+            characters=int(chunk.predictions / self._ids_per_character),
             budget_spent=self.budget_progress(),
         )
-        if progress.step % _LOG_EVERY == 0:
+
+    def _end_step(self, step: Stepped, result: UpdateResult) -> Stepped:
+        """Record the result of a step and return it with the step."""
+        loss, progress = result.loss * self._ids_per_character, self.progress
+        progress.note_result(loss, result.grad_norm > self.config.clip, not result.is_finite)
+        if step.step % _LOG_EVERY == 0:
             mean_loss = progress.mean_loss()
-            self.metrics_log.write("train", progress.step, self.seconds, train_nats_per_char=mean_loss, rate=lr)
-        return stepped
+            self.metrics_log.write("train", step.step, self.seconds, train_nats_per_char=mean_loss, rate=step.lr)
+        return dataclasses.replace(step, nats_per_char=loss, grad_norm=result.grad_norm, skipped=not result.is_finite)
 
     def _prepare_carried_state(self, chunk: Chunk) -> None:
         """Start all rows of a fresh chunk from zeros; else reset a few at random.
@@ -265,7 +287,7 @@ class Trainer:
         random = np.random.Generator(np.random.Philox(key=[self.config.seed ^ _RESET_KEY, self.progress.step]))
         reset_B = np.asarray(random.random(rows) < self.config.state_reset)
         if reset_B.any():
-            keep_B1 = torch.from_numpy(~reset_B).to(self.device)[:, None]
+            keep_B1 = copy_to(self.device, ~reset_B)[:, None]
             self.state.carried = tuple((h_BH * keep_B1, c_BH * keep_B1) for h_BH, c_BH in self.state.carried)
 
     # ------------------------------------------------------------------------------------------------ evaluation

@@ -1,8 +1,9 @@
 """One update of the weights from one chunk: forward pass, gradients, clipping, and the optimizer's step.
 
-``Update`` decides on the host whether an update is applied. ``DeviceUpdate`` decides it on the device, so that on CUDA
-a whole update can be captured once as a graph and replayed: an LSTM of two layers and 128 time steps launches a few
-thousand small kernels, and launching them one by one takes longer than computing them.
+``Update`` decides on the host whether an update is applied. ``DeviceUpdate`` decides it on the device. On CUDA a whole
+update can then be captured once as a graph and replayed: an LSTM of two layers and 128 time steps launches a few
+thousand small kernels, and launching them one by one takes longer than computing them. The host can also prepare the
+next chunks meanwhile, because it reads the losses of several updates at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from charlm.corpus.batches import IGNORE_INDEX, Chunk
 from charlm.model.char_lm import State, activation_penalty, cross_entropy, detach
-from charlm.system.devices import autocast
+from charlm.system.devices import autocast, copy_to
 from charlm.training.muon import Muon
 from charlm.training.state import TrainingState
 
@@ -27,14 +28,10 @@ _EAGER_UPDATES = 3
 
 
 class UpdateResult(NamedTuple):
-    """The mean loss in nats per id, the norm of the gradient before clipping, and the detached state after the chunk.
-
-    Where the loss or the norm is not finite, no weight has changed and the state is zero.
-    """
+    """The mean loss in nats per id, and the norm of the gradient before clipping."""
 
     loss: float
     grad_norm: float
-    state: State
 
     @property
     def is_finite(self) -> bool:
@@ -51,6 +48,9 @@ def make_update(state: TrainingState) -> Update:
 class Update:
     """Applies updates to the model of ``state`` with its optimizer."""
 
+    queue_length = 1
+    """How many updates may be applied before ``results`` is called."""
+
     def __init__(self, state: TrainingState) -> None:
         self._model = state.model
         self._optimizer = state.optimizer
@@ -58,23 +58,34 @@ class Update:
         self._generator = state.generator
         self._device = state.device
         self._scale = LOSS_SCALE if state.config.precision == "fp16" else 1.0
+        self._results: list[UpdateResult] = []
 
-    def apply(self, chunk: Chunk, state: State, lr: float) -> UpdateResult:
-        """Learn from ``chunk``, whose rows continue from ``state``, at the learning rate ``lr``."""
+    def results(self) -> list[UpdateResult]:
+        """The results of the updates since the last call, oldest first."""
+        results, self._results = self._results, []
+        return results
+
+    def apply(self, chunk: Chunk, state: State, lr: float) -> State:
+        """Learn from ``chunk``, whose rows continue from ``state``, at the learning rate ``lr``.
+
+        Returns the detached state after the chunk. Where the loss or the norm of the gradient is not finite, no weight
+        changes and the state is zero.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
         loss, norm, state = self._gradients(inputs_TB, targets_TB, lengths_B, chunk.predictions, state)
-        updated = UpdateResult(loss.item(), norm.item(), detach(state))
-        if updated.is_finite:
+        result = UpdateResult(loss.item(), norm.item())
+        self._results.append(result)
+        if result.is_finite:
             self._optimizer.step()
-            return updated
-        return updated._replace(state=self._model.initial_state(inputs_TB.shape[1]))
+            return detach(state)
+        return self._model.initial_state(inputs_TB.shape[1])
 
     def _tensors(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor | None]:
         lengths_B = None if chunk.lengths_B is None else torch.from_numpy(chunk.lengths_B)
-        inputs_TB, targets_TB = (torch.from_numpy(ids) for ids in (chunk.inputs_TB, chunk.targets_TB))
-        return inputs_TB.to(self._device), targets_TB.to(self._device), lengths_B
+        inputs_TB, targets_TB = (copy_to(self._device, ids) for ids in (chunk.inputs_TB, chunk.targets_TB))
+        return inputs_TB, targets_TB, lengths_B
 
     def _gradients(
         self, inputs_TB: Tensor, targets_TB: Tensor, lengths_B: Tensor | None, predictions: int, state: State
@@ -103,11 +114,13 @@ class Update:
 
 
 class DeviceUpdate(Update):
-    """``Update`` without a host synchronization before the optimizer step, for Muon and fused Adam and AdamW.
+    """``Update`` without a host synchronization before ``results``, for Muon and fused Adam and AdamW.
 
     On CUDA, chunks of the usual shape run as one captured graph; others, such as the last chunk of an epoch and
     documents, run eagerly. The graph holds the addresses of the weights and of the optimizer's state.
     """
+
+    queue_length = 16
 
     def __init__(self, state: TrainingState) -> None:
         super().__init__(state)
@@ -120,17 +133,29 @@ class DeviceUpdate(Update):
         self._shape = (self._config.bptt, self._config.batch)
         self._eager_updates = 0
         self._graph: _Graph | None = None
+        self._values_Q2 = torch.zeros(self.queue_length, 2, device=self._device)
+        self._queued = 0
 
-    def apply(self, chunk: Chunk, state: State, lr: float) -> UpdateResult:
+    def results(self) -> list[UpdateResult]:
+        values, self._queued = self._values_Q2[: self._queued].tolist(), 0
+        return [UpdateResult(loss, norm) for loss, norm in values]
+
+    def apply(self, chunk: Chunk, state: State, lr: float) -> State:
+        values_2, state = self._queue(chunk, state, lr)
+        self._values_Q2[self._queued].copy_(values_2)
+        self._queued += 1
+        return state
+
+    def _queue(self, chunk: Chunk, state: State, lr: float) -> tuple[Tensor, State]:
         self._lr.fill_(lr)
         inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
         fits_graph = self._device.type == "cuda" and lengths_B is None and tuple(inputs_TB.shape) == self._shape
         if not fits_graph or self._eager_updates < _EAGER_UPDATES:
             self._eager_updates += fits_graph
-            return _read(*self._update(inputs_TB, targets_TB, lengths_B, chunk.predictions, state))
+            return self._update(inputs_TB, targets_TB, lengths_B, chunk.predictions, state)
         if self._graph is None:
             self._graph = _Graph(self, inputs_TB, targets_TB, state)
-        return _read(*self._graph.replay(inputs_TB, targets_TB, state))
+        return self._graph.replay(inputs_TB, targets_TB, state)
 
     def _update(
         self, inputs_TB: Tensor, targets_TB: Tensor, lengths_B: Tensor | None, predictions: int, state: State
@@ -144,11 +169,6 @@ class DeviceUpdate(Update):
         return values_2, tuple(
             (torch.where(is_finite, h_BH, 0.0), torch.where(is_finite, c_BH, 0.0)) for h_BH, c_BH in detach(state)
         )
-
-
-def _read(values_2: Tensor, state: State) -> UpdateResult:
-    loss, norm = values_2.tolist()
-    return UpdateResult(loss, norm, state)
 
 
 class _Graph:
@@ -176,5 +196,6 @@ class _Graph:
 
 def _copy_state(to: State, source: State) -> None:
     for (h_BH, c_BH), (new_h_BH, new_c_BH) in zip(to, source, strict=True):
-        h_BH.copy_(new_h_BH)
-        c_BH.copy_(new_c_BH)
+        if h_BH.data_ptr() != new_h_BH.data_ptr():
+            h_BH.copy_(new_h_BH)
+            c_BH.copy_(new_c_BH)

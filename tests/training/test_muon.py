@@ -40,10 +40,10 @@ def relative_error(found, expected):
     return float((found.double() - expected).norm() / expected.norm())
 
 
-def optimizer(matrix, precision="fp32", momentum=0.8, weight_decay=0.1):
+def optimizer(*matrices, precision="fp32", momentum=0.8, weight_decay=0.1):
     others = [nn.Parameter(torch.ones(3, 2))], [nn.Parameter(torch.ones(2))]
     muon = Muon(
-        [matrix], others, lr=0.01, momentum=momentum, betas=(0.9, 0.95), weight_decay=weight_decay, precision=precision
+        matrices, others, lr=0.01, momentum=momentum, betas=(0.9, 0.95), weight_decay=weight_decay, precision=precision
     )
     for other in [*others[0], *others[1]]:
         other.grad = torch.full_like(other, 0.5)
@@ -137,3 +137,20 @@ def test_zero_gradients_decay_the_weights_only(monkeypatch):
     weight.grad = torch.zeros(64, 32)
     muon.step()
     np.testing.assert_allclose(weight.detach(), before * (1 - 0.001), rtol=1e-6)
+
+
+def test_matrices_that_are_orthogonalized_side_by_side_change_as_if_they_were_alone(monkeypatch):
+    monkeypatch.setenv("CHARLM_ENGINE", "torch")
+    shapes = [(256, 128), (256, 100), (512, 128), (256, 384)]
+
+    def changed(together):
+        weights = [nn.Parameter(random_matrix(*shape, seed=100).clone()) for shape in shapes]
+        for muon in [optimizer(*weights)] if together else [optimizer(weight) for weight in weights]:
+            for step in range(2):
+                for seed, weight in enumerate(weights):
+                    weight.grad = random_matrix(*weight.shape, seed=10 * step + seed)
+                muon.step()
+        return weights
+
+    for one, other in zip(changed(together=True), changed(together=False), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)

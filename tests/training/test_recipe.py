@@ -118,10 +118,18 @@ def test_chunks_are_not_shortened_if_bptt_or_steps_are_given_or_for_documents():
     assert documents.training.bptt == 128
 
 
+def test_a_gpu_that_reads_more_in_a_step_has_as_much_dropout_for_the_same_epochs():
+    budgets = [chosen(10**6, device, epochs=30, size="large") for device in ("cpu", "cuda")]
+    assert budgets[0].training.batch < budgets[1].training.batch
+    assert budgets[0].model.dropout_output == budgets[1].model.dropout_output > 0
+
+
 def test_two_layers_need_time_and_have_dropout_between_them():
     assert [chosen(10**6, time=time).model.layers for time in ("2m", "60m")] == [1, 2]
     deep = chosen(10**6, time="60m").model
-    assert deep.dropout_hidden == deep.dropout_output > 0
+    assert 0 < deep.dropout_hidden < deep.dropout_output
+    adamw = chosen(10**6, time="60m", optimizer="adamw").model
+    assert adamw.dropout_hidden == adamw.dropout_output > 0
     assert chosen(10**6, time="60m", layers=1).model.dropout_hidden == 0
 
 

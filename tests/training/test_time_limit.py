@@ -33,9 +33,10 @@ class Clock:
 
         def apply(chunk, state, lr):
             self.now += self.step
-            return UpdateResult(1.0, 1.0, trainer.model.initial_state(chunk.inputs_TB.shape[1]))
+            return trainer.model.initial_state(chunk.inputs_TB.shape[1])
 
         monkeypatch.setattr(trainer._update, "apply", apply)
+        monkeypatch.setattr(trainer._update, "results", lambda: [UpdateResult(1.0, 1.0)])
         self._slow(trainer.validator, "evaluate", lambda: self.evaluation, monkeypatch)
         self._slow(trainer.saver, "save", lambda: self.save, monkeypatch)
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from charlm.engine.torch import TorchEngine
 from charlm.errors import InputOutputError, OutOfMemoryError
 from charlm.evaluation.measure import evaluate
 from charlm.training.events import Evaluated, Finished, Saved, SaveFailed, Stepped
+from charlm.training.update import DeviceUpdate, Update
 
 NO_DROPOUT = dict.fromkeys(DROPOUTS, 0.0)
 
@@ -58,6 +60,42 @@ def test_runs_are_equal_only_with_the_same_seed(make_trainer):
         train(trainer)
         digests.append(digest(trainer))
     assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("poisoned", [(), (2, 13)])
+@pytest.mark.parametrize("kind", ["streams", "documents"])
+def test_reading_the_results_of_several_steps_together_changes_nothing(make_trainer, document_corpus, kind, poisoned):
+    """As on a GPU, where the host does not wait for the result of each step."""
+    outcomes = []
+    of = {"of": document_corpus, "state_reset": 0.0} if kind == "documents" else {}
+    for name, update in (("host", Update), ("device", DeviceUpdate)):
+        # A rate that is the same number in float32, in which a device keeps it.
+        rate = {"lr": 2.0**-7, "warmup": 0, "schedule": "constant"}
+        trainer = make_trainer(name, steps=40, eval_every=7, save_every=9.0, save_every_unit="steps", **rate, **of)
+        trainer._update = update(trainer.state)
+        _poison(trainer, poisoned)
+        events = [event for event in train(trainer) if not isinstance(event, (Saved, Finished))]
+        outcomes.append(([_timeless(event) for event in events], digest(trainer), _timeless(trainer.progress)))
+        assert trainer.progress.skipped_steps == len(poisoned)
+    assert outcomes[0] == outcomes[1]
+
+
+def _poison(trainer, steps):
+    apply = trainer._update.apply
+
+    def poisoned(chunk, state, lr):
+        if trainer.progress.step in steps:
+            zeros = trainer.model.initial_state(chunk.inputs_TB.shape[1])
+            state = tuple((h_BH + math.nan, c_BH) for h_BH, c_BH in zeros)
+        return apply(chunk, state, lr)
+
+    trainer._update.apply = poisoned
+
+
+def _timeless(record):
+    """The fields of a dataclass that do not depend on the clock, in a form in which NaN equals NaN."""
+    fields = dataclasses.asdict(record).items()
+    return {name: str(value) for name, value in fields if not name.endswith("seconds")}
 
 
 def test_only_best_and_latest_steps_are_kept(make_trainer):

@@ -22,18 +22,21 @@ def chunks(count, length=6, batch=4):
     ]
 
 
-def trained(update_class, count=8, poisoned=(), **options):
-    """The state, losses and norms, and the carried state after ``count`` updates; ``poisoned`` ones read NaN."""
+def trained(update_class, count=8, poisoned=(), queued=1, **options):
+    """The state, losses and norms, and the carried state after ``count`` updates; ``poisoned`` ones read NaN.
+
+    The results of ``queued`` updates are read together.
+    """
     state = TrainingState.create(MODEL, TrainingConfig(batch=4, bptt=6, **options))
     update = update_class(state)
     carried, losses = state.model.initial_state(4), []
     for number, chunk in enumerate(chunks(count)):
         if number in poisoned:
             carried = tuple((h_BH * np.nan, c_BH) for h_BH, c_BH in carried)
-        updated = update.apply(chunk, carried, lr=2.0 ** -(7 + number % 3))  # exact in float32, too
-        carried = updated.state
-        losses.append((updated.loss, updated.grad_norm))
-    return state, losses, carried
+        carried = update.apply(chunk, carried, lr=2.0 ** -(7 + number % 3))  # exact in float32, too
+        if (number + 1) % queued == 0:
+            losses += update.results()
+    return state, losses + update.results(), carried
 
 
 def memory(state):
@@ -42,11 +45,12 @@ def memory(state):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "adam"])
 @pytest.mark.parametrize("poisoned", [(), (3,), (0, 1, 5)])
-def test_deciding_on_the_device_gives_the_same_weights_as_deciding_on_the_host(optimizer, poisoned):
-    host, host_losses, host_carried = trained(Update, poisoned=poisoned, optimizer=optimizer, weight_decay=0.12525)
-    device, device_losses, device_carried = trained(
-        DeviceUpdate, poisoned=poisoned, optimizer=optimizer, weight_decay=0.12525
-    )
+@pytest.mark.parametrize("queued", [1, 3, 16])
+def test_deciding_on_the_device_gives_the_same_weights_as_deciding_on_the_host(optimizer, poisoned, queued):
+    options = {"poisoned": poisoned, "optimizer": optimizer, "weight_decay": 0.12525}
+    host, host_losses, host_carried = trained(Update, **options)
+    device, device_losses, device_carried = trained(DeviceUpdate, queued=queued, **options)
+    assert len(host_losses) == 8
     np.testing.assert_array_equal(host_losses, device_losses)
     assert all(torch.equal(a, b) for a, b in zip(host.model.parameters(), device.model.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(memory(host), memory(device), strict=True))
@@ -58,7 +62,7 @@ def test_deciding_on_the_device_gives_the_same_weights_as_deciding_on_the_host(o
 def test_a_non_finite_update_changes_no_weight_and_resets_the_state(update_class):
     before, _, _ = trained(update_class, count=3)
     after, losses, carried = trained(update_class, count=4, poisoned=(3,))
-    assert np.isnan(losses[-1][0])
+    assert np.isnan(losses[-1].loss)
     assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), after.model.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in zip(memory(before), memory(after), strict=True))
     assert not any(tensor.any() for pair in carried for tensor in pair)
