@@ -130,7 +130,7 @@ class Muon(torch.optim.Optimizer):
         orthogonal_GI = orthogonalize(torch.cat(directions, 1), self._cuda_products if on_cuda else torch.float32)
         columns = [parameter.shape[1] for parameter in parameters]
         for parameter, momentum_GI, average_GI, direction_GI in zip(
-            parameters, momenta, averages, orthogonal_GI.split(columns, 1), strict=True
+            parameters, momenta, averages, torch.split(orthogonal_GI, columns, 1), strict=True
         ):
             change_GI = direction_GI * (lr * LR_FACTOR) + parameter * (lr * weight_decay)
             if found_inf is None:
