@@ -10,6 +10,7 @@ A run is locked while it is trained. It is never overwritten, and it is removed 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RUNS, RunFolder
 from charlm.checkpoint.step import (
     ALL_FILES,
+    Checkpoint,
     open_checkpoint,
 )
 from charlm.checkpoint.transfer import transfer_weights
@@ -32,7 +34,9 @@ from charlm.corpus.text import TextSource
 from charlm.errors import DataError, InputOutputError, UsageError
 from charlm.system.devices import avoid_lost_threads, choose_device, choose_precision
 from charlm.system.disk import naming, sync_folders
+from charlm.system.processes import ALONE, Launch, launched
 from charlm.system.signals import StopSignals
+from charlm.training import together
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
 from charlm.training.options import (
@@ -214,8 +218,34 @@ def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object] | None) ->
 
 @contextlib.contextmanager
 def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOptions) -> Iterator[PreparedRun]:
-    """Prepare the corpus in a new run and hold the run, locked and ready to train."""
+    """Prepare the corpus in a new run and hold the run, locked and ready to train.
+
+    Of several processes, the first one does that, and the others join it. If they were restarted, they go on.
+    """
+    launch = launched()
+    if launch is None:
+        with _new_run(texts, options, run_options) as prepared:
+            yield prepared
+        return
+    with together.taking_part(launch):
+        before = launch.run_before()
+        if not launch.is_first:
+            yield _joined_run(launch)
+        elif before is not None and RunFolder(Path(before)).step_numbers():
+            with _resumed_run(Path(before), TrainingOptions(), None, launch) as prepared:
+                yield prepared
+        else:
+            where = run_options if before is None else dataclasses.replace(run_options, out=Path(before))
+            with _new_run(texts, options, where, launch) as prepared:
+                yield prepared
+
+
+@contextlib.contextmanager
+def _new_run(
+    texts: TextOptions, options: TrainingOptions, run_options: RunOptions, launch: Launch | None = None
+) -> Iterator[PreparedRun]:
     avoid_lost_threads(options.get("threads"))
+    together.check_batch(launch, options.get("batch"))
     device = choose_device(run_options.device)
     precision = choose_precision(run_options.precision, device)
     base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
@@ -236,7 +266,10 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
                 where = error.filename or run.path
                 raise InputOutputError(f"{where} could not be written ({error.strerror}); fix the disk") from None
             seconds = options.get("time")
-            speedometer = None if seconds is None else MachineSpeed(corpus, parse_duration(seconds))
+            processes, local_processes = (1, 1) if launch is None else (launch.size, launch.local_size)
+            speedometer = None
+            if seconds is not None:
+                speedometer = MachineSpeed(corpus, parse_duration(seconds), processes, local_processes)
             began = time.monotonic()
             recipe = resolve(
                 options,
@@ -247,13 +280,19 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
                 precision=precision,
                 speedometer=speedometer,
                 architecture=architecture,
+                processes=processes,
             )
-            trainer = Trainer(run.path, corpus, recipe.model, recipe.training)
+            group, begin = ALONE, None
+            if launch is not None:
+                if speedometer is not None:
+                    begin = time.monotonic() - began, recipe.evaluation_seconds
+                group = together.form_group(launch, run.path, recipe.training, model=recipe.model, begin=begin)
+            trainer = Trainer(run.path, corpus, recipe.model, recipe.training, group=group)
             if base is not None:
                 fresh = trainer.model.weights()
                 trainer.model.load_weights(transfer_weights(read_model_parts(base), fresh, corpus.tokenizer))
             if speedometer is not None:
-                trainer.begin(time.monotonic() - began, recipe.evaluation_seconds)
+                trainer.begin(*(begin or (time.monotonic() - began, recipe.evaluation_seconds)))
             yield PreparedRun(trainer, recipe)
         finally:
             run.discard_without_steps()
@@ -292,7 +331,27 @@ def _prepare(
 
 @contextlib.contextmanager
 def resumed_run(run: Path | None, options: TrainingOptions, device: str | None = None) -> Iterator[PreparedRun]:
-    """Open a run (by default the newest) at its latest checkpoint and hold it, locked and ready to continue."""
+    """Open a run (by default the newest) at its latest checkpoint and hold it, locked and ready to continue.
+
+    Of several processes, the first one chooses the checkpoint, and the others join it.
+    """
+    launch = launched()
+    if launch is None:
+        with _resumed_run(run, options, device) as prepared:
+            yield prepared
+        return
+    with together.taking_part(launch):
+        if launch.is_first:
+            with _resumed_run(run, options, device, launch) as prepared:
+                yield prepared
+        else:
+            yield _joined_run(launch)
+
+
+@contextlib.contextmanager
+def _resumed_run(
+    run: Path | None, options: TrainingOptions, device: str | None = None, launch: Launch | None = None
+) -> Iterator[PreparedRun]:
     refuse_fixed_options(options)
     run, named_step = run_of(RunFolder.newest(RUNS, to_resume=True).path if run is None else run)
     folder = RunFolder(run)
@@ -308,8 +367,21 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
         config = on_device(config, resumed_device(config.device, device))
         corpus = open_corpus(run / "corpus")
         check_corpus(run, corpus, checkpoint)
-        trainer = Trainer.resume(run, corpus, checkpoint, with_limit(config, corpus))
-        extended = is_extended(options)
-        progress = trainer.budget_progress()
-        finished = is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))
-        yield PreparedRun(trainer, None, finished)
+        config = with_limit(config, corpus)
+        together.check_batch(launch, config.batch)
+        group = ALONE
+        if launch is not None:
+            extended = is_extended(options)
+            group = together.form_group(launch, run, config, step=checkpoint.step, is_extended=extended)
+        trainer = Trainer.resume(run, corpus, checkpoint, config, group=group)
+        yield PreparedRun(trainer, None, _has_finished(trainer, checkpoint, is_extended(options)))
+
+
+def _joined_run(launch: Launch) -> PreparedRun:
+    trainer, checkpoint, extended = together.join(launch)
+    return PreparedRun(trainer, None, checkpoint is not None and _has_finished(trainer, checkpoint, extended))
+
+
+def _has_finished(trainer: Trainer, checkpoint: Checkpoint, extended: bool) -> bool:
+    progress = trainer.budget_progress()
+    return is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))

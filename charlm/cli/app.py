@@ -20,6 +20,7 @@ from charlm.cli import classify, compare, evaluate, export, generate, info, scor
 from charlm.cli.mistakes import explain
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
+from charlm.system.processes import is_first_process
 
 app = typer.Typer(
     name="charlm",
@@ -64,7 +65,10 @@ def main() -> None:
     _open_missing_streams()
     # SIGTERM becomes an exception, so that temporary folders are removed. Training handles it itself.
     signal.signal(signal.SIGTERM, _exit_on_signal)
-    logging.getLogger("charlm").addHandler(LogHandler())
+    logger = logging.getLogger("charlm")
+    logger.addHandler(LogHandler())
+    if not is_first_process():
+        logger.setLevel(logging.ERROR)
     try:
         code = _run()
         sys.stdout.flush()
@@ -99,7 +103,8 @@ def _run() -> int:
     except CharlmError as error:
         if _options["debug"]:
             raise
-        _print_error(str(error))
+        if is_first_process():  # the others would print the same line
+            _print_error(str(error))
         return error.exit_code
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):  # how the parser exits if its help is not read

@@ -26,6 +26,7 @@ from charlm.cli.options import (
 from charlm.cli.texts import check_files, wait_for_stdin
 from charlm.config import TrainingConfig
 from charlm.errors import UsageError
+from charlm.system.processes import is_first_process, is_restarted
 from charlm.training.options import (
     DropoutOptions,
     OptimizationOptions,
@@ -172,7 +173,8 @@ def train(
     _check_sources(bool(corpus), demo, resume)
     training = check_options(options, TrainingOptions, "train")
     # All mistakes that can be found without torch are told before it is loaded.
-    _check_run(out, resume, init_from, training)
+    if is_first_process() and not is_restarted():
+        _check_run(out, resume, init_from, training)
     validate(training, documents=any(option is not None for option in (documents, document_start, column)))
     check_files([*(corpus or ()), *(name for name in (valid, test) if name is not None)])
     from charlm.training.text_options import TextOptions, check_texts
@@ -190,7 +192,7 @@ def train(
 
     run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
     with StopSignals() as signals:
-        if "-" in (corpus or ()):
+        if "-" in (corpus or ()) and is_first_process():
             wait_for_stdin()
         if resume:
             _refuse_with_resume(texts, run_options)

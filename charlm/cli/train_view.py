@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -53,6 +54,9 @@ def _rounded(number: float) -> str:
 def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_json: bool) -> None:
     """Train to the end and show the progress. Raises ``InterruptedBySignal``, after saving, if a signal came."""
     trainer = prepared.trainer
+    if not trainer.group.is_first:
+        _follow(prepared, signals)
+        return
     if prepared.finished:
         step, spent = trainer.progress.step, duration(trainer.progress.seconds)
         say(
@@ -75,14 +79,32 @@ def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_js
         view = _View(trainer, bar, quiet)
         for event in trainer.events():
             view.show(event)
-    if view.reason == "interrupted" and signals.received is not None:
-        raise InterruptedBySignal(
-            f"stopped and saved at step {trainer.progress.step}; "
-            f"continue with: {shell_command('train', '--resume', '--out', trainer.run)}",
-            signals.received,
-        )
+    if view.reason == "interrupted":
+        _raise_interrupted(trainer, signals)
     _show_result(trainer, view.reason)
     _report(trainer, view.reason, as_json)
+
+
+def _follow(prepared: PreparedRun, signals: StopSignals) -> None:
+    """Train with the process that shows and saves everything."""
+    if prepared.finished:
+        return
+    reason = None
+    with signals.deferred(prepared.trainer.stop):
+        for event in prepared.trainer.events():
+            reason = event.reason if isinstance(event, Finished) else None
+    if reason == "interrupted":
+        _raise_interrupted(prepared.trainer, signals)
+
+
+def _raise_interrupted(trainer: Trainer, signals: StopSignals) -> None:
+    # Another process of the group may have received the signal.
+    received = signal.SIGTERM if signals.received is None else signals.received
+    raise InterruptedBySignal(
+        f"stopped and saved at step {trainer.progress.step}; "
+        f"continue with: {shell_command('train', '--resume', '--out', trainer.run)}",
+        received,
+    )
 
 
 def _show_setup(prepared: PreparedRun) -> None:
@@ -148,7 +170,8 @@ def _batch(trainer: Trainer) -> str:
 
 
 def _hardware(trainer: Trainer) -> str:
-    return f"{trainer.config.device}, {recurrence_name(trainer.device)}, {trainer.config.precision}"
+    processes = "" if trainer.group.size == 1 else f", {trainer.group.size} processes"
+    return f"{trainer.config.device}, {recurrence_name(trainer.device)}, {trainer.config.precision}{processes}"
 
 
 _SPLIT_WORDS = (("train", "training"), ("valid", "validation"), ("test", "test"))

@@ -27,11 +27,8 @@ MAX_PRECISION_COST = 1e-3
 MAX_THREADS = 1024
 
 
-class Engine(Protocol):
-    """A trained model that reads ids and predicts the next one. No call modifies the state that it is given."""
-
-    name: str
-    """Which code runs and at what precision, for display."""
+class LossEngine(Protocol):
+    """What computes the losses of a text. No call modifies the state that it is given."""
 
     def initial_state(self, batch: int) -> EngineState:
         """The state of ``batch`` streams before the first id."""
@@ -44,18 +41,25 @@ class Engine(Protocol):
         """
         ...
 
+    def losses(
+        self, ids_TB: NDArray[Any], targets_TB: NDArray[Any], state: EngineState
+    ) -> tuple[FloatArray, EngineState]:
+        """Negative log-probabilities [T, B] of the targets in nats, and the state after the last id."""
+        ...
+
+
+class Engine(LossEngine, Protocol):
+    """A trained model that reads ids and predicts the next one."""
+
+    name: str
+    """Which code runs and at what precision, for display."""
+
     def forward(self, ids_TB: NDArray[Any], state: EngineState) -> tuple[FloatArray, EngineState]:
         """Logits [T, B, V] after each id, and the state after the last."""
         ...
 
     def step(self, ids_B: NDArray[Any], state: EngineState) -> tuple[FloatArray, EngineState]:
         """Logits [B, V] after one more id in each stream. The same as ``forward`` with T = 1, but faster."""
-        ...
-
-    def losses(
-        self, ids_TB: NDArray[Any], targets_TB: NDArray[Any], state: EngineState
-    ) -> tuple[FloatArray, EngineState]:
-        """Negative log-probabilities [T, B] of the targets in nats, and the state after the last id."""
         ...
 
 

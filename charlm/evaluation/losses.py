@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from charlm.corpus.padding import buckets, pad
-from charlm.engine import Engine, EngineState, FloatArray
+from charlm.engine import EngineState, FloatArray, LossEngine
 from charlm.errors import DataError, UsageError
 from charlm.tokenizer.conditions import PrefixTracker
 from charlm.tokenizer.protocol import Ids, Tokenizer
@@ -36,7 +36,7 @@ def no_progress(ids: int) -> None:
 
 
 def compute_losses(
-    engine: Engine,
+    engine: LossEngine,
     tokenizer: Tokenizer,
     blocks: Iterable[Ids],
     window: int | None = None,
@@ -77,7 +77,7 @@ def _report(losses: Losses, progress: ProgressCallback) -> Losses:
 # ---------------------------------------------------------------------------------------------------- running text
 
 
-def exact_losses(engine: Engine, start_id: int, blocks: Iterable[Ids]) -> Losses:
+def exact_losses(engine: LossEngine, start_id: int, blocks: Iterable[Ids]) -> Losses:
     """Ids and their losses, chunk by chunk, in one stream from the first id to the last."""
     state = engine.initial_state(1)
     previous = np.array([start_id], np.int64)
@@ -91,7 +91,7 @@ def exact_losses(engine: Engine, start_id: int, blocks: Iterable[Ids]) -> Losses
 
 
 def stream_losses(
-    engine: Engine, start_id: int, ids: Ids, streams: int, warmup: int, progress: ProgressCallback = no_progress
+    engine: LossEngine, start_id: int, ids: Ids, streams: int, warmup: int, progress: ProgressCallback = no_progress
 ) -> FloatArray:
     """The losses [N] of ``ids`` [N], read in parallel ``streams``, each after ``warmup`` ids of the text before it.
 
@@ -114,7 +114,7 @@ def stream_losses(
     return nats_TB[warmup:].T.reshape(-1)[: len(ids)]
 
 
-def crop_losses(engine: Engine, blocks: Iterable[Ids], window: int) -> Losses:
+def crop_losses(engine: LossEngine, blocks: Iterable[Ids], window: int) -> Losses:
     """Ids and their losses in windows of ``window`` ids, each read from the initial state. nanoGPT reports their mean.
 
     The windows are adjacent, whereas nanoGPT draws a few at random; the expectation is the same. As in
@@ -135,7 +135,7 @@ def crop_losses(engine: Engine, blocks: Iterable[Ids], window: int) -> Losses:
         raise DataError(f"the text is shorter than one window of {window} characters; choose a smaller window")
 
 
-def _window_losses(engine: Engine, ids: Ids, window: int) -> tuple[Ids, FloatArray]:
+def _window_losses(engine: LossEngine, ids: Ids, window: int) -> tuple[Ids, FloatArray]:
     inputs_BW, targets_BW = ids[:-1].reshape(-1, window), ids[1:].reshape(-1, window)
     state = engine.initial_state(len(inputs_BW))
     chunks_TB = []
@@ -150,7 +150,7 @@ def _window_losses(engine: Engine, ids: Ids, window: int) -> tuple[Ids, FloatArr
 
 
 def document_losses(
-    engine: Engine, start_id: int, end_id: int, blocks: Iterable[Ids], progress: ProgressCallback = no_progress
+    engine: LossEngine, start_id: int, end_id: int, blocks: Iterable[Ids], progress: ProgressCallback = no_progress
 ) -> Losses:
     """Ids and their losses, in order, of documents in ``blocks`` of any size, each document with its end marker.
 
@@ -217,7 +217,7 @@ class DocumentSplitter:
 
 
 def batched_document_losses(
-    engine: Engine,
+    engine: LossEngine,
     start_id: int,
     ids: Ids,
     ends: NDArray[np.int64],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import tee
 
 from charlm.config import ModelConfig
-from charlm.engine import MAX_PRECISION_COST, Engine, FloatArray, create_engine
+from charlm.engine import MAX_PRECISION_COST, Engine, FloatArray, LossEngine, create_engine
 from charlm.engine.ensemble import ensemble_losses
 from charlm.evaluation.losses import ProgressCallback, compute_losses, no_progress, stream_losses
 from charlm.evaluation.metrics import Evaluation, Tally, make_tally
@@ -15,7 +15,7 @@ from charlm.tokenizer.protocol import Ids, Tokenizer
 
 
 def evaluate(
-    engine: Engine,
+    engine: LossEngine,
     tokenizer: Tokenizer,
     blocks: Iterable[Ids],
     window: int | None = None,
@@ -32,7 +32,7 @@ def evaluate(
 
 
 def evaluate_streams(
-    engine: Engine,
+    engine: LossEngine,
     tokenizer: Tokenizer,
     ids: Ids,
     streams: int = 32,

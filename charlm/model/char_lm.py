@@ -10,7 +10,7 @@ Shapes: T time steps, B streams, V vocabulary, E embedding width, H layer width,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
@@ -22,6 +22,14 @@ from charlm.corpus.batches import IGNORE_INDEX
 from charlm.model.lstm import LayerState, fused_recurrence, native_recurrence, native_runs, packed_recurrence, packs
 
 State = tuple[LayerState, ...]
+
+
+class Share(NamedTuple):
+    """The ``rows`` of a batch of ``total`` rows that a process trains on. All draw the masks of the whole batch."""
+
+    rows: slice
+    total: int
+
 
 EMBEDDING_STD = 0.2
 """Wider than the usual 1/sqrt(E), which lowers the loss of short trainings more than any other choice here."""
@@ -116,10 +124,18 @@ class CharLM(nn.Module):
         return self.decoder(dropped_TBE), new_state
 
     def read(
-        self, ids_TB: Tensor, state: State, dropout_generator: torch.Generator | None, lengths_B: Tensor | None
+        self,
+        ids_TB: Tensor,
+        state: State,
+        dropout_generator: torch.Generator | None,
+        lengths_B: Tensor | None,
+        share: Share | None = None,
     ) -> tuple[Tensor, Tensor, State]:
-        """The last layer's output [T, B, E], the same after dropout, and the new state; see ``forward``."""
-        drop = _Dropout(dropout_generator)
+        """The last layer's output [T, B, E], the same after dropout, and the new state; see ``forward``.
+
+        The ids are the ``share`` of a larger batch, whose dropout masks are drawn.
+        """
+        drop = _Dropout(dropout_generator, share)
         x, index_TB = self._first_input(ids_TB, drop)
         new_state = []
         layers = self.layers()
@@ -138,7 +154,7 @@ class CharLM(nn.Module):
         """
         weight_VE = drop.rows(self.embedding.weight, self.config.dropout_embedding)
         batch = ids_TB.shape[1]
-        mask_1BE = drop.mask(weight_VE.new_empty(1, batch, weight_VE.shape[1]), self.config.dropout_input)
+        mask_1BE = drop.mask_of_rows(weight_VE.new_empty(1, batch, weight_VE.shape[1]), self.config.dropout_input)
         if not native_runs(weight_VE):
             x_TBE = F.embedding(ids_TB, weight_VE)
             return (x_TBE if mask_1BE is None else x_TBE * mask_1BE), None
@@ -176,11 +192,12 @@ def _distinct(ids_TB: Tensor) -> tuple[Tensor, Tensor]:
 class _Dropout:
     """Dropout masks drawn from one generator. Without a generator or at rate 0 nothing is drawn or dropped."""
 
-    def __init__(self, generator: torch.Generator | None) -> None:
+    def __init__(self, generator: torch.Generator | None, share: Share | None = None) -> None:
         self.generator = generator
+        self._share = share
 
     def locked(self, x_TBE: Tensor, rate: float) -> Tensor:
-        mask_1BE = self.mask(x_TBE[:1], rate)
+        mask_1BE = self.mask_of_rows(x_TBE[:1], rate)
         if mask_1BE is None:
             return x_TBE
         masked: Tensor = _Masked.apply(x_TBE, mask_1BE)  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -193,6 +210,13 @@ class _Dropout:
     def weights(self, weight: Tensor, rate: float) -> Tensor:
         mask = self.mask(weight, rate)
         return weight if mask is None else weight * mask
+
+    def mask_of_rows(self, like_1BE: Tensor, rate: float) -> Tensor | None:
+        """A mask for each row of the batch."""
+        if self._share is None:
+            return self.mask(like_1BE, rate)
+        mask_1BE = self.mask(like_1BE.new_empty(1, self._share.total, like_1BE.shape[2]), rate)
+        return None if mask_1BE is None else mask_1BE[:, self._share.rows]
 
     def mask(self, like: Tensor, rate: float) -> Tensor | None:
         """0 or 1 / (1 - rate) in float32, in the shape of ``like``; None without dropout."""
@@ -221,15 +245,24 @@ def detach(state: State) -> State:
     return tuple((h_BH.detach(), c_BH.detach()) for h_BH, c_BH in state)
 
 
-def activation_penalty(output_TBE: Tensor, dropped_TBE: Tensor, real_TB: Tensor, ar: float, tar: float) -> Tensor:
+def activation_penalty(
+    output_TBE: Tensor,
+    dropped_TBE: Tensor,
+    real_TB: Tensor,
+    ar: float,
+    tar: float,
+    counts: tuple[Tensor | int, Tensor | int] | None = None,
+) -> Tensor:
     """AR and TAR (Merity et al. 2017): mean squares of the last layer's output, and of its change between steps.
 
-    AR uses the output after dropout, TAR before it; both only where ``real_TB`` is true.
+    AR uses the output after dropout, TAR before it; both only where ``real_TB`` is true. ``counts`` are the numbers of
+    true values, all and without the first step, in a larger batch that this one is a share of.
     """
+    count, changes = (real_TB.sum(), real_TB[1:].sum()) if counts is None else map(torch.as_tensor, counts)
     squares_TB = dropped_TBE.float().square().mean(2)
     changes_TB = (output_TBE[1:].float() - output_TBE[:-1].float()).square().mean(2)
-    level = (squares_TB * real_TB).sum() / real_TB.sum().clamp(min=1)
-    change = (changes_TB * real_TB[1:]).sum() / real_TB[1:].sum().clamp(min=1)
+    level = (squares_TB * real_TB).sum() / count.clamp(min=1)
+    change = (changes_TB * real_TB[1:]).sum() / changes.clamp(min=1)
     return ar * level + tar * change
 
 

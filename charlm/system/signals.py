@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from charlm.errors import InterruptedBySignal
+from charlm.system.processes import launched
 
 _HANDLED = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 # ``timeout`` and a closing terminal send each signal twice. A user cannot press Ctrl-C twice within this time.
@@ -31,6 +33,8 @@ class StopSignals:
         self._before: dict[int, Any] = {}
         self._stop: Callable[[], None] | None = None
         self._message = "stopped before training began; nothing was saved"
+        # torchrun passes on the signal that a terminal has sent to all processes already.
+        self._duplicate_seconds = _DUPLICATE_SECONDS if launched() is None else math.inf
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -57,7 +61,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if time.monotonic() - self._received_at > _DUPLICATE_SECONDS:
+            if time.monotonic() - self._received_at > self._duplicate_seconds:
                 os._exit(128 + number)
             return
         self.received, self._received_at = number, time.monotonic()

@@ -18,13 +18,16 @@ logger = logging.getLogger("charlm")
 
 
 class MetricsLog:
-    """The file ``metrics.jsonl`` of the folder ``run``."""
+    """The file ``metrics.jsonl`` of the folder ``run``. Of several processes, only one ``writes``."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, writes: bool = True) -> None:
         self._path = run / "metrics.jsonl"
+        self._writes = writes
 
     def write(self, kind: str, step: int, seconds: float, **values: Any) -> None:
         """Append a line. ``kind`` is "train" or "valid", ``seconds`` the time spent on the run so far."""
+        if not self._writes:
+            return
         entry = {"kind": kind, "step": step, "seconds": round(seconds, 3), **values}
         finite = {k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in entry.items()}
         try:
@@ -35,7 +38,7 @@ class MetricsLog:
 
     def forget_after(self, step: int, evaluated_step: int | None) -> None:
         """Drop the lines after the checkpoint that is resumed, because those steps run again."""
-        if self._path.is_symlink() or not self._path.is_file():
+        if not self._writes or self._path.is_symlink() or not self._path.is_file():
             return
         try:
             lines = self._path.read_text("utf-8", "replace").splitlines()

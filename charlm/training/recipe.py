@@ -101,8 +101,11 @@ def resolve(
     precision: str,
     speedometer: Speedometer | None = None,
     architecture: ModelConfig | None = None,
+    processes: int = 1,
 ) -> Recipe:
     """Choose what ``options`` leave open. ``architecture`` fixes the network's shape (weights from a checkpoint).
+
+    Several ``processes`` divide the batch.
 
     ``speedometer`` measures the models that may be chosen; it is used, and needed, only with a time limit.
 
@@ -114,7 +117,7 @@ def resolve(
         reasons.append(f"--epochs {EPOCHS_WITHOUT_LIMIT}, because no validation text shows when to stop")
         options = {**options, "epochs": EPOCHS_WITHOUT_LIMIT}
     kind = device.partition(":")[0]
-    chunks = _chunks(options, train.ids, kind)
+    chunks = _chunks(options, train.ids, kind, processes=processes)
     measured = _training(options, valid.ids, kind, 0.0, {**chunks, "device": device, "precision": precision})
 
     def speed(model: ModelConfig) -> TrainingSpeed:
@@ -134,9 +137,10 @@ def resolve(
     plain = ModelConfig(vocabulary_size, **shape)
     limited = options.get("time") is not None or options.get("epochs") is not None
     if limited and options.get("bptt") is None and not train.documents:
-        chunks = _chunks(options, train.ids, kind, _chunk_length(plain, budget, reasons))
+        chunks = _chunks(options, train.ids, kind, _chunk_length(plain, budget, reasons), processes)
     elif budget.seconds is not None and options.get("batch") is None and train.documents:
-        chunks["batch"] = _document_batch(chunks["batch"], budget.estimated_steps(plain), reasons)
+        smaller = _document_batch(chunks["batch"], budget.estimated_steps(plain), reasons)
+        chunks["batch"] = processes * math.ceil(smaller / processes)
     budget = dataclasses.replace(budget, ids_per_step=math.prod(chunks.values()))
     regularization = _regularization(options, plain, budget, reasons)
     dropouts = {name: regularization.pop(name) for name in _DROPOUTS}
@@ -170,12 +174,18 @@ def _refuse_stream_options(options: TrainingOptions, documents: bool) -> None:
 # ----------------------------------------------------------------------------------------------- chunks and budget
 
 
-def _chunks(options: TrainingOptions, ids: int, device: str, length: int = TrainingConfig.bptt) -> dict[str, int]:
-    """32 streams on a CPU, 128 on a GPU; fewer for a short text, so that an epoch has more than a few chunks."""
+def _chunks(
+    options: TrainingOptions, ids: int, device: str, length: int = TrainingConfig.bptt, processes: int = 1
+) -> dict[str, int]:
+    """32 streams on a CPU, 128 on a GPU; fewer for a short text, so that an epoch has more than a few chunks.
+
+    As many for each process.
+    """
     bptt, batch = options.get("bptt"), options.get("batch")
     bptt = length if bptt is None else bptt
     max_batch = max(1, min(32 if device == "cpu" else 128, ids // (8 * max(1, bptt))))
-    return {"batch": max_batch if batch is None else batch, "bptt": bptt}
+    shared = processes * math.ceil(max_batch / processes)
+    return {"batch": shared if batch is None else batch, "bptt": bptt}
 
 
 def _chunk_length(model: ModelConfig, budget: Budget, reasons: list[str]) -> int:

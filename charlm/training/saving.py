@@ -38,6 +38,7 @@ from charlm.errors import CharlmError, DataError, DivergedError, InputOutputErro
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
 from charlm.evaluation.percentiles import MAX_IDS, measure_percentiles
 from charlm.model.char_lm import CharLM
+from charlm.system.processes import ALONE, Group
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
 
@@ -53,14 +54,18 @@ class NonFiniteError(Exception):
 class Saver:
     """Saves the run in the folder ``run``, which the caller has locked. The best and the latest step are kept.
 
-    ``clock`` counts seconds.
+    ``clock`` counts seconds. Of a ``group`` the first process writes; the others learn what became of it.
     """
 
-    def __init__(self, run: Path, corpus: Corpus, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, run: Path, corpus: Corpus, clock: Callable[[], float] = time.monotonic, group: Group = ALONE
+    ) -> None:
         self._run = run
+        self._group = group
         self._corpus = corpus
         self._clock = clock
         self._failed_saves = 0
+        self._written_config = b""
         self._best_on_disk: tuple[float | None, int | None] = (None, None)
         self._evaluated_on_disk: int | None = None
         """The last good step that was saved at an evaluation; without validation text, there is no best one."""
@@ -75,9 +80,8 @@ class Saver:
         if not state.weights_are_finite():
             raise NonFiniteError("the weights are not finite")
         progress = state.progress
-        files = checkpoint_files(state, self._corpus, finished)
         try:
-            path = save_step(self._run, progress.step, files)
+            path = Path(self._group.on_first(lambda: str(self._write(state, finished))))
         except InputOutputError as error:
             self._failed_saves += 1
             if must or self._failed_saves >= MAX_FAILED_SAVES:
@@ -91,9 +95,20 @@ class Saver:
         self._best_on_disk = progress.best, progress.best_step
         if progress.is_good_evaluation:
             self._evaluated_on_disk = progress.step
-        RunFolder(self._run).keep_only({progress.step, self.step_to_roll_back(state) or progress.step})
-        update_card(self._run, files[CONFIG], self._best_on_disk)
+        self._group.on_first(lambda: self._tidy(state))
         return Saved(progress.step, path)
+
+    def _write(self, state: TrainingState, finished: bool) -> Path:
+        files = checkpoint_files(state, self._corpus, finished)
+        self._written_config = files[CONFIG]
+        return save_step(self._run, state.progress.step, files)
+
+    def _tidy(self, state: TrainingState) -> str:
+        """After a save, delete older steps and describe the run in its card."""
+        step = state.progress.step
+        RunFolder(self._run).keep_only({step, self.step_to_roll_back(state) or step})
+        update_card(self._run, self._written_config, self._best_on_disk)
+        return ""
 
     def restore(self, state: TrainingState, checkpoint: Checkpoint, batches: Batches) -> None:
         """Put ``checkpoint``, opened with all its files, back into ``state``. Raises ``DataError``."""

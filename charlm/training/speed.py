@@ -8,6 +8,7 @@ Shapes: T time steps, B streams.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from statistics import median
@@ -49,10 +50,15 @@ _SLOWEST_PRECISION = 8
 
 
 class MachineSpeed:
-    """Measures models on ``corpus`` for a limit of ``seconds``; implements ``Speedometer``."""
+    """Measures models on ``corpus`` for a limit of ``seconds``; implements ``Speedometer``.
 
-    def __init__(self, corpus: Corpus, seconds: float) -> None:
+    Where several ``processes`` will train together, one of them measures its share of a step; their exchange of
+    gradients is not measured.
+    """
+
+    def __init__(self, corpus: Corpus, seconds: float, processes: int = 1, local_processes: int = 1) -> None:
         self._corpus = corpus
+        self._processes, self._local_processes = processes, local_processes
         self._limit = seconds
         # torch imports it, which takes a second or more, where the first optimizer is made. That is not to be timed.
         import torch._dynamo  # noqa: F401
@@ -73,12 +79,13 @@ class MachineSpeed:
 
     def _measure_training(self, model: ModelConfig, config: TrainingConfig) -> TrainingSpeed:
         advice = self._prepare(model, config)
+        batch = max(1, config.batch // self._processes)
         with memory_errors(advice), torch.random.fork_rng(devices=[]):
             state = TrainingState.create(model, config)
             update = make_update(state)
 
             def step(length: int) -> float:
-                chunk, carried = self._chunk(length, config.batch), state.model.initial_state(config.batch)
+                chunk, carried = self._chunk(length, batch), state.model.initial_state(batch)
                 began = time.perf_counter()
                 for _ in range(update.queue_length):
                     update.apply(chunk, carried, _LR)
@@ -90,8 +97,10 @@ class MachineSpeed:
             if state.device.type == "cuda":
                 step(config.bptt)  # captures the graph
                 seconds = median(_repeated(lambda: step(config.bptt), allowed))
-                return TrainingSpeed(0.0, seconds / (config.batch * config.bptt))
-            return _training_speed(step, config.batch, config.bptt, allowed)
+                speed = TrainingSpeed(0.0, seconds / (batch * config.bptt))
+            else:
+                speed = _training_speed(step, batch, config.bptt, allowed)
+        return dataclasses.replace(speed, per_id=speed.per_id / self._processes)
 
     def _measure_evaluation(self, model: ModelConfig, config: TrainingConfig) -> EvaluationSpeed:
         advice = self._prepare(model, config)
@@ -126,7 +135,7 @@ class MachineSpeed:
         refuse_too_large(model, config, ids, available)
         keep_freed_memory()
         make_reproducible(device)
-        use_threads(config)
+        use_threads(config, self._processes, self._local_processes)
         return need_and_advice(model, config, ids, available)
 
     @property

@@ -140,9 +140,11 @@ class TrainingState:
     carried: State
     """h and c [B, H] of each layer for the rows that the next chunk continues; zero rows if the next chunk is fresh."""
     progress: Progress
+    processes: int = 1
+    """How many processes train together; each carries the state of its own rows."""
 
     @classmethod
-    def create(cls, model_config: ModelConfig, config: TrainingConfig) -> TrainingState:
+    def create(cls, model_config: ModelConfig, config: TrainingConfig, processes: int = 1) -> TrainingState:
         """The state before the first step, with weights drawn from ``config.seed``."""
         device = torch.device(config.device)
         model = CharLM(model_config, config.seed).to(device)
@@ -155,6 +157,7 @@ class TrainingState:
             generator=torch.Generator(device).manual_seed(config.seed),
             carried=model.initial_state(0),
             progress=Progress(*Cursor()),
+            processes=processes,
         )
 
     @property
@@ -194,7 +197,7 @@ class TrainingState:
             "progress": to_dict(self.progress),
             "schedule": self.schedule.state(),
             "average": self.average.state(),
-            "environment": _environment(self.device),
+            "environment": _environment(self.device, self.processes),
         }
         with self.average.applied():
             weights = self.model.weights()
@@ -219,7 +222,7 @@ class TrainingState:
             raise DataError(f"{where} has a learning rate factor outside of (0, 1]; use an earlier step")
         restore_optimizer(self.optimizer, tensors, tensors_where)
         self._restore_carried(tensors, batches.carried_rows(self.progress.cursor), where)
-        _compare_environment(values.get("environment"), _environment(self.device))
+        _compare_environment(values.get("environment"), _environment(self.device, self.processes))
         self._restore_generator(tensors)
 
     def _restore_carried(self, tensors: Arrays, rows: int, where: str) -> None:
@@ -274,7 +277,7 @@ def _check_numbers(progress: Progress, where: str) -> None:
             raise DataError(f"{where}: {name} is {value}, which is out of range; use an earlier step")
 
 
-def _environment(device: torch.device) -> dict[str, Any]:
+def _environment(device: torch.device, processes: int) -> dict[str, Any]:
     """What bit-identical resuming depends on: a resume that changes one of these is reported."""
     return {
         "torch": str(torch.__version__),
@@ -282,11 +285,13 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "engine": recurrence_name(device),
         "machine": f"{platform.system()} {platform.machine()}",
+        "processes": processes,
     }
 
 
 def _compare_environment(before: Any, now: dict[str, Any]) -> None:
-    before = before if isinstance(before, dict) else {}
+    # The first checkpoints do not name the number of processes.
+    before = {"processes": 1, **(before if isinstance(before, dict) else {})}
     changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
         logger.warning("the environment changed (%s), so results may not be bit-identical", "; ".join(changed))

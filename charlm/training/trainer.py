@@ -24,8 +24,9 @@ from charlm.corpus.batches import Chunk, make_batches
 from charlm.corpus.prepared import Corpus
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation.percentiles import MAX_IDS
-from charlm.model.char_lm import CharLM
+from charlm.model.char_lm import CharLM, State
 from charlm.system.devices import copy_to, keep_freed_memory, make_reproducible, memory_bytes, memory_errors
+from charlm.system.processes import ALONE, Group
 from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
 from charlm.training.memory import need_and_advice, refuse_too_large
 from charlm.training.metrics_log import MetricsLog
@@ -44,7 +45,11 @@ _RESET_KEY = 0x5E7
 
 
 class Trainer:
-    """Trains one run. ``run`` is its folder, which the caller has locked. ``clock`` counts seconds."""
+    """Trains one run. ``run`` is its folder, which the caller has locked. ``clock`` counts seconds.
+
+    The processes of a ``group`` train it together: each has a trainer, and each makes the same decisions, from losses
+    that are summed and from the clock of the first process.
+    """
 
     def __init__(
         self,
@@ -53,8 +58,11 @@ class Trainer:
         model_config: ModelConfig,
         config: TrainingConfig,
         clock: Callable[[], float] = time.monotonic,
+        group: Group = ALONE,
     ) -> None:
         self.run = run
+        self.group = group
+        clock = clock if group.size == 1 else group.clock
         self.corpus = corpus
         self.device = torch.device(config.device)
         ids, available = corpus.sizes["train"].ids, memory_bytes(self.device)
@@ -62,18 +70,18 @@ class Trainer:
         self._memory_advice = need_and_advice(model_config, config, ids, available)
         keep_freed_memory()
         make_reproducible(self.device)
-        use_threads(config)
+        use_threads(config, group.size, group.local_size)
         with memory_errors(self._memory_advice):
-            self.state = TrainingState.create(model_config, config)
+            self.state = TrainingState.create(model_config, config, group.size)
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed, config.bptt_jitter)
-        self.validator = Validator(corpus, config.validation_ids, self._memory_advice)
-        self.saver = Saver(run, corpus, clock)
-        self.metrics_log = MetricsLog(run)
-        self._update = make_update(self.state)
+        self.validator = Validator(corpus, config.validation_ids, self._memory_advice, group)
+        self.saver = Saver(run, corpus, clock, group)
+        self.metrics_log = MetricsLog(run, writes=group.is_first)
+        self._update = make_update(self.state, group)
         size = corpus.sizes["train"]
         self._ids_per_character = (size.ids - size.prefix_ids) / max(1, size.predictions)
         self._limit = TimeLimit.of(config, model_config.parameter_count(), len(self.validator.text.ids))
-        self._stop = False
+        self._asked_to_stop = self._stop = False
         self._clock = clock
         self._started = self._last_save = clock()
         self._queued_seconds = 0.0
@@ -86,12 +94,13 @@ class Trainer:
         checkpoint: Checkpoint,
         config: TrainingConfig,
         clock: Callable[[], float] = time.monotonic,
+        group: Group = ALONE,
     ) -> Trainer:
         """A trainer in the state of ``checkpoint``, opened with all its files. Raises ``DataError``."""
         # The weights are checked first, so that a forged config cannot make us allocate more memory than they take.
-        trainer = cls(run, corpus, read_model_parts(checkpoint).config, config, clock)
+        trainer = cls(run, corpus, read_model_parts(checkpoint).config, config, clock, group)
         trainer._restore(checkpoint)
-        trainer._started = clock() - trainer.progress.seconds
+        trainer._started = trainer._clock() - trainer.progress.seconds
         return trainer
 
     def begin(self, seconds: float, evaluation_seconds: float) -> None:
@@ -121,11 +130,17 @@ class Trainer:
         return self._clock() - self._started + self._queued_seconds
 
     def stop(self) -> None:
-        """Ask the loop to save and end as soon as possible."""
-        self._stop = True
+        """Ask the loop to save and end as soon as possible, on all processes."""
+        self._asked_to_stop = True
+        if self.group.size == 1:
+            self._stop = True
 
     def _stop_requested(self) -> bool:
         return self._stop
+
+    def _agree(self) -> None:
+        """Let all processes have the same time, and know whether any of them is to stop."""
+        self._stop = self.group.agree(self._asked_to_stop)
 
     # ------------------------------------------------------------------------------------------------ loop
 
@@ -134,6 +149,8 @@ class Trainer:
 
         Raises ``DivergedError``, ``OutOfMemoryError`` or ``InputOutputError``, after saving where that is possible.
         """
+        self._agree()
+        self._copy_weights()
         self._started = self._clock() - self.progress.seconds
         self._last_save = self._clock()
         self.metrics_log.forget_after(self.progress.step, self.progress.evaluated_step)
@@ -152,9 +169,19 @@ class Trainer:
                 yield self._save(finished=reason != "interrupted", must=True)
             except NonFiniteError as error:
                 raise DivergedError(f"{error}; {self.saver.advice(self.config.lr)}") from None
-        if reason != "interrupted":
+        if reason != "interrupted" and self.group.is_first:
             yield from self._save_gradients()
         yield Finished(self.progress.step, self.seconds, reason, self.progress.best_step, self.progress.best)
+
+    def _copy_weights(self) -> None:
+        """Give the other processes the weights of the first one, which may come from another run."""
+        if self.group.size == 1 or self.progress.step:
+            return
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                copied = weight.clone() if self.group.is_first else torch.zeros_like(weight)
+                self.group.add(copied)
+                weight.copy_(copied)
 
     def _train_or_roll_back(self) -> Generator[Event, None, str | None]:
         """Train to the end and return the reason why it ended; None after a rollback to an earlier step."""
@@ -232,6 +259,7 @@ class Trainer:
         with memory_errors(self._memory_advice):
             results = self._update.results()
         self._queued_seconds = 0.0
+        self._agree()
         if self._limit is not None:
             self._limit.note_step((self._clock() - began) / len(steps))
         yield from [self._end_step(step, result) for step, result in zip(steps, results, strict=True)]
@@ -254,7 +282,7 @@ class Trainer:
         # Where the update was skipped, the same weights count once more.
         self.state.average.update()
         progress.begin_step(chunk.predictions, self.batches.next_cursor(progress.cursor))
-        rows = self.batches.carried_rows(progress.cursor)
+        rows = self.group.count(self.batches.carried_rows(progress.cursor))
         self.state.carried = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in carried)
         return Stepped(
             step=progress.step,
@@ -282,10 +310,10 @@ class Trainer:
         """
         rows = chunk.inputs_TB.shape[1]
         if chunk.fresh:
-            self.state.carried = self.model.initial_state(rows)
+            self.state.carried = self.model.initial_state(self.group.count(rows))
             return
         random = np.random.Generator(np.random.Philox(key=[self.config.seed ^ _RESET_KEY, self.progress.step]))
-        reset_B = np.asarray(random.random(rows) < self.config.state_reset)
+        reset_B = np.asarray(random.random(rows) < self.config.state_reset)[self.group.rows(rows)]
         if reset_B.any():
             keep_B1 = copy_to(self.device, ~reset_B)[:, None]
             self.state.carried = tuple((h_BH * keep_B1, c_BH * keep_B1) for h_BH, c_BH in self.state.carried)
@@ -296,6 +324,7 @@ class Trainer:
         began = self._clock()
         progress = self.progress
         measured = self.validator.evaluate(self.state, self._stop_requested)
+        self._agree()
         self.metrics_log.write(
             "valid",
             progress.step,
@@ -326,10 +355,21 @@ class Trainer:
     def _save(self, finished: bool = False, must: bool = False) -> Event:
         self.progress.seconds = self.seconds
         began = self._last_save = self._clock()
-        saved = self.saver.save(self.state, finished=finished, must=must)
+        own = self.state.carried
+        self.state.carried = self._all_rows(own)
+        try:
+            saved = self.saver.save(self.state, finished=finished, must=must)
+        finally:
+            self.state.carried = own
+        self._agree()
         if self._limit is not None:
             self._limit.save_seconds = self._clock() - began
         return saved
+
+    def _all_rows(self, own: State) -> State:
+        """The carried state of all processes."""
+        rows = self.batches.carried_rows(self.progress.cursor)
+        return tuple((self.group.gather_rows(h_BH, rows), self.group.gather_rows(c_BH, rows)) for h_BH, c_BH in own)
 
     def _save_gradients(self) -> Iterator[Event]:
         try:
@@ -364,12 +404,17 @@ class Trainer:
             raise DivergedError(f"{reason}; {self.saver.advice(self.config.lr)}")
         diverged_at = progress.step
         self.saver.roll_back(self.state, self.batches, reason)
-        self._update = make_update(self.state)
+        self._after_restoring()
         self.progress.rate_factor = ROLLBACK_FACTOR
         self.metrics_log.forget_after(self.progress.step, self.progress.evaluated_step)
         return RolledBack(self.progress.step, ROLLBACK_FACTOR, f"{reason}, up to step {diverged_at}")
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.saver.restore(self.state, checkpoint, self.batches)
+        self._after_restoring()
+
+    def _after_restoring(self) -> None:
+        rows = self.group.rows(self.batches.carried_rows(self.progress.cursor))
+        self.state.carried = tuple((h_BH[rows], c_BH[rows]) for h_BH, c_BH in self.state.carried)
         # An update may hold tensors that restoring has replaced.
-        self._update = make_update(self.state)
+        self._update = make_update(self.state, self.group)

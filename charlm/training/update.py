@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from charlm.corpus.batches import IGNORE_INDEX, Chunk
-from charlm.model.char_lm import State, activation_penalty, cross_entropy, detach
+from charlm.model.char_lm import Share, State, activation_penalty, cross_entropy, detach
 from charlm.system.devices import autocast, copy_to
+from charlm.system.processes import ALONE, Group
 from charlm.training.muon import Muon
 from charlm.training.state import TrainingState
 
@@ -39,19 +41,36 @@ class UpdateResult(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
-def make_update(state: TrainingState) -> Update:
+class _Batch(NamedTuple):
+    """A chunk on the device, or the part of it that a process trains on."""
+
+    inputs_TB: Tensor
+    targets_TB: Tensor
+    lengths_B: Tensor | None
+    predictions: int
+    """In the whole chunk."""
+    share: Share | None = None
+    counts: tuple[int, int] | None = None
+    """Of a shared chunk: its predictions, all and without the first step."""
+
+
+def make_update(state: TrainingState, group: Group = ALONE) -> Update:
     """The fastest implementation for the device and the optimizer. Make a new one after ``state.restore``."""
     graphable = isinstance(state.optimizer, (Muon, torch.optim.Adam))  # AdamW is a subclass of Adam
-    return DeviceUpdate(state) if state.device.type == "cuda" and graphable else Update(state)
+    return DeviceUpdate(state, group) if state.device.type == "cuda" and graphable else Update(state, group)
 
 
 class Update:
-    """Applies updates to the model of ``state`` with its optimizer."""
+    """Applies updates to the model of ``state`` with its optimizer.
+
+    Each process of a ``group`` computes the gradient of its rows; the sum of these is that of the whole chunk.
+    """
 
     queue_length = 1
     """How many updates may be applied before ``results`` is called."""
 
-    def __init__(self, state: TrainingState) -> None:
+    def __init__(self, state: TrainingState, group: Group = ALONE) -> None:
+        self._group = group
         self._model = state.model
         self._optimizer = state.optimizer
         self._config = state.config
@@ -68,49 +87,75 @@ class Update:
     def apply(self, chunk: Chunk, state: State, lr: float) -> State:
         """Learn from ``chunk``, whose rows continue from ``state``, at the learning rate ``lr``.
 
-        Returns the detached state after the chunk. Where the loss or the norm of the gradient is not finite, no weight
-        changes and the state is zero.
+        ``state`` has the rows of this process, and so has the returned state, which is detached. Where the loss or the
+        norm of the gradient is not finite, no weight changes and that state is zero.
         """
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
-        loss, norm, state = self._gradients(inputs_TB, targets_TB, lengths_B, chunk.predictions, state)
+        rows = state[0][0].shape[0]
+        loss, norm, state = self._gradients(self._batch(chunk), self._never_empty(state))
         result = UpdateResult(loss.item(), norm.item())
         self._results.append(result)
         if result.is_finite:
             self._optimizer.step()
-            return detach(state)
-        return self._model.initial_state(inputs_TB.shape[1])
+            return _first_rows(detach(state), rows)
+        return self._model.initial_state(rows)
 
-    def _tensors(self, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor | None]:
-        lengths_B = None if chunk.lengths_B is None else torch.from_numpy(chunk.lengths_B)
-        inputs_TB, targets_TB = (copy_to(self._device, ids) for ids in (chunk.inputs_TB, chunk.targets_TB))
-        return inputs_TB, targets_TB, lengths_B
+    def _batch(self, chunk: Chunk) -> _Batch:
+        own, share, counts = (chunk, None, None) if self._group.size == 1 else _own_part(chunk, self._group)
+        return _Batch(
+            copy_to(self._device, own.inputs_TB),
+            copy_to(self._device, own.targets_TB),
+            None if own.lengths_B is None else torch.from_numpy(own.lengths_B),
+            chunk.predictions,
+            share,
+            counts,
+        )
 
-    def _gradients(
-        self, inputs_TB: Tensor, targets_TB: Tensor, lengths_B: Tensor | None, predictions: int, state: State
-    ) -> tuple[Tensor, Tensor, State]:
+    def _never_empty(self, state: State) -> State:
+        """``state``, or that of the row that a process without rows reads."""
+        return state if state[0][0].shape[0] else self._model.initial_state(1)
+
+    def _gradients(self, batch: _Batch, state: State) -> tuple[Tensor, Tensor, State]:
         """Leave clipped gradients in the parameters; return the loss, the norm before clipping, and the state."""
         with autocast(self._device.type, self._config.precision):
-            output_TBE, dropped_TBE, state = self._model.read(inputs_TB, state, self._generator, lengths_B)
+            output_TBE, dropped_TBE, state = self._model.read(
+                batch.inputs_TB, state, self._generator, batch.lengths_B, batch.share
+            )
             logits_TBV = self._model.decoder(dropped_TBE)
-        loss = cross_entropy(logits_TBV, targets_TB).sum() / predictions
+        loss = cross_entropy(logits_TBV, batch.targets_TB).sum() / batch.predictions
         self._optimizer.zero_grad(set_to_none=True)
-        objective = loss + self._penalty(output_TBE, dropped_TBE, targets_TB)
+        objective = loss + self._penalty(output_TBE, dropped_TBE, batch)
         if self._scale != 1.0:
             (objective * self._scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
             torch._foreach_mul_(gradients, 1.0 / self._scale)
         else:
             objective.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss = self._add(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
-        return loss.detach(), norm.detach(), state
+        return loss, norm.detach(), state
 
-    def _penalty(self, output_TBE: Tensor, dropped_TBE: Tensor, targets_TB: Tensor) -> Tensor | float:
+    def _add(self, loss: Tensor) -> Tensor:
+        """The sum of ``loss`` over all processes, and of the gradients of all parameters, in one exchange."""
+        if self._group.size == 1:
+            return loss
+        parameters = [parameter for parameter in self._model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.float().view(1)])
+        self._group.add(flat)
+        parts = torch.split(flat[:-1], [gradient.numel() for gradient in gradients])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        return flat[-1]
+
+    def _penalty(self, output_TBE: Tensor, dropped_TBE: Tensor, batch: _Batch) -> Tensor | float:
         weights = self._config.ar, self._config.tar
         if not any(weights):
             return 0.0
-        return activation_penalty(output_TBE, dropped_TBE, targets_TB != IGNORE_INDEX, *weights)
+        return activation_penalty(
+            output_TBE, dropped_TBE, batch.targets_TB != IGNORE_INDEX, *weights, counts=batch.counts
+        )
 
 
 class DeviceUpdate(Update):
@@ -122,14 +167,14 @@ class DeviceUpdate(Update):
 
     queue_length = 16
 
-    def __init__(self, state: TrainingState) -> None:
-        super().__init__(state)
+    def __init__(self, state: TrainingState, group: Group = ALONE) -> None:
+        super().__init__(state, group)
         self._skip = torch.zeros((), device=self._device)
         # What torch's GradScaler sets: where it is 1, a fused optimizer changes neither weights nor its state.
         self._optimizer.found_inf = self._skip  # type: ignore[attr-defined]  # torch declares it nowhere
         self._lr = torch.tensor(self._config.lr, device=self._device)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = self._lr
         self._shape = (self._config.bptt, self._config.batch)
         self._eager_updates = 0
         self._graph: _Graph | None = None
@@ -148,20 +193,20 @@ class DeviceUpdate(Update):
 
     def _queue(self, chunk: Chunk, state: State, lr: float) -> tuple[Tensor, State]:
         self._lr.fill_(lr)
-        inputs_TB, targets_TB, lengths_B = self._tensors(chunk)
-        fits_graph = self._device.type == "cuda" and lengths_B is None and tuple(inputs_TB.shape) == self._shape
+        batch = self._batch(chunk)
+        has_usual_shape = batch.lengths_B is None and tuple(batch.inputs_TB.shape) == self._shape
+        fits_graph = self._device.type == "cuda" and has_usual_shape and self._group.size == 1
         if not fits_graph or self._eager_updates < _EAGER_UPDATES:
             self._eager_updates += fits_graph
-            return self._update(inputs_TB, targets_TB, lengths_B, chunk.predictions, state)
+            values_2, after = self._update(batch, self._never_empty(state))
+            return values_2, _first_rows(after, state[0][0].shape[0])
         if self._graph is None:
-            self._graph = _Graph(self, inputs_TB, targets_TB, state)
-        return self._graph.replay(inputs_TB, targets_TB, state)
+            self._graph = _Graph(self, batch, state)
+        return self._graph.replay(batch, state)
 
-    def _update(
-        self, inputs_TB: Tensor, targets_TB: Tensor, lengths_B: Tensor | None, predictions: int, state: State
-    ) -> tuple[Tensor, State]:
+    def _update(self, batch: _Batch, state: State) -> tuple[Tensor, State]:
         """Loss and norm as one tensor [2], and the state."""
-        loss, norm, state = self._gradients(inputs_TB, targets_TB, lengths_B, predictions, state)
+        loss, norm, state = self._gradients(batch, state)
         values_2 = torch.stack([loss, norm])
         is_finite = torch.isfinite(values_2).all()
         self._skip.copy_(~is_finite)
@@ -171,24 +216,44 @@ class DeviceUpdate(Update):
         )
 
 
+def _own_part(chunk: Chunk, group: Group) -> tuple[Chunk, Share, tuple[int, int]]:
+    """The rows of ``chunk`` that this process trains on, and the ``counts`` of the whole chunk."""
+    total = chunk.inputs_TB.shape[1]
+    real_TB = chunk.targets_TB != IGNORE_INDEX
+    # Where there are fewer documents than processes, the others read the first row and predict nothing.
+    has_rows = group.count(total) > 0
+    rows = group.rows(total) if has_rows else slice(0, 1)
+    inputs_TB, targets_TB = (np.ascontiguousarray(ids_TB[:, rows]) for ids_TB in (chunk.inputs_TB, chunk.targets_TB))
+    own = Chunk(
+        inputs_TB,
+        targets_TB if has_rows else np.full_like(targets_TB, IGNORE_INDEX),
+        chunk.fresh,
+        None if chunk.lengths_B is None else np.ascontiguousarray(chunk.lengths_B[rows]),
+    )
+    return own, Share(rows, total), (int(real_TB.sum()), int(real_TB[1:].sum()))
+
+
+def _first_rows(state: State, rows: int) -> State:
+    return tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in state)
+
+
 class _Graph:
     """An update captured at fixed addresses. ``state`` is read from and written to the same tensors."""
 
-    def __init__(self, update: DeviceUpdate, inputs_TB: Tensor, targets_TB: Tensor, state: State) -> None:
-        self._inputs_TB, self._targets_TB = inputs_TB.clone(), targets_TB.clone()
+    def __init__(self, update: DeviceUpdate, batch: _Batch, state: State) -> None:
+        self._batch = batch._replace(inputs_TB=batch.inputs_TB.clone(), targets_TB=batch.targets_TB.clone())
         self._state: State = tuple((h_BH.clone(), c_BH.clone()) for h_BH, c_BH in state)
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(update._generator)
         update._optimizer.zero_grad(set_to_none=True)
         with torch.cuda.graph(self._graph):
-            predictions = inputs_TB.numel()
-            self._values_2, after = update._update(self._inputs_TB, self._targets_TB, None, predictions, self._state)
+            self._values_2, after = update._update(self._batch, self._state)
             _copy_state(self._state, after)
 
-    def replay(self, inputs_TB: Tensor, targets_TB: Tensor, state: State) -> tuple[Tensor, State]:
+    def replay(self, batch: _Batch, state: State) -> tuple[Tensor, State]:
         """The update for other inputs of the same shape. The next call overwrites the state that it returns."""
-        self._inputs_TB.copy_(inputs_TB)
-        self._targets_TB.copy_(targets_TB)
+        self._batch.inputs_TB.copy_(batch.inputs_TB)
+        self._batch.targets_TB.copy_(batch.targets_TB)
         _copy_state(self._state, state)
         self._graph.replay()
         return self._values_2, self._state

@@ -11,14 +11,16 @@ import torch
 
 from charlm.config import DEFAULT_TEMPERATURE, SamplingConfig
 from charlm.corpus.prepared import Corpus
-from charlm.engine import Engine, create_engine
+from charlm.engine import Engine, LossEngine, create_engine
 from charlm.engine.torch import TorchEngine
 from charlm.evaluation.measure import precision_costs
 from charlm.generation.sampling import ids_before_end, uniform_generators
 from charlm.generation.streams import IdStream
 from charlm.system.devices import memory_errors
+from charlm.system.processes import ALONE, Group
 from charlm.tokenizer.conditions import prefix_ids
 from charlm.tokenizer.protocol import Ids, Tokenizer, document_separator
+from charlm.training.shared_engine import SharedEngine
 from charlm.training.state import TrainingState
 from charlm.training.validation_text import ValidationText
 
@@ -44,10 +46,11 @@ class Validator:
     """Evaluates the averaged weights of a training on ``corpus``, and lets the schedule follow the loss.
 
     It reads at most ``max_ids`` of the validation text. ``memory_advice`` ends the message where the device's memory
-    does not suffice.
+    does not suffice. The processes of a ``group`` read the text together; the first one does the rest.
     """
 
-    def __init__(self, corpus: Corpus, max_ids: int, memory_advice: str) -> None:
+    def __init__(self, corpus: Corpus, max_ids: int, memory_advice: str, group: Group = ALONE) -> None:
+        self._group = group
         self.text = ValidationText(corpus, max_ids)
         self._tokenizer = corpus.tokenizer
         values = [] if corpus.table is None else [value for value, _ in corpus.table.frequent()]
@@ -62,9 +65,10 @@ class Validator:
             loss = self._loss(state, stop)
             is_best = state.observe_validation(loss, train_loss)
             # Measured only for the best weights, because generation uses those.
-            costs = self._precision_costs(state) if is_best or loss is None else {}
+            is_first = self._group.is_first
+            costs = self._precision_costs(state) if is_first and (is_best or loss is None) else {}
             progress.int8_cost, progress.bf16_cost = costs.get("int8"), costs.get("bf16")
-            return ValidationResult(train_loss, loss, clipped_share, is_best, self._sample(state))
+            return ValidationResult(train_loss, loss, clipped_share, is_best, self._sample(state) if is_first else "")
 
     def _loss(self, state: TrainingState, stop: Callable[[], bool]) -> float | None:
         def check(predictions: int) -> None:
@@ -72,7 +76,9 @@ class Validator:
                 raise StoppedError
 
         with memory_errors(self._memory_advice):
-            loss = self.text.loss(TorchEngine(state.model, state.config.precision), check)
+            engine: LossEngine = TorchEngine(state.model, state.config.precision)
+            engine = engine if self._group.size == 1 else SharedEngine(engine, self._group)
+            loss = self.text.loss(engine, check)
         # inf: worst possible for the schedule, and never recorded as the best.
         return math.inf if loss is not None and not math.isfinite(loss) else loss
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from charlm.config import MAX_VALIDATION_IDS
 from charlm.corpus.prepared import Corpus
-from charlm.engine import Engine
+from charlm.engine import Engine, LossEngine
 from charlm.evaluation.losses import ProgressCallback, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_streams
 from charlm.tokenizer.protocol import Ids
@@ -23,7 +23,7 @@ class ValidationText:
         sampled = self.ids if len(self.ids) else _first_ids(corpus, "train", max_ids)
         self._sample = self._spread(sampled, compared_ids(max_ids))
 
-    def loss(self, engine: Engine, progress: ProgressCallback = no_progress) -> float | None:
+    def loss(self, engine: LossEngine, progress: ProgressCallback = no_progress) -> float | None:
         """In nats per character; None without a validation text."""
         return self._measure(engine, self.ids, progress) if len(self.ids) else None
 
@@ -31,7 +31,7 @@ class ValidationText:
         """The loss on a sample large enough to tell two precisions of an engine apart."""
         return self._measure(engine, self._sample, no_progress)
 
-    def _measure(self, engine: Engine, ids: Ids, progress: ProgressCallback) -> float:
+    def _measure(self, engine: LossEngine, ids: Ids, progress: ProgressCallback) -> float:
         if self._tokenizer.document_kind is not None:
             return evaluate(engine, self._tokenizer, [ids], progress=progress).nats_per_char
         return evaluate_streams(engine, self._tokenizer, ids, progress=progress).nats_per_char

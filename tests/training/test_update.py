@@ -76,8 +76,7 @@ def test_the_loss_scale_is_undone_before_clipping():
     gradients = []
     for update in (plain, scaled):
         state.generator.manual_seed(1)
-        inputs_TB, targets_TB, _ = update._tensors(chunks(1)[0])
-        _, norm, _ = update._gradients(inputs_TB, targets_TB, None, inputs_TB.numel(), state.model.initial_state(4))
+        _, norm, _ = update._gradients(update._batch(chunks(1)[0]), state.model.initial_state(4))
         gradients.append([norm, *(parameter.grad.clone() for parameter in state.model.parameters())])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
