@@ -15,6 +15,7 @@ from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import open_checkpoint
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
 OPTIONS = "--hidden 24 --layers 2 --batch 4 --bptt 8 --precision fp32 --dropout-output 0.2 --device cpu"
 
 
@@ -42,16 +43,16 @@ def finished(process):
 
 
 def ranks_of(process):
-    """The process numbers of the workers, by rank."""
+    """The process numbers of torchrun's workers, by rank."""
     found = {}
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], stdout=subprocess.PIPE, text=True)
-    for pid in listed.stdout.split():
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            environment = Path(f"/proc/{pid}/environ").read_text()
-        except OSError:
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            match = re.search(r"(?<![A-Z_])RANK=(\d)\0", (folder / "environ").read_text())
+        except OSError:  # it has ended
             continue
-        if match := re.search(r"(?<!\w)RANK=(\d)\0", environment):
-            found[int(match[1])] = int(pid)
+        if match and int(parent) == process.pid:
+            found[int(match[1])] = int(folder.name)
     return found
 
 

@@ -50,8 +50,11 @@ class Average:
     def _is_active(self) -> bool:
         return self._kind == "ema" or (self._kind == "triggered" and self._plateau.reductions > 0)
 
-    def update(self) -> None:
-        """Add the model's current weights to the average."""
+    def update(self, skipped: bool | torch.Tensor = False) -> None:
+        """Add the model's current weights to the average, unless the step was ``skipped``; it counts nevertheless.
+
+        A tensor, 1 for a skipped step and else 0, is not read, so that nothing waits for a device.
+        """
         if not self._is_active:
             return
         weights = self._weights()
@@ -60,7 +63,11 @@ class Average:
         self._steps += 1
         if self._steps == 1:
             torch._foreach_copy_(self._mean, weights)
-        else:
+        elif isinstance(skipped, torch.Tensor):
+            share = (1.0 - skipped) * self._share()
+            for mean, weight in zip(self._mean, weights, strict=True):
+                mean.lerp_(weight, share)
+        elif not skipped:
             torch._foreach_lerp_(self._mean, weights, self._share())
 
     def _share(self) -> float:

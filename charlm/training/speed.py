@@ -89,7 +89,7 @@ class MachineSpeed:
                 began = time.perf_counter()
                 for _ in range(update.queue_length):
                     update.apply(chunk, carried, _LR)
-                    state.average.update()
+                    state.average.update(update.skipped)
                 update.results()
                 return (time.perf_counter() - began) / update.queue_length
 

@@ -279,8 +279,7 @@ class Trainer:
         lr = progress.rate = config.lr * (factor * progress.rate_factor)
         with memory_errors(self._memory_advice):
             carried = self._update.apply(chunk, self.state.carried, lr)
-        # Where the update was skipped, the same weights count once more.
-        self.state.average.update()
+        self.state.average.update(self._update.skipped)
         progress.begin_step(chunk.predictions, self.batches.next_cursor(progress.cursor))
         rows = self.group.count(self.batches.carried_rows(progress.cursor))
         self.state.carried = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in carried)

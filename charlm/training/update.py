@@ -79,6 +79,11 @@ class Update:
         self._scale = LOSS_SCALE if state.config.precision == "fp16" else 1.0
         self._results: list[UpdateResult] = []
 
+    @property
+    def skipped(self) -> bool | Tensor:
+        """Whether the last update was skipped; on a device a tensor, 1 or 0."""
+        return bool(self._results) and not self._results[-1].is_finite
+
     def results(self) -> list[UpdateResult]:
         """The results of the updates since the last call, oldest first."""
         results, self._results = self._results, []
@@ -180,6 +185,10 @@ class DeviceUpdate(Update):
         self._graph: _Graph | None = None
         self._values_Q2 = torch.zeros(self.queue_length, 2, device=self._device)
         self._queued = 0
+
+    @property
+    def skipped(self) -> Tensor:
+        return self._skip
 
     def results(self) -> list[UpdateResult]:
         values, self._queued = self._values_Q2[: self._queued].tolist(), 0
