@@ -16,6 +16,13 @@ ROWS = (
         "{dropped_parts_noticed} parts of the state, left out, is noticed",
     ),
     (
+        "processes",
+        "SIGKILL of a random process under torchrun, {kills} times in {trainings} trainings with restarts, and SIGTERM "
+        "or Ctrl-C to torchrun at {signals} random moments",
+        "{ends_that_differ} end with other weights, {hangs} hang for {max_seconds} s; each signal saves the run once "
+        "or comes before its first step",
+    ),
+    (
         "power",
         "{states} simulated power cuts in recorded saves: what was not synced may be gone, cut or zero",
         "{acknowledged_lost} reported steps lost, {corrupt_loaded} damaged ones loaded; without syncing folders "
