@@ -37,6 +37,7 @@ from charlm.system.disk import naming, sync_folders
 from charlm.system.processes import ALONE, Launch, launched
 from charlm.system.signals import StopSignals
 from charlm.training import together
+from charlm.training.device_check import trusted_device
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
 from charlm.training.options import (
@@ -246,7 +247,7 @@ def _new_run(
 ) -> Iterator[PreparedRun]:
     avoid_lost_threads(options.get("threads"))
     together.check_batch(launch, options.get("batch"))
-    device = choose_device(run_options.device)
+    device = trusted_device(choose_device(run_options.device), run_options.device)
     precision = choose_precision(run_options.precision, device)
     base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
