@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from statistics import median
 
 import numpy as np
 import torch
@@ -96,7 +95,7 @@ class MachineSpeed:
             allowed = _TRAINING * self._allowed
             if state.device.type == "cuda":
                 step(config.bptt)  # captures the graph
-                seconds = median(_repeated(lambda: step(config.bptt), allowed))
+                seconds = min(_repeated(lambda: step(config.bptt), allowed))
                 speed = TrainingSpeed(0.0, seconds / (batch * config.bptt))
             else:
                 speed = _training_speed(step, batch, config.bptt, allowed)
@@ -168,7 +167,8 @@ def _training_speed(step: Callable[[int], float], batch: int, bptt: int, allowed
         length = min(bptt, length * (_GROWTH if short < allowed / _GROWTH else 2))
         long = step(length)
     if time.perf_counter() + long < end:
-        long = median(_repeated(lambda: step(length), end - time.perf_counter()))
+        # The least, because other work on the machine only ever adds time; it did so for a whole measurement once.
+        long = min(_repeated(lambda: step(length), end - time.perf_counter()))
         short = min(short, step(1))
     # The lower bound is for a time of the short chunk that other work on the machine has made too long.
     per_id = max((long - short) / (batch * max(1, length - 1)), _MIN_SHARE_OF_IDS * long / (batch * length))
