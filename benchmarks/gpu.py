@@ -16,6 +16,8 @@ running text, the second has one document per line.
     resume      20 steps, and 10 steps resumed to 20: whether the weights are the same, bit by bit
     write       characters per second of generation, in one stream and in many, on CUDA and on the CPU
     documents   characters per second of training on documents, packed and padded
+    long        only if it is named: trainings of 2 x 512 with 32 streams for as many steps as two CPU cores make in 10,
+                30 and 60 minutes, with the defaults, evaluated on text that had no influence
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ from torch.nn import functional as F
 import charlm
 from charlm import runs
 from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.step import open_checkpoint
 from charlm.model import char_lm
 from charlm.runs import PreparedRun, RunOptions, new_run
 from charlm.training import update
@@ -65,7 +68,8 @@ def main() -> None:
     parser.add_argument("text", type=Path, help="running text of some hundred thousand characters")
     parser.add_argument("lines", type=Path, help="a text with one document per line")
     parser.add_argument("--results", type=Path, default=FOLDER / "gpu.jsonl", help="file to append to")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts (default: all)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[part for part in PARTS if part != "long"],
+                        help="parts (default: all but long)")  # fmt: skip
     parser.add_argument("--time", default="60s", help="duration of the training (default 60s)")
     parser.add_argument("--shapes", nargs="+", default=["2x512", "3x1024", "1x512"], help="layers x width for steps")
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 128, 256], help="streams for steps")
@@ -380,6 +384,32 @@ def _document_speed(prepared: PreparedRun) -> dict[str, Any]:
     return {"chars_per_s": characters / seconds, "ms": 1000 * seconds / TIMED_STEPS}
 
 
+# ---------------------------------------------------------------------------------------------------- long trainings
+
+STEPS_OF_MINUTES = {10: 2_088, 30: 6_264, 60: 12_528}
+"""Measured on two cores with AVX-512 BF16 for ten minutes."""
+
+
+def long(arguments: argparse.Namespace, recorder: Recorder) -> None:
+    """The loss of trainings that take an hour on a CPU, by the number of their steps."""
+    for split in ("90/10/0", "80/10/10"):
+        for minutes, steps in STEPS_OF_MINUTES.items():
+            with tempfile.TemporaryDirectory() as folder:
+                run = Path(folder) / "run"
+                options = {"size": "large", "batch": 32, "steps": steps, "split": split, "device": arguments.device}
+                result = charlm.train(arguments.text, out=run, eval_every=max(1, steps // 12), **options)
+                part = "valid" if split.endswith("/0") else "test"
+                evaluated = json.loads(command("eval", "-c", run, "--split", part, "--json"))
+                config = open_checkpoint(run).config
+                figures = {
+                    "best_validation": result.best_nats_per_char,
+                    "best_step": config["step"],
+                    part: evaluated["nats_per_char"],
+                    "recipe": {"model": config["model"], "training": config["training"]},
+                }
+            recorder.add("long", {"minutes": minutes, **options}, figures)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Recorder], None]] = {
     "losses": losses,
     "graph": graph,
@@ -388,6 +418,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Recorder], None]] = {
     "resume": resume,
     "write": generation,
     "documents": documents,
+    "long": long,
 }
 
 
