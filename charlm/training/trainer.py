@@ -14,19 +14,19 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.step import Checkpoint
 from charlm.config import ModelConfig, TrainingConfig
-from charlm.corpus.batches import Chunk, make_batches
+from charlm.corpus.batches import make_batches
 from charlm.corpus.prepared import Corpus
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
 from charlm.evaluation.percentiles import MAX_IDS
-from charlm.model.char_lm import CharLM, State
-from charlm.system.devices import copy_to, keep_freed_memory, make_reproducible, memory_bytes, memory_errors
+from charlm.model.char_lm import CharLM
+from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
 from charlm.system.processes import ALONE, Group
+from charlm.training.carried import CarriedRows
 from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
 from charlm.training.memory import need_and_advice, refuse_too_large
 from charlm.training.metrics_log import MetricsLog
@@ -41,7 +41,6 @@ MAX_SKIPPED_IN_A_ROW = 20
 ROLLBACK_FACTOR = 0.3
 """The learning rate is multiplied by this after a rollback to the last good checkpoint."""
 _LOG_EVERY = 50
-_RESET_KEY = 0x5E7
 
 
 class Trainer:
@@ -74,6 +73,7 @@ class Trainer:
         with memory_errors(self._memory_advice):
             self.state = TrainingState.create(model_config, config, group.size)
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed, config.bptt_jitter)
+        self._carried = CarriedRows(self.state, self.batches, group)
         self.validator = Validator(corpus, config.validation_ids, self._memory_advice, group)
         self.saver = Saver(run, corpus, clock, group)
         self.metrics_log = MetricsLog(run, writes=group.is_first)
@@ -274,15 +274,14 @@ class Trainer:
         """Queue the next update. What it returns lacks the update's result."""
         progress, config = self.progress, self.config
         chunk = self.batches.chunk(progress.cursor)
-        self._prepare_carried_state(chunk)
+        self._carried.prepare(chunk)
         factor = self.state.schedule.factor(progress.step, self.budget_progress(), self._spent_after_step())
         lr = progress.rate = config.lr * (factor * progress.rate_factor)
         with memory_errors(self._memory_advice):
-            carried = self._update.apply(chunk, self.state.carried, lr)
+            after = self._update.apply(chunk, self.state.carried, lr)
         self.state.average.update(self._update.skipped)
         progress.begin_step(chunk.predictions, self.batches.next_cursor(progress.cursor))
-        rows = self.group.count(self.batches.carried_rows(progress.cursor))
-        self.state.carried = tuple((h_BH[:rows], c_BH[:rows]) for h_BH, c_BH in carried)
+        self._carried.keep(after)
         return Stepped(
             step=progress.step,
             nats_per_char=math.nan,
@@ -301,21 +300,6 @@ class Trainer:
             mean_loss = progress.mean_loss()
             self.metrics_log.write("train", step.step, self.seconds, train_nats_per_char=mean_loss, rate=step.lr)
         return dataclasses.replace(step, nats_per_char=loss, grad_norm=result.grad_norm, skipped=not result.is_finite)
-
-    def _prepare_carried_state(self, chunk: Chunk) -> None:
-        """Start all rows of a fresh chunk from zeros; else reset a few at random.
-
-        The resets teach the model to start from a zero state as well.
-        """
-        rows = chunk.inputs_TB.shape[1]
-        if chunk.fresh:
-            self.state.carried = self.model.initial_state(self.group.count(rows))
-            return
-        random = np.random.Generator(np.random.Philox(key=[self.config.seed ^ _RESET_KEY, self.progress.step]))
-        reset_B = np.asarray(random.random(rows) < self.config.state_reset)[self.group.rows(rows)]
-        if reset_B.any():
-            keep_B1 = copy_to(self.device, ~reset_B)[:, None]
-            self.state.carried = tuple((h_BH * keep_B1, c_BH * keep_B1) for h_BH, c_BH in self.state.carried)
 
     # ------------------------------------------------------------------------------------------------ evaluation
 
@@ -354,21 +338,12 @@ class Trainer:
     def _save(self, finished: bool = False, must: bool = False) -> Event:
         self.progress.seconds = self.seconds
         began = self._last_save = self._clock()
-        own = self.state.carried
-        self.state.carried = self._all_rows(own)
-        try:
+        with self._carried.of_all():
             saved = self.saver.save(self.state, finished=finished, must=must)
-        finally:
-            self.state.carried = own
         self._agree()
         if self._limit is not None:
             self._limit.save_seconds = self._clock() - began
         return saved
-
-    def _all_rows(self, own: State) -> State:
-        """The carried state of all processes."""
-        rows = self.batches.carried_rows(self.progress.cursor)
-        return tuple((self.group.gather_rows(h_BH, rows), self.group.gather_rows(c_BH, rows)) for h_BH, c_BH in own)
 
     def _save_gradients(self) -> Iterator[Event]:
         try:
@@ -413,7 +388,6 @@ class Trainer:
         self._after_restoring()
 
     def _after_restoring(self) -> None:
-        rows = self.group.rows(self.batches.carried_rows(self.progress.cursor))
-        self.state.carried = tuple((h_BH[rows], c_BH[rows]) for h_BH, c_BH in self.state.carried)
+        self._carried.take_own()
         # An update may hold tensors that restoring has replaced.
         self._update = make_update(self.state, self.group)
