@@ -38,7 +38,11 @@ from charlm.training.regularization import dropout_probabilities, learning_rate,
 if TYPE_CHECKING:
     from charlm.corpus.prepared import SplitSize
 
-_BETA2, _MUON_MOMENTUM = 0.9, 0.8
+_MUON_MOMENTUM = 0.8
+_BETA2, _BETA2_OF_RARE_CHARACTERS = 0.9, 0.999
+_MANY_CHARACTERS = 2_000
+"""In a vocabulary of so many ids most are rare. With a long memory of the gradient's size, the few updates of a rare
+character's embedding are larger."""
 _MIN_IDS_FOR_TWO_LAYERS = 8_000_000
 _CHUNK_LENGTHS = ((600, 128), (200, 64), (0, 32))
 """(minimum number of steps with chunks of 128, chunk length)."""
@@ -118,7 +122,8 @@ def resolve(
         options = {**options, "epochs": EPOCHS_WITHOUT_LIMIT}
     kind = device.partition(":")[0]
     chunks = _chunks(options, train.ids, kind, processes=processes)
-    measured = _training(options, valid.ids, kind, 0.0, {**chunks, "device": device, "precision": precision})
+    fixed: dict[str, Any] = {"device": device, "precision": precision, "beta2": _beta2(vocabulary_size)}
+    measured = _training(options, valid.ids, kind, 0.0, {**chunks, **fixed})
 
     def speed(model: ModelConfig) -> TrainingSpeed:
         assert speedometer is not None, "a time limit needs a speedometer"
@@ -144,7 +149,7 @@ def resolve(
     budget = dataclasses.replace(budget, ids_per_step=math.prod(chunks.values()))
     regularization = _regularization(options, plain, budget, reasons)
     dropouts = {name: regularization.pop(name) for name in _DROPOUTS}
-    fixed: dict[str, Any] = {**chunks, **regularization, "device": device, "precision": precision}
+    fixed = {**fixed, **chunks, **regularization}
     if train.documents:
         fixed["state_reset"] = 0.0
     training = _training(options, valid.ids, kind, budget.estimated_steps(plain), fixed)
@@ -306,7 +311,6 @@ def _training(
     chosen = {
         "optimizer": optimizer,
         "momentum": _MUON_MOMENTUM if optimizer == "muon" else TrainingConfig.momentum,
-        "beta2": _BETA2,
         "average": "ema",
         "eval_every": _automatic_eval_every(min(valid_ids, MAX_VALIDATION_IDS), ids_per_step, device),
         # At most a fifth of a short training, whichever option limits it.
@@ -314,6 +318,10 @@ def _training(
         **fixed,
     }
     return TrainingConfig(**{**chosen, **_given(options, _TRAINING), **_translated(options)})
+
+
+def _beta2(vocabulary_size: int) -> float:
+    return _BETA2 if vocabulary_size < _MANY_CHARACTERS else _BETA2_OF_RARE_CHARACTERS
 
 
 def _automatic_eval_every(validation_ids: int, ids_per_step: int, device: str) -> int:

@@ -118,6 +118,16 @@ def test_chunks_are_not_shortened_if_bptt_or_steps_are_given_or_for_documents():
     assert documents.training.bptt == 128
 
 
+def test_a_large_vocabulary_has_a_long_memory_of_the_size_of_gradients():
+    sizes_ = sizes(10**6), sizes(50_000)
+    beta2 = [
+        resolve(TrainingOptions(**options), *sizes_, vocabulary, device="cpu", precision="fp32").training.beta2
+        for vocabulary, options in ((300, {}), (5000, {}), (5000, {"beta2": 0.95}))
+    ]
+    assert beta2[0] < beta2[1]
+    assert beta2[2] == 0.95
+
+
 def test_a_gpu_that_reads_more_in_a_step_has_as_much_dropout_for_the_same_epochs():
     budgets = [chosen(10**6, device, epochs=30, size="large") for device in ("cpu", "cuda")]
     assert budgets[0].training.batch < budgets[1].training.batch
