@@ -29,8 +29,10 @@ from charlm.cli.options import (
     KeepOption,
     RawCsvOption,
     ThreadsOption,
+    completing,
 )
 from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, say, write_text
+from charlm.cli.score_by import UNITS, UnitWriter, check_unit
 from charlm.cli.score_rows import Row, RowWriter
 from charlm.cli.score_texts import ScoredTexts
 from charlm.cli.tables import RowDocuments, TableForm, check_stdin, decoding_for, open_for_models, spool_folder
@@ -61,6 +63,14 @@ def score(
     bottom: Annotated[
         int | None, typer.Option("--bottom", min=1, help="Only the N with the fewest bits per character.")
     ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="A row for each document, word or character. Words and characters: surprisal in bits, by which --top "
+            "ranks; characters: entropy and rank, too.",
+            autocompletion=completing(UNITS),
+        ),
+    ] = "document",
     min_length: Annotated[int, typer.Option("--min-length", min=0, help="Only documents of N or more characters.")] = 0,
     percentile: Annotated[
         bool,
@@ -102,6 +112,9 @@ def score(
         raise UsageError("--highlight and --html show no percentiles; leave out --percentile and --above")
     if coloured and keep:
         raise UsageError("--highlight and --html show the text alone; leave out --keep")
+    check_unit(by)
+    if by != "document" and (coloured or percentile):
+        raise UsageError(f"--by {by} has neither colours nor percentiles; leave out --highlight, --html, --percentile")
     if documents is not None and document_start is not None:
         raise UsageError("--document-start says what a document is; leave out --documents")
     from charlm.corpus.documents import check_document_kind
@@ -124,12 +137,17 @@ def score(
         decoding = decoding_for([model], encoding, errors, options)
         found = _documents(model, names, (documents, document_start), decoding, (form, spool, keep or ()))
         rows = _chosen_rows(found.scored(), min_length, model.percentiles() if percentile or above else None, limit)
+        form_of_rows = output_form(csv, raw_csv, json)
+        if by != "document":
+            chosen = (row.scored for batch in rows for row in batch)
+            UnitWriter(by, form_of_rows, found, keep or ()).write(model, chosen, top, bottom)
+            found.report()
+            return
         ranked = _ranked(rows, top, bottom) if top or bottom else None
         if coloured:
             shown = found.texts() if ranked is None else ((s.number, s.text, s.given) for s, _ in ranked)
             _highlight(model, (each for each in shown if len(each[1]) >= min_length), html)
         else:
-            form_of_rows = output_form(csv, raw_csv, json)
             writer = RowWriter(form_of_rows, found, percentile or above is not None, keep or ())
             for batch in rows if ranked is None else [ranked]:
                 writer.write(batch)
