@@ -296,12 +296,11 @@ def browser(tmp_path):
 
 
 def measured(browser, markup, *options, width=None):
-    """What MEASURE reports of a page; with ``width``, in a frame of this width, as a window has a minimum of its own."""
+    """What MEASURE reports of a page; with ``width``, in a frame of this width, because a window cannot be so narrow."""
     page = re.sub("<meta http-equiv[^>]*>\n", "", markup).replace("</body>", MEASURE + "</body>")
     if width:
-        page = (
-            f'<body><iframe style="border: 0; width: {width}px; height: 844px" srcdoc="{escape(page)}"></iframe></body>'
-        )
+        frame = f"border: 0; width: {width}px; height: 844px"
+        page = f'<body><iframe style="{frame}" srcdoc="{escape(page)}"></iframe></body>'
     dom = browser(page, *options)
 
     class Output(HTMLParser):
@@ -406,17 +405,12 @@ def test_keys_and_clicks_move_to_surprising_places(browser, width):
     markup = "".join(page([("1", document), ("2", lines)], "a page")).replace("</body>", DRIVE + "</body>")
     found = measured(browser, markup, width=width)
     words = [("2", "e"), ("5", "a"), ("9", "a"), ("12", "o")]
-    assert [tuple(step) for step in found["steps"]] == [
-        *words, words[2], words[1], words[2], words[1], ("1", "h"), words[0], found_before(found),
-    ]  # fmt: skip
+    *steps, last = map(tuple, found["steps"])
+    assert steps == [*words, words[2], words[1], words[2], words[1], ("1", "h"), words[0]]
+    assert int(last[0]) > len(text), "before the first place comes the last one"
     assert found["width"] <= found["window"] == width
     assert found["detail"] == [True, True]
     assert found["link"] == ("none" if width > 1000 else "inline")
-
-
-def found_before(found):
-    """The step before the first place: the last one of the page."""
-    return tuple(found["steps"][-1])
 
 
 def test_the_script_of_a_page_runs_under_its_policy(browser):
