@@ -32,6 +32,7 @@ from charlm.evaluation.comparison import check_same_tokenizer
 from charlm.evaluation.losses import ProgressCallback, exact_losses, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_together
 from charlm.evaluation.metrics import Evaluation
+from charlm.evaluation.model_states import ModelStates
 from charlm.evaluation.percentiles import Percentiles, checkpoint_percentiles
 from charlm.evaluation.scoring import Scored, Surprisal, encode_documents, score_documents, surprisals
 from charlm.generation.texts import checked_sampling, sample_texts, stream_text
@@ -70,7 +71,7 @@ def open_model(path: Path, device: str = "auto", precision: str = "auto", thread
     return LanguageModel.from_checkpoint(open_checkpoint(find_checkpoint(path)), device, precision, threads)
 
 
-class LanguageModel:
+class LanguageModel(ModelStates):
     """A trained model with its tokenizer, or an ensemble of several. Create one with ``charlm.load``.
 
     It can be pickled, copied and passed to other processes: its path and the arguments of ``load`` travel, and the copy

@@ -296,7 +296,7 @@ def browser(tmp_path):
 
 
 def measured(browser, markup, *options, width=None):
-    """What MEASURE reports of a page; with ``width``, in a frame of this width, because a window cannot be so narrow."""
+    """What MEASURE reports of a page; with ``width``, in a frame of this width: windows are never so narrow."""
     page = re.sub("<meta http-equiv[^>]*>\n", "", markup).replace("</body>", MEASURE + "</body>")
     if width:
         frame = f"border: 0; width: {width}px; height: 844px"
