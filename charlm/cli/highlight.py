@@ -16,8 +16,8 @@ _RESET = "\x1b[0m"
 _MAX_RUN = 1000
 """Maximum number of characters of one colour in one piece."""
 
-Document = Iterable[tuple[str, float]]
-"""Characters and their values on a scale; "" is the end of the document."""
+Document = Iterable[tuple[str, float | None]]
+"""Characters and their values on a scale, None without a colour; "" is the end of the document."""
 
 
 def terminal(documents: Iterable[Document], scale: Scale, colour: bool) -> Iterator[str]:
@@ -52,7 +52,7 @@ def _shown(document: Document, scale: Scale, colour: bool) -> Iterator[tuple[int
     """Each character with its level; None for a line end, because its background would colour the rest of the line."""
     for text, value in document:
         for character in visible(text) or (END_SIGN if colour else ""):
-            yield scale.level_of(value) if colour and character != "\n" else None, character
+            yield None if value is None or not colour or character == "\n" else scale.level_of(value), character
 
 
 def _paint(scale: Scale, level: int, text: str) -> str:

@@ -30,7 +30,7 @@ from charlm.cli.options import (
 )
 from charlm.cli.output import chosen_checkpoint, counting
 from charlm.cli.score_by import UNITS, UnitWriter, check_unit
-from charlm.cli.score_colours import show_coloured
+from charlm.cli.score_colours import parse_neuron, show_coloured
 from charlm.cli.score_rows import Row, RowWriter
 from charlm.cli.score_texts import ScoredTexts
 from charlm.cli.tables import RowDocuments, TableForm, check_stdin, decoding_for, open_for_models, spool_folder
@@ -84,6 +84,12 @@ def score(
         str | None,
         typer.Option("--html", metavar="PAGE", help="The coloured text as a web page; - writes it to stdout."),
     ] = None,
+    neuron: Annotated[
+        str | None,
+        typer.Option(
+            "--neuron", metavar="L:N", help="Colour by the activation of cell N of layer L instead, both from 0."
+        ),
+    ] = None,
     column: ColumnOption = None,
     delimiter: DelimiterOption = None,
     as_text: AsTextOption = False,
@@ -109,9 +115,8 @@ def score(
         raise UsageError("--highlight and --html show no percentiles; leave out --percentile and --above")
     if coloured and keep:
         raise UsageError("--highlight and --html show the text alone; leave out --keep")
-    check_unit(by)
-    if by != "document" and (coloured or percentile):
-        raise UsageError(f"--by {by} has neither colours nor percentiles; leave out --highlight, --html, --percentile")
+    cell = parse_neuron(neuron, coloured)
+    check_unit(by, coloured, percentile)
     if documents is not None and document_start is not None:
         raise UsageError("--document-start says what a document is; leave out --documents")
     from charlm.corpus.documents import check_document_kind
@@ -143,7 +148,7 @@ def score(
         ranked = _ranked(rows, top, bottom) if top or bottom else None
         if coloured:
             shown = found.texts() if ranked is None else ((s.number, s.text, s.given) for s, _ in ranked)
-            show_coloured(model, (each for each in shown if len(each[1]) >= min_length), html)
+            show_coloured(model, (each for each in shown if len(each[1]) >= min_length), html, cell)
         else:
             writer = RowWriter(form_of_rows, found, percentile or above is not None, keep or ())
             for batch in rows if ranked is None else [ranked]:

@@ -28,10 +28,12 @@ _COLUMNS = {
 }
 
 
-def check_unit(unit: str) -> None:
-    """Raise ``UsageError`` for a value of --by that does not exist."""
+def check_unit(unit: str, coloured: bool, percentile: bool) -> None:
+    """Raise ``UsageError`` for a value of --by that does not exist, or that another option contradicts."""
     if unit not in UNITS:
         raise UsageError(f"--by must be character, word or document, not {unit!r:.40}")
+    if unit != "document" and (coloured or percentile):
+        raise UsageError(f"--by {unit} has no colours and no percentiles; leave out --highlight, --html, --percentile")
 
 
 class UnitRow(NamedTuple):

@@ -5,6 +5,7 @@ Shapes: N texts, H width of a layer.
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
@@ -72,9 +73,25 @@ class ModelStates:
         ids = self.tokenizer.encode(self._normal(text))
         return activations(self._state_engine(), self.tokenizer, ids, layer, self.conditions.prefix(given))
 
+    def activations_of(self, text: str, layer: int, cell: int, given: str | None = None) -> Iterator[tuple[str, float]]:
+        """Each character of ``text``, in its normal form, with the activation of one cell after it.
+
+        Raises ``UsageError`` as ``activations`` does, and for a cell that the layer does not have.
+        """
+        rows = self.activation_rows(text, layer, given)
+        width = self.config.layer_widths()[layer][1]
+        if not 0 <= cell < width:
+            raise UsageError(f"layer {layer} has the cells 0 to {width - 1}, not {cell}")
+        normal, in_bytes = self._normal(text), self.tokenizer.kind == "byte"
+        counts = (len(c.encode("utf-8", "surrogateescape")) if in_bytes else 1 for c in normal)
+        return (
+            (character, float(next(itertools.islice(rows, count - 1, None))[cell]))
+            for character, count in zip(normal, counts, strict=True)
+        )
+
     def find_neurons(
         self,
-        text: str,
+        texts: str | Iterable[str],
         probes: Mapping[str, Probe] = PROBES,
         top: int = 5,
         given: str | None = None,
@@ -83,22 +100,28 @@ class ModelStates:
         """For each probe the ``top`` cells whose activations follow it best, the best first.
 
         A probe is a function from a text to one number for each of its characters; ``PROBES`` are inside quotes,
-        position in the line, upper case and depth of parentheses. Cells are chosen on the first half of ``text`` and
-        their correlations measured on the second. A model of documents splits ``text`` into documents as in its
-        training. Raises ``UsageError`` for an ensemble, and for a probe that does not return a number per character.
+        position in the line, upper case and depth of parentheses. Cells are chosen on the first half of a text and
+        their correlations measured on the second: of a text, or of documents every second one. A model of documents
+        splits a text into documents as in its training. Raises ``UsageError`` for an ensemble, and for a probe that
+        does not return a number per character.
         """
-        check_text("text", text)
         check_integer("top", top, 1)
-        engine, tokenizer, normal = self._state_engine(), self.tokenizer, self._normal(text)
-        before = self.conditions.prefix(given)
-        if tokenizer.document_kind is None:
-            probed = list(probed_streams(tokenizer, normal, probes))
+        engine, before = self._state_engine(), self.conditions.prefix(given)
+        if self.tokenizer.document_kind is None:
+            parts = [texts] if isinstance(texts, str) else check_texts("texts", texts)
+            probed = [each for text in parts for each in probed_streams(self.tokenizer, self._normal(text), probes)]
         else:
-            codes = tokenizer.encode(normal) if tokenizer.kind == "byte" else code_points(normal)
-            pieces = split_documents([iter([codes])], tokenizer.document_kind, start=tokenizer.document_start)
-            texts = [document for _, document in document_texts(tokenizer, pieces)]
-            probed = list(probed_documents(tokenizer, texts, before, probes))
+            parts = self._split(texts) if isinstance(texts, str) else check_texts("texts", texts)
+            probed = list(probed_documents(self.tokenizer, map(self._normal, parts), before, probes))
         return find_neurons(engine, probed, list(probes), top, progress)
+
+    def _split(self, text: str) -> Iterator[str]:
+        """The documents of a text."""
+        tokenizer, normal = self.tokenizer, self._normal(text)
+        assert tokenizer.document_kind is not None, "a model of documents"
+        codes = tokenizer.encode(normal) if tokenizer.kind == "byte" else code_points(normal)
+        pieces = split_documents([iter([codes])], tokenizer.document_kind, start=tokenizer.document_start)
+        return (document for _, document in document_texts(tokenizer, pieces))
 
     def _state_engine(self) -> StateEngine:
         engine = self.engine

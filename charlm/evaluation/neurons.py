@@ -146,6 +146,24 @@ def probed_streams(tokenizer: Tokenizer, text: str, probes: Mapping[str, Probe])
         )
 
 
+def varied_part(text: str, probe: Probe, length: int) -> tuple[int, int]:
+    """The bounds of the part of the second half of ``text`` in which the probe's values vary most.
+
+    It has about ``length`` characters and begins with a line where there are lines.
+    """
+    values = probe_values(text, {"": probe})[0]
+    sums, squares = (np.append(0, np.cumsum(each)) for each in (values, values**2))
+    starts = np.array([place + 1 for place, character in enumerate(text) if character == "\n"], np.int64)
+    last = max(0, len(text) - length)
+    starts = starts[(starts >= len(text) // 2) & (starts <= last)]
+    starts = starts if len(starts) else np.array([min(len(text) // 2, last)])
+    stops = np.minimum(starts + length, len(text))
+    counts = np.maximum(1, stops - starts)
+    variances = (squares[stops] - squares[starts]) / counts - ((sums[stops] - sums[starts]) / counts) ** 2
+    best = int(np.argmax(variances))
+    return int(starts[best]), int(stops[best])
+
+
 def _aligned(tokenizer: Tokenizer, text: str, probes: Mapping[str, Probe]) -> tuple[Ids, Values, NDArray[np.bool_]]:
     """The ids of a text, the probes' values [P, T] at each, and whether an id completes a character."""
     ids = tokenizer.encode(text).astype(np.int64)
