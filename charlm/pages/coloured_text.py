@@ -163,7 +163,7 @@ def _list(places: Places, scale: Scale, key: str) -> Iterator[str]:
         level = scale.level_of(place.value)
         before, character, after = (escape(visible(part)).replace("\n", "⏎") for part in place.context())
         yield (
-            f'<li><a href="#{key}{place.id}"><b>{place.value:.1f}</b>'
+            f'<li><a href="#{key}{place.id}"><strong>{place.value:.1f}</strong>'
             f'<q lang="" dir="auto">{before}<mark class="s{level}">{character}</mark>{after}</q></a></li>\n'
         )
     yield "</ol>\n</details>\n</nav>\n" if len(found) > _FIRST else "</ol>\n</nav>\n"

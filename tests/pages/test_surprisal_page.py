@@ -200,7 +200,9 @@ def test_a_page_is_self_contained():
 
 def listed(markup):
     """(bits, text before, character, text after) of the list of places, and the ids that it links to."""
-    rows = re.findall(r'<a href="#(\w+)"><b>([\d.]+)</b><q [^>]*>(.*?)<mark class="\w+">(.*?)</mark>(.*?)</q>', markup)
+    rows = re.findall(
+        r'<a href="#(\w+)"><strong>([\d.]+)</strong><q [^>]*>(.*?)<mark class="\w+">(.*?)</mark>(.*?)</q>', markup
+    )
     return [(float(bits), *parts) for _, bits, *parts in rows], [row[0] for row in rows]
 
 
