@@ -26,11 +26,13 @@ from charlm.engine import Engine, check_engine_options, create_engine
 from charlm.engine.ensemble import Ensemble
 from charlm.errors import UsageError
 from charlm.evaluation.by_value import evaluate_by_value
+from charlm.evaluation.characters import CharacterScores, Word, joined, score_characters, score_words
 from charlm.evaluation.classification import Classified, classify_documents
 from charlm.evaluation.comparison import check_same_tokenizer
 from charlm.evaluation.losses import ProgressCallback, exact_losses, no_progress
 from charlm.evaluation.measure import evaluate, evaluate_together
 from charlm.evaluation.metrics import Evaluation
+from charlm.evaluation.model_states import ModelStates
 from charlm.evaluation.percentiles import Percentiles, checkpoint_percentiles
 from charlm.evaluation.scoring import Scored, Surprisal, encode_documents, score_documents, surprisals
 from charlm.generation.texts import checked_sampling, sample_texts, stream_text
@@ -69,7 +71,7 @@ def open_model(path: Path, device: str = "auto", precision: str = "auto", thread
     return LanguageModel.from_checkpoint(open_checkpoint(find_checkpoint(path)), device, precision, threads)
 
 
-class LanguageModel:
+class LanguageModel(ModelStates):
     """A trained model with its tokenizer, or an ensemble of several. Create one with ``charlm.load``.
 
     It can be pickled, copied and passed to other processes: its path and the arguments of ``load`` travel, and the copy
@@ -400,6 +402,23 @@ class LanguageModel:
         piece = self._piece(text)
         ids, _ = encode_documents(self.tokenizer, piece.codes, piece.ends)
         return surprisals(self.engine, self.tokenizer, ids, alternatives, self.conditions.prefix(given))
+
+    def score_characters(self, text: str, given: str | None = None) -> CharacterScores:
+        """Surprisal in bits, entropy and rank of each character of one document, with its end marker if it has one.
+
+        ``given`` is its condition, for a model with conditions.
+        """
+        return joined(self.character_pieces(text, given))
+
+    def score_words(self, text: str, given: str | None = None) -> list[Word]:
+        """The surprisal in bits of each word of one document: the sum of that of its characters."""
+        return [*score_words(self.character_pieces(text, given))]
+
+    def character_pieces(self, text: str, given: str | None = None) -> Iterator[CharacterScores]:
+        """``score_characters`` in pieces, for a long text."""
+        piece = self._piece(text)
+        ids, _ = encode_documents(self.tokenizer, piece.codes, piece.ends)
+        return score_characters(self.engine, self.tokenizer, ids, self.conditions.prefix(given))
 
     def fingerprint(self, text: str) -> int:
         """64 bits that identify a document; ``Corpus.fingerprints`` has those of the training documents."""

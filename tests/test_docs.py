@@ -26,7 +26,7 @@ PAGES = [README, CONTRIBUTING, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.
 IMAGES = ROOT / "docs" / "images"
 PICTURES = sorted(path for path in IMAGES.iterdir() if path.suffix in (".svg", ".png"))
 
-COMMANDS = ("train", "generate", "eval", "compare", "score", "classify", "info", "export")
+COMMANDS = ("train", "generate", "eval", "compare", "score", "classify", "neurons", "info", "export")
 HELP, STRESS, END = "<!-- generated: help -->\n", "<!-- generated: stress tests -->\n", "<!-- end -->\n"
 
 MAX_LINES, MAX_WIDTH, MAX_TREE_LINES = 200, 120, 30
@@ -102,7 +102,7 @@ def make_environment(folder):
     venv.create(commands.parent, symlinks=True)
     if CAN_FORK:
         # Commands that import torch, and those that the pages use most; the others run in new processes.
-        prefork_server().install(commands, patterns=("train*", "eval*", "compare*", "score*", "*--adapt*"))
+        prefork_server().install(commands, patterns=("train*", "eval*", "compare*", "score*", "neurons*", "*--adapt*"))
     else:
         (commands / "charlm").symlink_to(Path(sys.executable).with_name("charlm"))
     for name in ("pyproject.toml", "constraints.txt", "CMakeLists.txt"):

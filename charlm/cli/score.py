@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
-import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,19 +26,21 @@ from charlm.cli.options import (
     KeepOption,
     RawCsvOption,
     ThreadsOption,
+    completing,
 )
-from charlm.cli.output import bits, chosen_checkpoint, counting, end_line, say, write_text
+from charlm.cli.output import chosen_checkpoint, counting
+from charlm.cli.score_by import UNITS, UnitWriter, check_unit
+from charlm.cli.score_colours import parse_neuron, show_coloured
 from charlm.cli.score_rows import Row, RowWriter
 from charlm.cli.score_texts import ScoredTexts
 from charlm.cli.tables import RowDocuments, TableForm, check_stdin, decoding_for, open_for_models, spool_folder
 from charlm.cli.texts import wait_for_stdin
-from charlm.errors import CannotCreateError, UsageError
-from charlm.system.disk import replacing
+from charlm.errors import UsageError
 
 if TYPE_CHECKING:
     from charlm.corpus.encodings import Decoding
     from charlm.evaluation.percentiles import Percentiles
-    from charlm.evaluation.scoring import Scored, Surprisal
+    from charlm.evaluation.scoring import Scored
     from charlm.language_model import LanguageModel
 
 
@@ -61,6 +60,14 @@ def score(
     bottom: Annotated[
         int | None, typer.Option("--bottom", min=1, help="Only the N with the fewest bits per character.")
     ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="A row for each document, word or character. Words and characters: surprisal in bits, by which --top "
+            "ranks; characters: entropy and rank, too.",
+            autocompletion=completing(UNITS),
+        ),
+    ] = "document",
     min_length: Annotated[int, typer.Option("--min-length", min=0, help="Only documents of N or more characters.")] = 0,
     percentile: Annotated[
         bool,
@@ -76,6 +83,12 @@ def score(
     html: Annotated[
         str | None,
         typer.Option("--html", metavar="PAGE", help="The coloured text as a web page; - writes it to stdout."),
+    ] = None,
+    neuron: Annotated[
+        str | None,
+        typer.Option(
+            "--neuron", metavar="L:N", help="Colour by the activation of cell N of layer L instead, both from 0."
+        ),
     ] = None,
     column: ColumnOption = None,
     delimiter: DelimiterOption = None,
@@ -102,6 +115,8 @@ def score(
         raise UsageError("--highlight and --html show no percentiles; leave out --percentile and --above")
     if coloured and keep:
         raise UsageError("--highlight and --html show the text alone; leave out --keep")
+    cell = parse_neuron(neuron, coloured)
+    check_unit(by, coloured, percentile)
     if documents is not None and document_start is not None:
         raise UsageError("--document-start says what a document is; leave out --documents")
     from charlm.corpus.documents import check_document_kind
@@ -124,12 +139,17 @@ def score(
         decoding = decoding_for([model], encoding, errors, options)
         found = _documents(model, names, (documents, document_start), decoding, (form, spool, keep or ()))
         rows = _chosen_rows(found.scored(), min_length, model.percentiles() if percentile or above else None, limit)
+        form_of_rows = output_form(csv, raw_csv, json)
+        if by != "document":
+            chosen = (row.scored for batch in rows for row in batch)
+            UnitWriter(by, form_of_rows, found, keep or ()).write(model, chosen, top, bottom)
+            found.report()
+            return
         ranked = _ranked(rows, top, bottom) if top or bottom else None
         if coloured:
             shown = found.texts() if ranked is None else ((s.number, s.text, s.given) for s, _ in ranked)
-            _highlight(model, (each for each in shown if len(each[1]) >= min_length), html)
+            show_coloured(model, (each for each in shown if len(each[1]) >= min_length), html, cell)
         else:
-            form_of_rows = output_form(csv, raw_csv, json)
             writer = RowWriter(form_of_rows, found, percentile or above is not None, keep or ())
             for batch in rows if ranked is None else [ranked]:
                 writer.write(batch)
@@ -220,44 +240,3 @@ def _ranked(batches: Iterator[Iterable[Row]], top: int | None, bottom: int | Non
 
 def _rank(row: Row) -> tuple[float, float]:
     return row.percentile or 0.0, row.scored.bits_per_char
-
-
-# ---------------------------------------------------------------------------------------------------- colours
-
-
-def _highlight(model: LanguageModel, texts: Iterable[tuple[int, str, str | None]], html: str | None) -> None:
-    from charlm.cli import highlight
-
-    if html is None:
-        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        say(highlight.legend(sys.stderr.isatty() and colour), coloured=True)
-        if not colour:
-            say("no colours, because stdout is not a terminal or NO_COLOR is set; use --html PAGE for a web page")
-        found = (model.surprisals(text, given=given) for _, text, given in texts)
-        for piece in highlight.terminal(found, colour):
-            write_text(piece)
-        end_line()
-        return
-    surprised = ((number, list(model.surprisals(text, given=given))) for number, text, given in texts)
-    headed = ((f"{number}: {_mean_bits(found):.3f} bits per character", found) for number, found in surprised)
-    pieces = highlight.page(headed, f"{model.checkpoint.path}: surprisal")
-    if html in ("-", "/dev/stdout"):
-        for piece in pieces:
-            write_text(piece)
-        return
-    _write_page(Path(html), pieces)
-
-
-def _mean_bits(surprisals: list[Surprisal]) -> float:
-    return bits(math.fsum(surprisal.nats for surprisal in surprisals) / max(1, len(surprisals)))
-
-
-def _write_page(path: Path, pieces: Iterable[str]) -> None:
-    """Write the page to a temporary file next to ``path`` and rename it when it is complete."""
-    try:
-        with replacing(path) as file:
-            for piece in pieces:
-                file.write(piece.encode("utf-8", "replace"))
-    except OSError as error:
-        raise CannotCreateError(f"{path} cannot be written ({error.strerror}); choose another path") from None
-    say(f"wrote {path}")

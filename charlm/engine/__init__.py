@@ -1,14 +1,14 @@
 """Engines compute with the weights of a trained model: the protocol they share, and ``create_engine``.
 
 Inputs and outputs are numpy arrays. The state is opaque: it goes in and comes out of every call. Shapes: T time steps,
-B streams, V vocabulary, N generated ids.
+B streams, V vocabulary, H width of a layer, N generated ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,22 @@ class Engine(LossEngine, Protocol):
 
     def step(self, ids_B: NDArray[Any], state: EngineState) -> tuple[FloatArray, EngineState]:
         """Logits [B, V] after one more id in each stream. The same as ``forward`` with T = 1, but faster."""
+        ...
+
+
+class LayerState(NamedTuple):
+    """The state of one layer for B streams, both [B, H]. May be a view: do not write to it."""
+
+    hidden_BH: FloatArray
+    cell_BH: FloatArray
+
+
+@runtime_checkable
+class StateEngine(Engine, Protocol):
+    """An engine of a single model, whose state can be read."""
+
+    def layer_states(self, state: EngineState) -> list[LayerState]:
+        """The state of each layer, first to last, in float32."""
         ...
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from charlm import native
 from charlm.config import ModelConfig, SamplingConfig
-from charlm.engine import FloatArray
+from charlm.engine import FloatArray, LayerState
 from charlm.errors import OutOfMemoryError
 from charlm.system.cores import cores
 from charlm.tokenizer.protocol import Constraint
@@ -32,10 +32,11 @@ NativeState = tuple[FloatArray, FloatArray]
 
 
 class NativeEngine:
-    """Implements ``GenerationEngine``. Weights are packed once, at ``precision`` "fp32", "bf16" or "int8".
+    """Implements ``GenerationEngine`` and ``StateEngine``.
 
-    With int8 the weights of the LSTM (one scale per row) and the hidden states are 8-bit integers, whose products are
-    summed exactly. Cell states, the inputs of the first layer and the logits stay in floating point.
+    Weights are packed once, at ``precision`` "fp32", "bf16" or "int8". With int8 the weights of the LSTM (one scale per
+    row) and the hidden states are 8-bit integers, whose products are summed exactly. Cell states, the inputs of the
+    first layer and the logits stay in floating point.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class NativeEngine:
             f"lstm.{layer}.{part}" for layer in range(config.layers) for part in ("weight_ih", "weight_hh", "bias")
         ]
         widths = [config.embedding, *(width for _, width in config.layer_widths())]
+        self._widths = widths[1:]
         self.precision = precision
         self.vocabulary_size = config.vocabulary_size
         threads = cores() if threads is None else threads
@@ -70,6 +72,15 @@ class NativeEngine:
     def gather(self, parts: Sequence[tuple[NativeState, NDArray[np.int64]]]) -> NativeState:
         h, c = (self._gather_rows([(state[index], rows) for state, rows in parts]) for index in (0, 1))
         return h, c
+
+    def layer_states(self, state: NativeState) -> list[LayerState]:
+        h, c = state
+        batch = len(h) // self._model.state_size
+        layers = itertools.pairwise([0, *self._model.layer_bounds, self._model.state_size])
+        return [
+            LayerState(*(each[start * batch : stop * batch].reshape(batch, stop - start)[:, :width] for each in (h, c)))
+            for (start, stop), width in zip(layers, self._widths, strict=True)
+        ]
 
     def _gather_rows(self, parts: list[tuple[FloatArray, NDArray[np.int64]]]) -> FloatArray:
         bounds = [0, *self._model.layer_bounds, self._model.state_size]

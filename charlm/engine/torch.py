@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from charlm.config import ModelConfig
-from charlm.engine import FloatArray
+from charlm.engine import FloatArray, LayerState
 from charlm.errors import UsageError
 from charlm.model.char_lm import CharLM, State, cross_entropy
 from charlm.model.lstm import cell
@@ -25,7 +25,7 @@ _MAX_ELEMENTARY_STREAMS = 16
 
 
 class TorchEngine:
-    """Implements ``Engine`` with a ``CharLM``, whose weights may change between calls, as they do in training."""
+    """Implements ``StateEngine`` with a ``CharLM``, whose weights may change between calls, as they do in training."""
 
     def __init__(self, model: CharLM, precision: str = "fp32") -> None:
         self.model = model
@@ -61,6 +61,9 @@ class TorchEngine:
             )
             for layer in range(len(self.model.layers()))
         )
+
+    def layer_states(self, state: State) -> list[LayerState]:
+        return [LayerState(_array(h_BH), _array(c_BH)) for h_BH, c_BH in state]
 
     @torch.inference_mode()
     def forward(self, ids_TB: NDArray[Any], state: State) -> tuple[FloatArray, State]:

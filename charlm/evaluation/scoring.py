@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from charlm.corpus.conditions import values_of, without_prefixes
 from charlm.corpus.pieces import Piece
 from charlm.engine import Engine
-from charlm.engine.ensemble import log_softmax
 from charlm.errors import CharlmError
-from charlm.evaluation.losses import CHUNK, DOCUMENT_POOL, batched_document_losses
+from charlm.evaluation.characters import entropies, predictions, ranks
+from charlm.evaluation.losses import DOCUMENT_POOL, batched_document_losses
 from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer
 
@@ -187,6 +187,10 @@ class Surprisal(NamedTuple):
 
     "" is the end marker, "\ufffd" a character encoded in bytes.
     """
+    entropy: float | None = None
+    """The entropy in nats of the distribution in its place, which is the expected surprisal."""
+    rank: int | None = None
+    """1 if no character was more probable in its place."""
 
 
 def surprisals(
@@ -194,36 +198,46 @@ def surprisals(
 ) -> Iterator[Surprisal]:
     """One for each character of a document, which is read from the initial state, after the ids ``before``.
 
-    ``ids`` include the end marker, if the tokenizer has one. ``count`` is the number of alternatives.
+    ``ids`` include the end marker, if the tokenizer has one. ``count`` is the number of alternatives. Of a character
+    of several ids, alternatives, entropy and rank are those of the first id.
     """
     names = [tokenizer.decode(np.array([id_])) for id_ in range(tokenizer.vocabulary_size)]
+    found: Surprisal | None = None
     character: list[int] = []
-    nats, alternatives = 0.0, list[tuple[str, float]]()
-    predictions = _predictions(engine, tokenizer, np.concatenate([*before, ids]), count)
-    for target, log_V, best_C in itertools.islice(predictions, sum(map(len, before)), None):
-        if character and not tokenizer.starts_character[target]:
-            character.append(target)
-            nats -= float(log_V[target])
+    places = itertools.islice(_places(engine, tokenizer, np.concatenate([*before, ids]), count), _size(before), None)
+    for id_, nats, best, entropy, rank in places:
+        if found is not None and not tokenizer.starts_character[id_]:
+            character.append(id_)
+            found = found._replace(nats=found.nats + nats)
             continue
-        if character:
-            yield Surprisal(tokenizer.decode(np.array(character)), nats, alternatives)
-        character, nats = [target], -float(log_V[target])
-        alternatives = [(names[id_], float(np.exp(log_V[id_]))) for id_ in best_C]
-    if character:
-        yield Surprisal(tokenizer.decode(np.array(character)), nats, alternatives)
+        if found is not None:
+            yield found._replace(character=tokenizer.decode(np.array(character)))
+        character = [id_]
+        found = Surprisal("", nats, [(names[each], probability) for each, probability in best], entropy, rank)
+    if found is not None:
+        yield found._replace(character=tokenizer.decode(np.array(character)))
 
 
-def _predictions(
-    engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int
-) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.int64]]]:
-    """Each id with the log-probabilities [V] in its place, and the ids [C] of the ``count`` largest of them."""
-    state = engine.initial_state(1)
-    previous = np.array([tokenizer.start_id], np.int64)
-    for start in range(0, len(ids), CHUNK):
-        targets_T = ids[start : start + CHUNK].astype(np.int64)
-        inputs_T = np.concatenate([previous, targets_T[:-1]])
-        logits_T1V, state = engine.forward(inputs_T[:, None], state)
-        log_TV = log_softmax(logits_T1V[:, 0])
+def _size(parts: Sequence[Ids]) -> int:
+    return sum(map(len, parts))
+
+
+class _Place(NamedTuple):
+    """An id of the text and what the model expected in its place."""
+
+    id: int
+    nats: float
+    best: list[tuple[int, float]]
+    entropy: float
+    rank: int
+
+
+def _places(engine: Engine, tokenizer: Tokenizer, ids: Ids, count: int) -> Iterator[_Place]:
+    """Each id with the ``count`` most probable ids in its place and their probabilities."""
+    for targets_T, log_TV in predictions(engine, tokenizer, ids):
+        of_target_T = np.take_along_axis(log_TV, targets_T[:, None], axis=1)[:, 0]
         best_TC = np.argsort(-log_TV, axis=1, kind="stable")[:, :count]
-        yield from zip(targets_T.tolist(), log_TV, best_TC, strict=True)
-        previous = targets_T[-1:]
+        probability_TC = np.exp(np.take_along_axis(log_TV, best_TC, axis=1))
+        best = [[*zip(*row, strict=True)] for row in zip(best_TC.tolist(), probability_TC.tolist(), strict=True)]
+        columns = (-of_target_T).tolist(), best, entropies(log_TV).tolist(), ranks(log_TV, of_target_T).tolist()
+        yield from map(_Place, targets_T.tolist(), *columns)

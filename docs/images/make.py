@@ -5,11 +5,13 @@ Only this script needs matplotlib, pyte and chromium:
     pip install -e . && pip install matplotlib pyte
     python docs/images/make.py loss pipeline surprisal
     python docs/images/make.py terminal --text tinyshakespeare.txt    # trains for 25 seconds
+    python docs/images/make.py cells --text tinyshakespeare.txt
     python docs/images/make.py measure --text tinyshakespeare.txt     # writes loss.jsonl; 5 minutes of CPU time
 
     loss.svg        validation loss against seconds, from loss.jsonl and benchmarks/results/quality.jsonl
     terminal.svg    a training in a terminal
     surprisal.png   the page that ``charlm score --html`` writes
+    cells.png       the page that ``charlm neurons --html`` writes
     pipeline.svg    from a text to a model to new text, and one LSTM cell
 """
 
@@ -255,20 +257,32 @@ def terminal_svg(lines: list[str]) -> str:
 
 def draw_surprisal(target: Path) -> None:
     """Score ``ODD_LINES`` with the model that comes with charlm and take a picture of the page in chromium."""
+    photograph(target, (1120, 600), ["score"], ODD_LINES)
+
+
+def draw_cells(target: Path, text: Path) -> None:
+    """Take a picture of the cells of the model that comes with charlm, on the tenth of the text it did not learn."""
+    lines = text.read_text("utf-8")
+    photograph(target, (900, 560), ["neurons", "-", "--probe", "line"], lines[len(lines) * 9 // 10 :])
+
+
+def photograph(target: Path, window: tuple[int, int], command: list[str], text: str) -> None:
+    """Take a picture of the page that a command with the model that comes with charlm writes for a text on stdin."""
     from PIL import Image, ImageChops
 
     with tempfile.TemporaryDirectory() as folder:
         page, picture = Path(folder) / "page.html", Path(folder) / "page.png"
-        score = ["score", "--checkpoint", "checkpoints/shakespeare", "--html", str(page)]
-        subprocess.run([sys.executable, "-m", "charlm", *score], cwd=ROOT, input=ODD_LINES, text=True, check=True)
+        charlm = [sys.executable, "-m", "charlm", *command, "--checkpoint", "checkpoints/shakespeare"]
+        subprocess.run([*charlm, "--html", str(page)], cwd=ROOT, input=text, text=True, check=True)
         browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/user"]
-        window = ["--window-size=1000,700", "--force-device-scale-factor=1.4", "--hide-scrollbars"]
-        subprocess.run([*browser, *window, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
+        size = ["--window-size={},{}".format(*window), "--force-device-scale-factor=1.4", "--hide-scrollbars"]
+        subprocess.run([*browser, *size, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
         image = Image.open(picture).convert("RGB")
     white = Image.new("RGB", image.size, "white")
     left, upper, right, lower = ImageChops.difference(image, white).getbbox()
     margin = 24
-    image.crop((left - margin, upper - margin, right + margin, lower + margin)).quantize(64).save(target, optimize=True)
+    box = (max(0, left - margin), max(0, upper - margin), *map(min, image.size, (right + margin, lower + margin)))
+    image.crop(box).quantize(64).save(target, optimize=True)
 
 
 # ------------------------------------------------------------------------------------------------ pipeline
@@ -430,6 +444,7 @@ PICTURES = {
     "loss.svg": draw_losses,
     "terminal.svg": draw_terminal,
     "surprisal.png": draw_surprisal,
+    "cells.png": draw_cells,
     "pipeline.svg": draw_pipeline,
 }
 
@@ -439,9 +454,9 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="+", choices=["measure", *(Path(name).stem for name in PICTURES)], metavar="NAME"
     )
-    parser.add_argument("--text", type=Path, help="tinyshakespeare.txt, for measure and terminal")
+    parser.add_argument("--text", type=Path, help="tinyshakespeare.txt, for measure, terminal and cells")
     arguments = parser.parse_args()
-    needs_text = {"measure", "terminal"} & set(arguments.names)
+    needs_text = {"measure", "terminal", "cells"} & set(arguments.names)
     if needs_text and arguments.text is None:
         parser.error(f"{min(needs_text)} needs --text")
     for name in arguments.names:

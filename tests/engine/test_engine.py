@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlm.config import ModelConfig, SamplingConfig
-from charlm.engine import GenerationEngine, create_engine
+from charlm.engine import GenerationEngine, StateEngine, create_engine
 from charlm.engine.native import NativeEngine
 from charlm.engine.torch import TorchEngine
 from charlm.errors import UsageError
@@ -75,6 +75,19 @@ def test_calls_do_not_modify_a_given_state(engine):
     engine.forward(IDS_TB, state)
     again, _ = engine.step(IDS_TB[0], state)
     assert np.array_equal(first, again)
+
+
+def test_the_state_of_each_layer_can_be_read(engine, model):
+    _, state = engine.forward(IDS_TB, engine.initial_state(3))
+    with environment(CHARLM_ENGINE="torch"):
+        _, expected = model(torch.from_numpy(IDS_TB.astype(np.int64)), model.initial_state(3))
+    assert isinstance(engine, StateEngine)
+    found = engine.layer_states(state)
+    assert len(found) == model.config.layers
+    for layer, (hidden, cell), (_, width) in zip(found, expected, model.config.layer_widths(), strict=True):
+        assert layer.hidden_BH.shape == layer.cell_BH.shape == (3, width)
+        np.testing.assert_allclose(layer.hidden_BH, hidden.detach().numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(layer.cell_BH, cell.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_repeated_state_equals_that_of_identical_streams(engine):

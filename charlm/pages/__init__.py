@@ -1,0 +1,1 @@
+"""HTML of coloured text, for files, notebooks and servers. Imports neither numpy nor torch."""
