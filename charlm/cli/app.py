@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import classify, compare, evaluate, export, generate, info, score, train
+from charlm.cli import classify, compare, evaluate, export, generate, info, plot, runs, score, train
 from charlm.cli.mistakes import explain
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
@@ -34,6 +34,8 @@ app.command("compare", cls=compare.CompareCommand)(compare.compare)
 app.command("score")(score.score)
 app.command("classify")(classify.classify)
 app.command("info")(info.info)
+app.command("runs")(runs.runs)
+app.command("plot")(plot.plot)
 app.command("export")(export.export)
 
 _options = {"debug": False}

@@ -30,7 +30,7 @@ from charlm.checkpoint.step import (
 )
 from charlm.checkpoint.tensors import tensors_to_bytes
 from charlm.checkpoint.weights import weights_to_bytes
-from charlm.config import dump_json, to_dict
+from charlm.config import dump_json, parse_json, to_dict
 from charlm.corpus.batches import Batches
 from charlm.corpus.prepared import Corpus, SplitSize
 from charlm.engine import create_engine
@@ -38,6 +38,7 @@ from charlm.errors import CharlmError, DataError, DivergedError, InputOutputErro
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
 from charlm.evaluation.percentiles import MAX_IDS, measure_percentiles
 from charlm.model.char_lm import CharLM
+from charlm.plots.characters import card_plot
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
 
@@ -76,6 +77,7 @@ class Saver:
             raise NonFiniteError("the weights are not finite")
         progress = state.progress
         files = checkpoint_files(state, self._corpus, finished)
+        description = parse_json(files[CONFIG], CONFIG)
         try:
             path = save_step(self._run, progress.step, files)
         except InputOutputError as error:
@@ -92,7 +94,7 @@ class Saver:
         if progress.is_good_evaluation:
             self._evaluated_on_disk = progress.step
         RunFolder(self._run).keep_only({progress.step, self.step_to_roll_back(state) or progress.step})
-        update_card(self._run, files[CONFIG], self._best_on_disk)
+        update_card(self._run, files[CONFIG], self._best_on_disk, card_plot(self._run, description))
         return Saved(progress.step, path)
 
     def restore(self, state: TrainingState, checkpoint: Checkpoint, batches: Batches) -> None:
