@@ -29,6 +29,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
     "grid.linewidth": 0.8, "lines.linewidth": 2.2, "legend.edgecolor": "white", "legend.framealpha": 0.85,
     "svg.hashsalt": "charlm", "savefig.facecolor": "white", "figure.facecolor": "white", "figure.dpi": 100,
+    "text.parse_math": False,
 }  # fmt: skip
 _MAX_MARKERS = 40
 """A curve with more points has a marker on some of them only."""

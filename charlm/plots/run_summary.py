@@ -16,6 +16,8 @@ from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_json
 from charlm.errors import CharlmError, MissingInputError
 from charlm.notebook import html_table
 
+_MAX_LABELS = 4
+"""So many settings in which a run differs stand in the table; --json and --csv have all."""
 _NOT_TOLD = frozenset({
     "vocabulary_size", "threads", "device", "save_every", "save_every_unit", "validation_ids", "ids_per_second",
     "warmup_share", "eval_every", "steps", "seconds", "epochs",
@@ -80,7 +82,8 @@ class RunList(list[RunSummary]):
 
     def differences(self) -> list[str]:
         """For each run the settings in which it differs from other runs on the same text, as "lr 0.005"."""
-        return [", ".join(label(run, self._differing(run))) for run in self]
+        labels = [label(run, self._differing(run)) for run in self]
+        return [", ".join(words[:_MAX_LABELS] + ["..."] * (len(words) > _MAX_LABELS)) for words in labels]
 
     def _differing(self, run: RunSummary) -> list[str]:
         same_text = [{"training": other.settings} for other in self if other.text_sha256 == run.text_sha256]

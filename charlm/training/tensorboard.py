@@ -100,5 +100,7 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step)
+            # Its files are named after the second, and a later one would replace one of the same second.
+            suffix = f".{self._purge_step or 1}"
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge_step, filename_suffix=suffix)
         return self._writer
