@@ -5,9 +5,11 @@ Only this script needs matplotlib, pyte and chromium:
     pip install -e . && pip install matplotlib pyte
     python docs/images/make.py loss pipeline surprisal
     python docs/images/make.py terminal --text tinyshakespeare.txt    # trains for 25 seconds
+    python docs/images/make.py curve --text tinyshakespeare.txt       # trains three models, for 2 minutes
     python docs/images/make.py measure --text tinyshakespeare.txt     # writes loss.jsonl; 5 minutes of CPU time
 
     loss.svg        validation loss against seconds, from loss.jsonl and benchmarks/results/quality.jsonl
+    curve.svg       what ``charlm plot`` draws of three trainings
     terminal.svg    a training in a terminal
     surprisal.png   the page that ``charlm score --html`` writes
     pipeline.svg    from a text to a model to new text, and one LSTM cell
@@ -58,6 +60,11 @@ CURVES = {
 """Trainers of loss.jsonl: label, line, colour; the point at which the label is, and its offset."""
 NANOGPT = (180.0, 1.4697)
 """Seconds and validation loss that nanoGPT's README gives for its training on an A100."""
+
+WIDTHS = (64, 128, 256)
+CURVE_OPTIONS = ("--layers", "1", "--steps", "1000", "--eval-every", "50", "--lr", "0.01", "--precision", "fp32",
+                 "--threads", "1", "--quiet")  # fmt: skip
+"""Of the trainings in curve.svg."""
 
 BLOCKS = "▏▎▍▌▋▊▉█"
 
@@ -190,6 +197,22 @@ def long_runs() -> Iterator[tuple[float, float]]:
         expected = {"split": "90/10/0", "engine": "native avx512_bf16", "seconds": seconds, "options": OPTIMIZER}
         chosen = [result for result in results if expected.items() <= result["settings"].items()]
         yield seconds, mean(result["figures"]["crops_256"] for result in chosen)
+
+
+# ------------------------------------------------------------------------------------------------ curve
+
+
+def draw_curve(target: Path, text: Path) -> None:
+    """Train three models of different width and let ``charlm plot`` draw them."""
+    charlm = [sys.executable, "-m", "charlm"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / text.name).symlink_to(text.resolve())
+        for width in WIDTHS:
+            options = ["--hidden", str(width), *CURVE_OPTIONS, "--out", f"width-{width}"]
+            subprocess.run([*charlm, "train", text.name, *options], cwd=folder, env=environment, check=True)
+        runs = [f"width-{width}" for width in WIDTHS]
+        subprocess.run([*charlm, "plot", *runs, "-o", str(target)], cwd=folder, env=environment, check=True)
 
 
 # ------------------------------------------------------------------------------------------------ terminal
@@ -428,6 +451,7 @@ def caption(
 
 PICTURES = {
     "loss.svg": draw_losses,
+    "curve.svg": draw_curve,
     "terminal.svg": draw_terminal,
     "surprisal.png": draw_surprisal,
     "pipeline.svg": draw_pipeline,
@@ -441,7 +465,7 @@ def main() -> None:
     )
     parser.add_argument("--text", type=Path, help="tinyshakespeare.txt, for measure and terminal")
     arguments = parser.parse_args()
-    needs_text = {"measure", "terminal"} & set(arguments.names)
+    needs_text = {"curve", "measure", "terminal"} & set(arguments.names)
     if needs_text and arguments.text is None:
         parser.error(f"{min(needs_text)} needs --text")
     for name in arguments.names:
