@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD_TOOLS = ["scikit-build-core", "cmake", "ninja"]
-TEST_TOOLS = ["pytest>=8", "pytest-xdist", "hypothesis"]
+TEST_TOOLS = ["pytest>=8", "pytest-xdist", "hypothesis", "nbclient", "ipykernel"]
 QUICK = [
     "tests", "-n", "2", "-m", "not slow", "-W", "default", *(f"--ignore=tests/{name}" for name in (
         "stress", "test_docs.py", "test_stress_hostile.py", "test_stress_inputs.py", "test_stress_storage.py",

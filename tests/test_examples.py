@@ -34,7 +34,8 @@ def test_notebooks_run(path, tmp_path):
     for cell in code_of(notebook):
         cell.source = shortened(cell.source)
     assert any("STEPS = 8" in cell.source for cell in code_of(notebook))
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
     assert [bool(pictures(cell)) for cell in code_of(notebook)] == expected
     warned = [output.text for cell in code_of(notebook) for output in cell.outputs if output.get("name") == "stderr"]
     assert not [text for text in warned if "Warning" in text or "Traceback" in text]

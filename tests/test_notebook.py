@@ -53,7 +53,7 @@ def test_results_are_tables(model, trained_run):
 def execute(folder, *sources, raises=False):
     """Run cells in a new kernel; returns their outputs, a list for each."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
                             allow_errors=raises)  # fmt: skip
     client.execute()
     return [cell.outputs for cell in notebook.cells]

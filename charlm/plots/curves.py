@@ -97,15 +97,20 @@ def _curve(run: Path, config: Mapping[str, Any], label: str, x: str, kinds: Coll
     at = columns[_COLUMN[x]]
     valid = [nats if kind == "valid" else None for kind, nats in _pairs(columns, "kind", "valid_nats_per_char")]
     return Curve(
-        label=label,
-        text=str(section(config, "corpus").get("name", run.name)),
-        title=_title(run, config),
+        label=_printable(label),
+        text=_printable(str(section(config, "corpus").get("name", run.name))),
+        title=_printable(_title(run, config)),
         train=_points(at, _train_losses(columns)),
         valid=_points(at, valid),
         lr=_points(at, columns["lr"]),
         best=_best(at, columns["step"], valid),
         **_baselines(run, config),
     )
+
+
+def _printable(name: str) -> str:
+    """``name`` without characters that act on a terminal or that no font has."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in name)
 
 
 def _pairs(columns: Columns, first: str, second: str) -> list[tuple[Any, Any]]:

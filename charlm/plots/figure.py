@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -84,7 +85,8 @@ def draw(curves: Sequence[Curve], x: str) -> Figure:
 def picture(curves: Sequence[Curve], x: str, form: str) -> bytes:
     """The picture as a file: ``form`` is "svg", "png" or "pdf". The same curves give the same bytes."""
     figure, file = draw(curves, x), io.BytesIO()
-    with _style():
+    with _style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in a script that the font lacks
         dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
         figure.savefig(file, format=form, dpi=200, metadata=dates)
     return file.getvalue()

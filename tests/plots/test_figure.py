@@ -12,8 +12,10 @@ from commands import one_line
 
 import charlm
 from charlm.errors import MissingInputError
+from charlm.plots.characters import character_plot
 from charlm.plots.curves import read_curves
 from charlm.plots.figure import COLOURS, picture
+from charlm.plots.page import curve_page
 
 
 def texts_of(axes):
@@ -97,6 +99,18 @@ def test_names_of_runs_are_escaped_on_the_page(trained_run, tmp_path):
     page = (tmp_path / "curve.html").read_text()
     assert "<b>x" not in page
     assert "&lt;b&gt;x" in page
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[31mred\u202e", b"\xff\xfe".decode("utf-8", "surrogateescape"), "\u6587\u672c\n2"]
+)
+def test_any_name_of_a_run_can_be_drawn(trained_run, tmp_path, name):
+    """Also one that acts on a terminal, one that is not UTF-8, and one in a script that the font lacks."""
+    curves = read_curves([shutil.copytree(trained_run, tmp_path / name), trained_run], "steps")
+    assert picture(curves, "steps", "png")
+    assert curve_page(curves, "steps")
+    shown = character_plot(curves, "steps")
+    assert all(character.isprintable() or character == "\n" for character in shown)
 
 
 def test_in_a_terminal_without_a_file(trained_run, tmp_path):

@@ -134,6 +134,11 @@ def test_a_damaged_run_is_left_out_with_a_warning(folder, tmp_path, caplog):
     assert "config.json is damaged" in caplog.text
 
 
+def test_names_do_not_act_on_the_terminal(folder, tmp_path):
+    shutil.copytree(folder / "a", tmp_path / "\x1b[31mred")
+    assert "\x1b" not in listed(tmp_path)
+
+
 def test_a_notebook_shows_a_table(folder):
     shown = library.list_runs(folder)._repr_html_()
     assert shown.count("<tr>") == 4
