@@ -61,7 +61,7 @@ CURVES = {
 NANOGPT = (180.0, 1.4697)
 """Seconds and validation loss that nanoGPT's README gives for its training on an A100."""
 
-WIDTHS = (64, 128, 256)
+WIDTHS = (32, 64, 128)
 CURVE_OPTIONS = ("--layers", "1", "--steps", "1000", "--eval-every", "50", "--lr", "0.01", "--precision", "fp32",
                  "--threads", "1", "--quiet")  # fmt: skip
 """Of the trainings in curve.svg."""
