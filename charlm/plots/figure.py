@@ -35,6 +35,8 @@ _STYLE: dict[Any, Any] = {
 _MAX_MARKERS = 40
 """A curve with more points has a marker on some of them only."""
 _LONG_LABEL = 34
+_MAX_IN_AXES = 4
+"""The legend of more runs would cover their curves."""
 _TICKS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 """Within each decade of a logarithmic scale."""
 
@@ -67,7 +69,7 @@ def draw(curves: Sequence[Curve], x: str) -> Figure:
     """``plot`` of curves that were read over ``x``."""
     require_matplotlib()
     with _style():
-        figure = _new_figure()
+        figure = _new_figure(len(curves))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1.0))
         unit, divisor = _unit(curves, x)
         scaled = [_scaled(curve, divisor) for curve in curves]
@@ -98,7 +100,7 @@ def _style() -> AbstractContextManager[Any]:
     return mpl.rc_context(_STYLE)
 
 
-def _new_figure() -> Figure:
+def _new_figure(curves: int) -> Figure:
     """A figure that a notebook shows, although it was not made by pyplot, which would keep it in memory."""
     from matplotlib.figure import Figure
 
@@ -108,7 +110,8 @@ def _new_figure() -> Figure:
             self.savefig(file, format="png", dpi=100)
             return file.getvalue()
 
-    return RunFigure(figsize=_SIZE, layout="constrained")
+    legend_rows = -(-curves // 2) if curves > _MAX_IN_AXES else 0
+    return RunFigure(figsize=(_SIZE[0], _SIZE[1] + 0.25 * legend_rows), layout="constrained")
 
 
 def _unit(curves: Sequence[Curve], x: str) -> tuple[str, float]:
@@ -145,9 +148,9 @@ def _draw_several(axes: Axes, curves: Sequence[Curve]) -> None:
         if curve.best is not None:
             axes.plot(curve.best.x, curve.best.nats, "*", color=colour, markersize=14, markeredgecolor="black",
                       zorder=5)  # fmt: skip
-    axes.plot([], [], color=_GREY, label="validation")
-    axes.plot([], [], ":", color=_GREY, linewidth=1.3, label="training")
-    axes.plot([], [], "*", color="white", markeredgecolor="black", markersize=13, label="best step")
+    if any(curve.valid.xs for curve in curves):
+        explanation = "solid: validation, dotted: training, star: best step"
+        axes.set_title(explanation, loc="right", fontsize=9, color=_GREY)
 
 
 def _marker(marker: str, points: Points) -> dict[str, Any]:
@@ -184,9 +187,12 @@ def _finish_losses(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _draw_legend(axes: Axes, curves: Sequence[Curve]) -> None:
-    """At the right, below the lines of the baselines, where the curves have long fallen."""
+    """At the right, below the lines of the baselines, where the curves have long fallen; of many runs below all."""
     from matplotlib.transforms import blended_transform_factory
 
+    if len(curves) > _MAX_IN_AXES:
+        axes.figure.legend(loc="outside lower left", ncols=2, fontsize=9)
+        return
     unigrams = [curve.unigram for curve in curves if curve.unigram is not None]
     top = min(unigrams, default=axes.get_ylim()[1])
     fontsize = 11 if max(len(curve.label) for curve in curves) < _LONG_LABEL else 9

@@ -52,6 +52,15 @@ def test_a_figure_of_several_runs_says_what_differs(trained_run, rival_run):
     assert len(markers - {"None"}) == 2  # so that a print without colours tells them apart, too
 
 
+def test_the_legend_of_many_runs_is_below_the_curves(trained_run, rival_run):
+    figure = charlm.plot([trained_run, rival_run] * 4)
+    assert figure.axes[0].get_legend() is None
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 8
+    few = charlm.plot([trained_run, rival_run])
+    assert figure.get_figheight() > few.get_figheight()
+
+
 def test_time_is_in_a_readable_unit(trained_run, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(
         '{"kind": "valid", "step": 7, "seconds": 7200.5, "valid_nats_per_char": 2.0, "rate": 0.1}\n'
