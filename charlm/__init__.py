@@ -17,20 +17,27 @@ from charlm.system import forks as _forks  # noqa: F401  # notices each fork, be
 if TYPE_CHECKING:
     from charlm import config, export, runs
     from charlm.language_model import LanguageModel, load
+    from charlm.plots.figure import plot
+    from charlm.plots.metrics import metrics
+    from charlm.plots.run_summary import list_runs
     from charlm.runs import resume, train
 
 __version__ = "0.1.0"
 __all__ = [
-    "CharlmError", "LanguageModel", "__version__", "config", "errors", "export", "load", "resume", "runs", "train",
+    "CharlmError", "LanguageModel", "__version__", "config", "errors", "export", "list_runs", "load", "metrics", "plot",
+    "resume", "runs", "train",
 ]  # fmt: skip
 
 # Without this, Python prints the warnings of a library if the program has set up no logging.
 logging.getLogger("charlm").addHandler(logging.NullHandler())
 
-# Imported on first use, because they import numpy and torch.
+# Imported on first use, because they import numpy, torch and matplotlib.
 _LAZY = {
     "LanguageModel": "charlm.language_model",
+    "list_runs": "charlm.plots.run_summary",
     "load": "charlm.language_model",
+    "metrics": "charlm.plots.metrics",
+    "plot": "charlm.plots.figure",
     "resume": "charlm.runs",
     "train": "charlm.runs",
 }

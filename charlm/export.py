@@ -24,6 +24,7 @@ from charlm.corpus.prepared import find_corpus
 from charlm.corpus.trained_table import TrainedTable
 from charlm.engine import create_engine
 from charlm.errors import CannotCreateError, CharlmError, InputOutputError, UsageError
+from charlm.plots.characters import card_plot
 from charlm.system.disk import sync_folders, write_folder
 from charlm.training.validation_text import ValidationText
 
@@ -73,7 +74,8 @@ def export_run(run: Path, out: Path, weights: str) -> Exported:
         MODEL: weights_to_bytes(parts.weights, weights),
         CONFIG: dump_json(config),
     }
-    card = generate_part(config, (checkpoint.validation, checkpoint.step)) + "\n"
+    curve = card_plot(checkpoint.path.parent if has_step_name(checkpoint.path) else checkpoint.path, config)
+    card = generate_part(config, (checkpoint.validation, checkpoint.step), curve) + "\n"
     _write(out, {CARD: card.encode(), **with_manifest(files)})
     written = read_model_parts(open_checkpoint(out))
     losses = _losses(checkpoint.path, parts, written)

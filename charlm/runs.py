@@ -32,6 +32,7 @@ from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import TextSource
 from charlm.errors import DataError, InputOutputError, UsageError
+from charlm.notebook import html_table, in_notebook
 from charlm.system.devices import avoid_lost_threads, choose_device, choose_precision
 from charlm.system.disk import naming, sync_folders
 from charlm.system.processes import ALONE, Launch, launched
@@ -40,6 +41,7 @@ from charlm.training import together
 from charlm.training.device_check import trusted_device
 from charlm.training.events import Event, Finished
 from charlm.training.keywords import takes_options
+from charlm.training.observers import ObserverOptions, observing
 from charlm.training.options import (
     DEFAULT_OPTIMIZER,
     ResumeOptions,
@@ -120,6 +122,12 @@ class TrainingResult:
         ended = f"{self.step} steps in {self.seconds:.1f} s, {self.reason}"
         return f"<TrainingResult {self.run}: {ended}, best validation loss {loss}>"
 
+    def _repr_html_(self) -> str:
+        loss = "none" if self.best_nats_per_char is None else f"{self.best_nats_per_char:.4f} nats per character"
+        rows = [("run", str(self.run)), ("steps", f"{self.step:,}"), ("seconds", f"{self.seconds:,.1f}"),
+                ("ended by", self.reason), ("best validation loss", loss)]  # fmt: skip
+        return html_table((), rows)
+
 
 @takes_options(TrainingOptions)
 def train(
@@ -144,14 +152,22 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     on_event: Callable[[Event], object] | None = None,
+    plot: bool = False,
+    tensorboard: bool | str | Path = False,
+    progress: bool | None = None,
     **options: Unpack[TrainingOptions],
 ) -> TrainingResult:
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
 
     Of tables, ``column`` names the text; each row is a document. ``given`` names the column of its condition.
-    ``on_event`` is called with every event of the training. Ctrl-C saves and returns with the reason "interrupted".
-    Prints nothing. Raises the errors of ``charlm.errors``.
+    ``on_event`` is called with every event of the training. Ctrl-C, or the interruption of a notebook's cell, saves and
+    returns with the reason "interrupted"; a second one raises ``KeyboardInterrupt`` without saving.
+
+    ``plot`` draws RUN/curve.svg at each evaluation. ``tensorboard`` writes to RUN/tensorboard, or to the folder NAME of
+    the run in the folder given. ``progress`` shows a progress bar, by default in a notebook only; otherwise nothing is
+    printed. Raises the errors of ``charlm.errors``.
     """
+    observers = _observers(plot, tensorboard, progress)
     names = [str(path) for path in check_paths("corpus", corpus)]
     check_callable("on_event", on_event)
     check_flags(distinct=distinct, as_text=as_text)
@@ -179,7 +195,7 @@ def train(
         precision,
     )
     with new_run(texts, check_options(options, TrainingOptions, "train"), run_options) as prepared:
-        return _run_to_end(prepared.trainer, on_event)
+        return _run_to_end(prepared.trainer, on_event, observers)
 
 
 @takes_options(ResumeOptions)
@@ -188,28 +204,52 @@ def resume(
     *,
     device: str | None = None,
     on_event: Callable[[Event], object] | None = None,
+    plot: bool = False,
+    tensorboard: bool | str | Path = False,
+    progress: bool | None = None,
     **options: Unpack[ResumeOptions],
 ) -> TrainingResult:
     """Continue a run exactly where it stopped, as ``charlm train --resume`` does.
 
-    ``steps``, ``epochs`` or ``time`` extend it. All other options are those that the run was started with.
-    Raises the errors of ``charlm.errors``.
+    ``steps``, ``epochs`` or ``time`` extend it. All other options are those that the run was started with; ``plot``,
+    ``tensorboard`` and ``progress`` are those of ``train``. Raises the errors of ``charlm.errors``.
     """
+    observers = _observers(plot, tensorboard, progress)
     path = check_path("run", run)
     known = TrainingOptions if options.keys() <= definitions(TrainingOptions).keys() else ResumeOptions
     checked = check_options(options, known, "resume")
     check_callable("on_event", on_event)
     with resumed_run(path, checked, None if device in (None, "auto") else str(device)) as prepared:
         if prepared.finished:
-            progress = prepared.trainer.progress
-            return TrainingResult(path, progress.step, progress.seconds, "finished before", progress.best)
-        return _run_to_end(prepared.trainer, on_event)
+            done = prepared.trainer.progress
+            return TrainingResult(path, done.step, done.seconds, "finished before", done.best)
+        return _run_to_end(prepared.trainer, on_event, observers)
 
 
-def _run_to_end(trainer: Trainer, on_event: Callable[[Event], object] | None) -> TrainingResult:
+def _observers(plot: bool, tensorboard: bool | str | Path, progress: bool | None) -> ObserverOptions:
+    """The checked options of what else follows a training."""
+    check_flags(plot=plot)
+    if not isinstance(tensorboard, bool):
+        tensorboard = check_path("tensorboard", tensorboard)
+    if progress is None:
+        progress = in_notebook()
+    check_flags(progress=progress)
+    options = ObserverOptions(plot, tensorboard, progress)
+    options.require()
+    return options
+
+
+def _run_to_end(
+    trainer: Trainer, on_event: Callable[[Event], object] | None, options: ObserverOptions
+) -> TrainingResult:
     last: Finished | None = None
-    with StopSignals() as signals, signals.deferred(trainer.stop):
+    with (
+        StopSignals(exits=False) as signals,
+        observing(trainer.run, trainer.progress.step, options) as observe,
+        signals.deferred(trainer.stop),
+    ):
         for event in trainer.events():
+            observe(event)
             if on_event is not None:
                 on_event(event)
             last = event if isinstance(event, Finished) else last

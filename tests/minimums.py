@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD_TOOLS = ["scikit-build-core", "cmake", "ninja"]
-TEST_TOOLS = ["pytest>=8", "pytest-xdist", "hypothesis"]
+TEST_TOOLS = ["pytest>=8", "pytest-xdist", "hypothesis", "nbclient", "ipykernel"]
 QUICK = [
     "tests", "-n", "2", "-m", "not slow", "-W", "default", *(f"--ignore=tests/{name}" for name in (
         "stress", "test_docs.py", "test_stress_hostile.py", "test_stress_inputs.py", "test_stress_storage.py",
@@ -24,7 +24,9 @@ QUICK = [
 
 def oldest_versions(pyproject: str) -> dict[str, str]:
     """The name and the lowest version of every dependency, those of the extras for users included."""
-    lists = re.findall(r"^(?:dependencies|tables|zstd) = \[(.*?)\]", pyproject, re.DOTALL | re.MULTILINE)
+    lists = re.findall(
+        r"^(?:dependencies|tables|zstd|plot|tensorboard) = \[(.*?)\]", pyproject, re.DOTALL | re.MULTILINE
+    )
     return dict(re.findall(r'"([\w.-]+)>=([\d.]+)', " ".join(lists)))
 
 

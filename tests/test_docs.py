@@ -21,12 +21,12 @@ ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING, INDEX = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "README.md"
 OPTIONS, RELIABILITY = (ROOT / "docs" / "reference" / name for name in ("commands.md", "reliability.md"))
 PAGES = [README, CONTRIBUTING, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("benchmarks/*.md")),
-         ROOT / "data" / "README.md", ROOT / "checkpoints" / "README.md"]  # fmt: skip
+         ROOT / "examples" / "README.md", ROOT / "data" / "README.md", ROOT / "checkpoints" / "README.md"]  # fmt: skip
 
 IMAGES = ROOT / "docs" / "images"
 PICTURES = sorted(path for path in IMAGES.iterdir() if path.suffix in (".svg", ".png"))
 
-COMMANDS = ("train", "generate", "eval", "compare", "score", "classify", "neurons", "info", "export")
+COMMANDS = ("train", "generate", "eval", "compare", "score", "classify", "neurons", "info", "runs", "plot", "export")
 HELP, STRESS, END = "<!-- generated: help -->\n", "<!-- generated: stress tests -->\n", "<!-- end -->\n"
 
 MAX_LINES, MAX_WIDTH, MAX_TREE_LINES = 200, 120, 30

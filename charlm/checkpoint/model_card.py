@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from charlm.checkpoint.run_folder import CURVE
 from charlm.config import MAX_JSON_BYTES, ModelConfig, TrainingConfig, from_dict, parse_json, to_dict
 from charlm.corpus.trained_table import TrainedTable
 from charlm.errors import DataError
@@ -42,11 +43,14 @@ In this folder, with charlm installed:
 charlm's licence does not cover this model. Its weights were learned from the text, whose own licence applies."""
 
 
-def update_card(folder: Path, config: bytes, best: Best) -> None:
-    """Write or update the card in ``folder`` from the content of config.json. Logs a warning if that fails."""
+def update_card(folder: Path, config: bytes, best: Best, curve: str = "") -> None:
+    """Write or update the card in ``folder`` from the content of config.json. Logs a warning if that fails.
+
+    ``curve`` is a plot of the training in characters. Where the folder has its picture, too, the card shows that above.
+    """
     path = folder / CARD
     try:
-        part = generate_part(parse_json(config, "config.json"), best)
+        part = generate_part(parse_json(config, "config.json"), best, curve, (folder / CURVE).is_file())
         before = _read(path) if path.is_symlink() or path.exists() else part + "\n"
         after = replace_part(before, part)
         if after != before or not path.exists():
@@ -71,7 +75,7 @@ def replace_part(before: str, part: str) -> str:
     return before[:begin] + part + before[end + len(END) :]
 
 
-def generate_part(config: Mapping[str, Any], best: Best) -> str:
+def generate_part(config: Mapping[str, Any], best: Best, curve: str = "", has_picture: bool = False) -> str:
     """The card from marker to marker for the content of config.json. Raises ``DataError`` where that is incomplete."""
     where = "config.json"
     model = from_dict(ModelConfig, config.get("model"), where)
@@ -87,8 +91,17 @@ def generate_part(config: Mapping[str, Any], best: Best) -> str:
         f"and measures how probable a text is.\n\n| | |\n|---|---|\n{table}\n\n"
         "## How it was trained\n\nFILE is the text with the digest above. The options `--valid`, `--test` and "
         "`--init-from` are not shown.\n\n"
-        f"    {command}\n\n{_use(config)}\n\n{END}"
+        f"    {command}\n\n{_training(curve, has_picture)}{_use(config)}\n\n{END}"
     )
+
+
+def _training(curve: str, has_picture: bool) -> str:
+    """The section with the plot ``curve`` of the training; empty without one."""
+    if not curve:
+        return ""
+    picture = f"![Losses and learning rate over the steps]({CURVE})\n\n" if has_picture else ""
+    plot = "\n".join(f"    {line}".rstrip() for line in curve.splitlines())
+    return f"## Its losses in training\n\n{picture}{plot}\n\n"
 
 
 def _rows(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfig, best: Best) -> list[tuple[str, str]]:

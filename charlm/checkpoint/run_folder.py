@@ -28,10 +28,10 @@ logger = logging.getLogger("charlm")
 
 RUNS = Path("checkpoints")
 """Where runs are created and looked for unless the user names another place."""
-CORPUS = "corpus"
+CORPUS, METRICS, CURVE, TENSORBOARD = "corpus", "metrics.jsonl", "curve.svg", "tensorboard"
 
 _LOCK = ".lock"
-_BEFORE_FIRST_STEP = {_LOCK, CORPUS, "metrics.jsonl"}
+_BEFORE_FIRST_STEP = {_LOCK, CORPUS, METRICS, CURVE, TENSORBOARD}
 """What a run has before its first step, besides unfinished files."""
 _DELETED_PREFIX = ".deleted-"
 _MAX_RUNS_OF_A_NAME = 9_999

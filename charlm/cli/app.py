@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import classify, compare, evaluate, export, generate, info, neurons, score, train
+from charlm.cli import classify, compare, evaluate, export, generate, info, neurons, plot, runs, score, train
 from charlm.cli.mistakes import explain
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
@@ -36,6 +36,8 @@ app.command("score")(score.score)
 app.command("classify")(classify.classify)
 app.command("neurons")(neurons.neurons)
 app.command("info")(info.info)
+app.command("runs")(runs.runs)
+app.command("plot")(plot.plot)
 app.command("export")(export.export)
 
 _options = {"debug": False}

@@ -98,10 +98,20 @@ def evaluate(
             evaluation, by_value = model.evaluate_by_value(measured.blocks[0], progress)
         else:
             evaluation = model.evaluate_ids(measured.blocks[0], crop, progress)
+    if measured.split and not (each or dynamic or crop) and precision == "fp32":
+        _note(model, measured.split, evaluation)
     if each:
         say_what_differs("the models", [model.checkpoint.config for model in models])
     text_and_protocol = measured.name, _protocol(crop, dynamic, evaluation.documents > 0)
     _report(models, evaluation, each, text_and_protocol, json, by_value)
+
+
+def _note(model: LanguageModel, split: str, evaluation: Evaluation) -> None:
+    """Keep the result in the run, for ``charlm runs``."""
+    from charlm.checkpoint.evaluations import note_evaluation
+
+    names = ("nats_per_char", "standard_error", "characters")
+    note_evaluation(model.checkpoint.path, split, {name: getattr(evaluation, name) for name in names})
 
 
 def _protocol(crop: int | None, dynamic: bool, documents: bool) -> tuple[str, str]:

@@ -36,6 +36,8 @@ class Measured(NamedTuple):
     """The approximate number of ids; None if unknown."""
     blocks: list[Iterator[Ids]]
     """For each model the ids of its tokenizer, in blocks."""
+    split: str | None = None
+    """The split of the run that the text is; None for files."""
 
 
 def check_files(names: Iterable[str]) -> None:
@@ -116,7 +118,7 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
     files = [corpus.ids(split) for corpus in corpora]
     if not len(files[0]):
         raise MissingInputError(f"the {split} split of {corpus.folder.parent} is empty; name a text: {command}")
-    return Measured(f"{split} split of {corpus.name}", len(files[0]), [_blocks(ids) for ids in files])
+    return Measured(f"{split} split of {corpus.name}", len(files[0]), [_blocks(ids) for ids in files], split)
 
 
 def corpus_of(model: LanguageModel, command: str) -> Corpus:

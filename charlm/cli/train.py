@@ -27,6 +27,7 @@ from charlm.cli.texts import check_files, wait_for_stdin
 from charlm.config import TrainingConfig
 from charlm.errors import UsageError
 from charlm.system.processes import is_first_process, is_restarted
+from charlm.training.observers import ObserverOptions
 from charlm.training.options import (
     DropoutOptions,
     OptimizationOptions,
@@ -52,12 +53,23 @@ class TrainCommand(GroupedCommand):
             "given", "delimiter", "as_text", "split", "valid", "test",
         ),
         "Limit": ("time", "epochs", "steps"),
-        "Run": ("out", "resume", "init_from", "save_every", "eval_every", "seed", "quiet", "json", "help"),
+        "Run": (
+            "out", "resume", "init_from", "save_every", "eval_every", "seed", "plot", "tensorboard", "quiet", "json",
+            "help",
+        ),
         "Machine": ("device", "precision", "threads"),
         "Model": (*definitions(ShapeOptions), *definitions(DropoutOptions)),
         "Training": tuple(definitions(OptimizationOptions)),
     }  # fmt: skip
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Let ``--tensorboard`` stand without a value, because the word after it may be a text."""
+        end = args.index("--") if "--" in args else len(args)
+        words = [_OWN_TENSORBOARD if word == "--tensorboard" else word for word in args[:end]]
+        return list(super().parse_args(ctx, words + args[end:]))
+
+
+_OWN_TENSORBOARD = "--tensorboard="
 
 CommandT = TypeVar("CommandT", bound=Callable[..., None])
 
@@ -162,6 +174,17 @@ def train(
             autocompletion=completing(("auto", "fp32", "bf16", "fp16")),
         ),
     ] = "auto",
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw the losses as RUN/curve.svg at each evaluation; needs matplotlib.")
+    ] = False,
+    tensorboard: Annotated[
+        str | None,
+        typer.Option(
+            "--tensorboard",
+            metavar="[=DIR]",
+            help="Write for TensorBoard to RUN/tensorboard, or DIR/NAME; needs tensorboardX.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and the result.")] = False,
     json: JsonOption = False,
     **options: Any,
@@ -183,6 +206,8 @@ def train(
         corpus or (), valid, test, demo, tokenizer, encoding, split, documents, distinct,
         column, given, delimiter, as_text, document_start, errors, normalize)  # fmt: skip
     check_texts(texts, None)
+    observers = ObserverOptions(plot, False if tensorboard is None else tensorboard or True)
+    observers.require()
     check_device_name(device)
     if precision != "auto":
         TrainingConfig(precision=precision)  # raises an error for an unknown one
@@ -200,7 +225,7 @@ def train(
         else:
             run = new_run(texts, training, run_options)
         with run as prepared:
-            run_training(prepared, signals, quiet=quiet, as_json=json)
+            run_training(prepared, signals, observers, quiet=quiet, as_json=json)
 
 
 def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:

@@ -20,6 +20,7 @@ from charlm.model.lstm import recurrence_name
 from charlm.runs import PreparedRun
 from charlm.system.signals import StopSignals
 from charlm.training.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
+from charlm.training.observers import ObserverOptions, observing
 from charlm.training.trainer import Trainer
 
 _SECONDS_BETWEEN_LINES = 15.0
@@ -51,7 +52,9 @@ def _rounded(number: float) -> str:
     return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,.0f}"
 
 
-def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_json: bool) -> None:
+def run_training(
+    prepared: PreparedRun, signals: StopSignals, observers: ObserverOptions, quiet: bool, as_json: bool
+) -> None:
     """Train to the end and show the progress. Raises ``InterruptedBySignal``, after saving, if a signal came."""
     trainer = prepared.trainer
     if not trainer.group.is_first:
@@ -75,9 +78,14 @@ def run_training(prepared: PreparedRun, signals: StopSignals, quiet: bool, as_js
             with suppress(RuntimeError):  # the signal may have interrupted another output
                 say("stopping after this step and saving; a second Ctrl-C quits without saving")
 
-    with signals.deferred(stop), progress_bar(_bar_format(trainer), total, quiet) as bar:
+    with (
+        observing(trainer.run, trainer.progress.step, observers) as observe,
+        signals.deferred(stop),
+        progress_bar(_bar_format(trainer), total, quiet) as bar,
+    ):
         view = _View(trainer, bar, quiet)
         for event in trainer.events():
+            observe(event)
             view.show(event)
     if view.reason == "interrupted":
         _raise_interrupted(trainer, signals)

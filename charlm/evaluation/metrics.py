@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from charlm.errors import DataError
 from charlm.evaluation.standard_errors import DocumentError, SequenceError, Uncertainty, Units
+from charlm.notebook import html_table
 from charlm.tokenizer.protocol import Ids, Tokenizer
 
 
@@ -49,6 +50,16 @@ class Evaluation:
             f"Evaluation({self.nats_per_char:.4f}{error} nats/char, {self.bits_per_char:.4f} bits/char, "
             f"perplexity {self.perplexity:.4f}, {counts})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
+        rows = [("nats per character", f"{self.nats_per_char:.4f}{error}"),
+                ("bits per character", f"{self.bits_per_char:.4f}"), ("perplexity", f"{self.perplexity:.4f}"),
+                ("bits per byte", f"{self.bits_per_byte:.4f}"), ("characters", f"{self.characters:,}"),
+                *([("documents", f"{self.documents:,}")] if self.documents else []),
+                ("unknown characters", f"{self.unknown_characters:,}")]  # fmt: skip
+        return html_table((), rows)
 
     @property
     def nats_per_char(self) -> float:

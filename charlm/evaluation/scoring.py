@@ -20,6 +20,7 @@ from charlm.engine import Engine
 from charlm.errors import CharlmError
 from charlm.evaluation.characters import entropies, predictions, ranks
 from charlm.evaluation.losses import DOCUMENT_POOL, batched_document_losses
+from charlm.notebook import html_table
 from charlm.tokenizer.conditions import prefix_mask
 from charlm.tokenizer.protocol import Codes, Ids, Tokenizer
 
@@ -49,6 +50,14 @@ class Scored(NamedTuple):
     def bits_per_char(self) -> float:
         """0 if nothing is predicted."""
         return self.nats / max(1, self.characters) / math.log(2)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        rows = [("text", self.text), *([] if self.given is None else [("given", self.given)]),
+                ("bits per character", f"{self.bits_per_char:.3f}"), ("nats", f"{self.nats:.3f}"),
+                ("characters", f"{self.characters:,}"),
+                ("unknown characters", f"{self.unknown_characters:,}")]  # fmt: skip
+        return html_table((), rows)
 
 
 def score_documents(

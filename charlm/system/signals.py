@@ -23,11 +23,13 @@ _DUPLICATE_SECONDS = 0.1
 class StopSignals:
     """A context in which a signal raises ``InterruptedBySignal``; inside ``deferred`` it calls a function instead.
 
-    A second signal exits at once, unless it comes so soon that it is a duplicate of the first. A signal that was
-    ignored before (nohup) stays ignored. Outside the main thread no signal is handled.
+    A second signal exits at once, unless it comes so soon that it is a duplicate of the first. Where the process is not
+    ours (``exits`` is false), such as a notebook's, a second Ctrl-C raises ``KeyboardInterrupt`` instead. A signal that
+    was ignored before (nohup) stays ignored. Outside the main thread no signal is handled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exits: bool = True) -> None:
+        self._exits = exits
         self.received: int | None = None
         self._received_at = 0.0
         self._before: dict[int, Any] = {}
@@ -62,9 +64,14 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             if time.monotonic() - self._received_at > self._duplicate_seconds:
-                os._exit(128 + number)
+                self._stop_at_once(number)
             return
         self.received, self._received_at = number, time.monotonic()
         if self._stop is None:
             raise InterruptedBySignal(self._message, number)
         self._stop()
+
+    def _stop_at_once(self, number: int) -> None:
+        if number == signal.SIGINT and not self._exits:
+            raise KeyboardInterrupt
+        os._exit(128 + number)

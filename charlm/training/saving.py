@@ -30,7 +30,7 @@ from charlm.checkpoint.step import (
 )
 from charlm.checkpoint.tensors import tensors_to_bytes
 from charlm.checkpoint.weights import weights_to_bytes
-from charlm.config import dump_json, to_dict
+from charlm.config import dump_json, parse_json, to_dict
 from charlm.corpus.batches import Batches
 from charlm.corpus.prepared import Corpus, SplitSize
 from charlm.engine import create_engine
@@ -38,6 +38,7 @@ from charlm.errors import CharlmError, DataError, DivergedError, InputOutputErro
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
 from charlm.evaluation.percentiles import MAX_IDS, measure_percentiles
 from charlm.model.char_lm import CharLM
+from charlm.plots.characters import card_plot
 from charlm.system.processes import ALONE, Group
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
@@ -107,7 +108,8 @@ class Saver:
         """After a save, delete older steps and describe the run in its card."""
         step = state.progress.step
         RunFolder(self._run).keep_only({step, self.step_to_roll_back(state) or step})
-        update_card(self._run, self._written_config, self._best_on_disk)
+        plot = card_plot(self._run, parse_json(self._written_config, CONFIG))
+        update_card(self._run, self._written_config, self._best_on_disk, plot)
         return ""
 
     def restore(self, state: TrainingState, checkpoint: Checkpoint, batches: Batches) -> None:

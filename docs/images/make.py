@@ -6,9 +6,11 @@ Only this script needs matplotlib, pyte and chromium:
     python docs/images/make.py loss pipeline surprisal
     python docs/images/make.py terminal --text tinyshakespeare.txt    # trains for 25 seconds
     python docs/images/make.py cells --text tinyshakespeare.txt
+    python docs/images/make.py curve --text tinyshakespeare.txt       # trains three models, for 2 minutes
     python docs/images/make.py measure --text tinyshakespeare.txt     # writes loss.jsonl; 5 minutes of CPU time
 
     loss.svg        validation loss against seconds, from loss.jsonl and benchmarks/results/quality.jsonl
+    curve.svg       what ``charlm plot`` draws of three trainings
     terminal.svg    a training in a terminal
     surprisal.png   the page that ``charlm score --html`` writes
     cells.png       the page that ``charlm neurons --html`` writes
@@ -60,6 +62,11 @@ CURVES = {
 """Trainers of loss.jsonl: label, line, colour; the point at which the label is, and its offset."""
 NANOGPT = (180.0, 1.4697)
 """Seconds and validation loss that nanoGPT's README gives for its training on an A100."""
+
+WIDTHS = (32, 64, 128)
+CURVE_OPTIONS = ("--layers", "1", "--steps", "1000", "--eval-every", "50", "--lr", "0.01", "--precision", "fp32",
+                 "--threads", "1", "--quiet")  # fmt: skip
+"""Of the trainings in curve.svg."""
 
 BLOCKS = "▏▎▍▌▋▊▉█"
 
@@ -192,6 +199,22 @@ def long_runs() -> Iterator[tuple[float, float]]:
         expected = {"split": "90/10/0", "engine": "native avx512_bf16", "seconds": seconds, "options": OPTIMIZER}
         chosen = [result for result in results if expected.items() <= result["settings"].items()]
         yield seconds, mean(result["figures"]["crops_256"] for result in chosen)
+
+
+# ------------------------------------------------------------------------------------------------ curve
+
+
+def draw_curve(target: Path, text: Path) -> None:
+    """Train three models of different width and let ``charlm plot`` draw them."""
+    charlm = [sys.executable, "-m", "charlm"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / text.name).symlink_to(text.resolve())
+        for width in WIDTHS:
+            options = ["--hidden", str(width), *CURVE_OPTIONS, "--out", f"width-{width}"]
+            subprocess.run([*charlm, "train", text.name, *options], cwd=folder, env=environment, check=True)
+        runs = [f"width-{width}" for width in WIDTHS]
+        subprocess.run([*charlm, "plot", *runs, "-o", str(target)], cwd=folder, env=environment, check=True)
 
 
 # ------------------------------------------------------------------------------------------------ terminal
@@ -442,6 +465,7 @@ def caption(
 
 PICTURES = {
     "loss.svg": draw_losses,
+    "curve.svg": draw_curve,
     "terminal.svg": draw_terminal,
     "surprisal.png": draw_surprisal,
     "cells.png": draw_cells,
@@ -456,7 +480,7 @@ def main() -> None:
     )
     parser.add_argument("--text", type=Path, help="tinyshakespeare.txt, for measure, terminal and cells")
     arguments = parser.parse_args()
-    needs_text = {"measure", "terminal", "cells"} & set(arguments.names)
+    needs_text = {"curve", "measure", "terminal", "cells"} & set(arguments.names)
     if needs_text and arguments.text is None:
         parser.error(f"{min(needs_text)} needs --text")
     for name in arguments.names:

@@ -13,10 +13,11 @@ from charlm import runs
 from charlm.checkpoint import model_card
 from charlm.checkpoint.model_card import BEGIN, CARD, END, generate_part, replace_part, update_card
 from charlm.checkpoint.model_parts import read_model_parts
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import CURVE, RunFolder
 from charlm.checkpoint.step import ALL_FILES, CONFIG, MODEL, open_checkpoint
 from charlm.config import dump_json
 from charlm.errors import DataError
+from charlm.export import export
 
 BRIEF = {"hidden": 16, "layers": 1, "batch": 4, "bptt": 16, "eval_every": 5, "threads": 1, "device": "cpu",
          "precision": "fp32"}  # fmt: skip
@@ -199,3 +200,22 @@ def test_editing_the_card_does_not_damage_the_run(own_run):
     again = read_model_parts(open_checkpoint(own_run)).weights
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
     assert dump_json(dict(open_checkpoint(own_run).config))
+
+
+def test_the_card_shows_the_curve_of_the_training(text_file, tmp_path):
+    trained = brief(text_file, tmp_path / "run", 40, eval_every=10)
+    text = text_of(trained.run)
+    assert "## Its losses in training\n\n    nats per character\n" in text
+    assert f"* best {trained.best_nats_per_char:.4f} at step " in text
+    assert "curve.svg" not in text
+    (trained.run / CURVE).touch()
+    runs.resume(trained.run, steps=50)
+    assert "](curve.svg)" in text_of(trained.run)
+    export(trained.run, tmp_path / "exported")
+    exported = text_of(tmp_path / "exported")
+    assert "* best " in exported
+    assert "curve.svg" not in exported
+
+
+def test_without_measurements_the_card_has_no_curve(run):
+    assert "losses in training" not in part_for(run)

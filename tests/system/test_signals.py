@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+import charlm.system.signals as signals_module
 from charlm.errors import InterruptedBySignal
 from charlm.system.signals import StopSignals
 
@@ -33,3 +34,18 @@ def test_after_training_the_run_is_saved():
             pass
         with pytest.raises(InterruptedBySignal, match="the run is saved"):
             raise_sigint()
+
+
+def test_a_second_signal_ends_the_process_only_if_it_is_ours(monkeypatch):
+    ended = []
+    monkeypatch.setattr(signals_module, "_DUPLICATE_SECONDS", -1.0)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with StopSignals() as signals, signals.deferred(lambda: None):
+        raise_sigint()
+        raise_sigint()
+    assert ended == [130]
+    with StopSignals(exits=False) as signals, signals.deferred(lambda: None):
+        raise_sigint()
+        with pytest.raises(KeyboardInterrupt):
+            raise_sigint()
+    assert ended == [130]
