@@ -12,7 +12,7 @@ from charlm.config import ModelConfig
 from charlm.engine import create_engine
 from charlm.errors import UsageError
 from charlm.evaluation import states
-from charlm.evaluation.states import activations, embed, read_side_by_side
+from charlm.evaluation.states import activations, embed, last_states, read_side_by_side
 from charlm.model.char_lm import CharLM
 from charlm.tokenizer.characters import CharTokenizer
 
@@ -46,6 +46,19 @@ def test_texts_side_by_side_have_the_states_of_each_alone(texts, streams):
                 np.testing.assert_allclose(layer.hidden_BH[place], expected.hidden_BH[0], rtol=1e-4, atol=1e-6)
                 np.testing.assert_allclose(layer.cell_BH[place], expected.cell_BH[0], rtol=1e-4, atol=1e-6)
     assert seen == [len(each) for each in ids]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 256])
+def test_last_states_do_not_depend_on_the_chunks(monkeypatch, chunk):
+    monkeypatch.setattr(states, "CHUNK", chunk)
+    texts = ["", "ab", "abé", "c" * 9, "ab", "xa" * 8, "b" * 700]
+    ids = [TOKENIZER.encode(text) for text in texts]
+    found = {row: [each.cell_BH[place] for each in layers] for rows, layers in last_states(ENGINE, ids)
+             for place, row in enumerate(rows.tolist())}  # fmt: skip
+    assert sorted(found) == [1, 2, 3, 4, 5, 6]
+    for row, layers in found.items():
+        for cell, expected in zip(layers, states_of(texts[row], START[:0])[-1], strict=True):
+            np.testing.assert_allclose(cell, expected.cell_BH[0], rtol=1e-4, atol=1e-6)
 
 
 @settings(max_examples=40, deadline=None)
