@@ -245,7 +245,9 @@ def _run_to_end(
     last: Finished | None = None
     with (
         StopSignals(exits=False) as signals,
-        observing(trainer.run, trainer.progress.step, options) as observe,
+        observing(
+            trainer.run, trainer.progress.step, options if trainer.group.is_first else ObserverOptions()
+        ) as observe,
         signals.deferred(trainer.stop),
     ):
         for event in trainer.events():

@@ -24,8 +24,9 @@ _WEIGHT_DECAY_PER_EPOCH, _MIN_WEIGHT_DECAY, _MAX_WEIGHT_DECAY = 0.04, 0.02, 0.3
 _EPOCHS_WITHOUT_DROPOUT = 2.5
 _MUON_EPOCHS_WITHOUT_DROPOUT = 5.0
 """More, because Muon's learning rate and weight decay also prevent overfitting."""
-_STEPS_WITHOUT_DROPOUT, _IDS_WITHOUT_DROPOUT = 800, 800 * 4096
-"""There is no dropout up to so many steps that read up to so many ids."""
+_STEPS_WITHOUT_DROPOUT, _MUON_STEPS_WITHOUT_DROPOUT = 800, 400
+_IDS_OF_A_STEP = 4096
+"""There is no dropout up to so many steps. A step that reads more ids counts as several."""
 _DROPOUT_PER_DOUBLING, _MAX_DROPOUT = 0.12, 0.5
 _LESS_BETWEEN_LAYERS = 0.1
 """With Muon. Ten minutes with 0.1 between the layers ended at 1.347, without at 1.332."""
@@ -69,11 +70,13 @@ def _few_epochs_factor(epochs: float) -> float:
 
 def dropout_probabilities(optimizer: str, steps: float, ids: float, epochs: float) -> tuple[float, float]:
     """Between layers and on the output, by the number of epochs; lower where there are few steps and few ids."""
-    epochs_without = _MUON_EPOCHS_WITHOUT_DROPOUT if optimizer == "muon" else _EPOCHS_WITHOUT_DROPOUT
-    times_trained = max(steps / _STEPS_WITHOUT_DROPOUT, ids / _IDS_WITHOUT_DROPOUT)
-    doublings = math.log2(max(1.0, min(epochs / epochs_without, times_trained)))
+    muon = optimizer == "muon"
+    epochs_without = _MUON_EPOCHS_WITHOUT_DROPOUT if muon else _EPOCHS_WITHOUT_DROPOUT
+    steps_without = _MUON_STEPS_WITHOUT_DROPOUT if muon else _STEPS_WITHOUT_DROPOUT
+    usual_steps = max(steps, ids / _IDS_OF_A_STEP)
+    doublings = math.log2(max(1.0, min(epochs / epochs_without, usual_steps / steps_without)))
     output = min(round(20 * _DROPOUT_PER_DOUBLING * doublings) / 20, _MAX_DROPOUT)
-    between = max(0.0, round(output - _LESS_BETWEEN_LAYERS, 2)) if optimizer == "muon" else output
+    between = max(0.0, round(output - _LESS_BETWEEN_LAYERS, 2)) if muon else output
     return between, output
 
 
