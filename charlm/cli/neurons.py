@@ -110,6 +110,12 @@ def _line(neuron: Neuron) -> str:
 
 def _texts(model: LanguageModel, names: Sequence[str], encoding: str, given: str | None, characters: int) -> list[str]:
     """The first ``characters`` of the texts: of running text in one, else the documents."""
+    if given is None and model.table is not None and model.table.given is not None:
+        table = model.table
+        raise UsageError(
+            f"this model predicts {table.column} given {table.given}; name one {table.given} for all of the text: "
+            f"--given VALUE; {table.listed()}"
+        )
     if "-" in names:
         wait_for_stdin()
     with tempfile.TemporaryDirectory() if "-" in names else nullcontext("") as folder:

@@ -87,6 +87,13 @@ def test_models_of_documents_and_of_tables(document_run, table_run, lines_file, 
     assert [n["probe"] for n in json.loads(named.stdout)["neurons"]] == ["line", "upper"]
 
 
+def test_a_model_with_conditions_needs_one(table_run, table_file):
+    message = one_line(charlm("neurons", table_file, "-c", table_run))
+    assert "--given VALUE; " in message
+    rows = charlm("neurons", table_file, "-c", table_run, "--given", "north", "--top", 1, "--json")
+    assert [n["probe"] for n in json.loads(rows.stdout)["neurons"]] == ["line", "upper"]
+
+
 def test_score_colours_by_a_cell(trained_run):
     stdin = "the cat\nsaw naïve dogs".encode()
     page = charlm("score", "-c", trained_run, "--neuron", "0:5", "--html", "-", stdin=stdin).stdout.decode()
