@@ -16,9 +16,15 @@ _MARGIN = 8
 
 
 def card_plot(run: Path, config: Mapping[str, Any]) -> str:
-    """The plot of a model card, for the run with this config.json; empty before the first evaluation."""
-    curve = evaluations_curve(run, config)
-    return "" if curve is None else character_plot([curve], "steps", height=14)
+    """The plot of a model card, for the run with this config.json; empty before the first evaluation.
+
+    Also empty where the numbers of the log, which anyone may have changed, are too large to compute with.
+    """
+    try:
+        curve = evaluations_curve(run, config)
+        return "" if curve is None else character_plot([curve], "steps", height=14)
+    except (ArithmeticError, ValueError):
+        return ""
 
 
 def character_plot(curves: Sequence[Curve], x: str, width: int = 76, height: int = 20) -> str:

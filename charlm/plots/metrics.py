@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from charlm.checkpoint.run_folder import METRICS
 from charlm.checkpoint.step import CONFIG, MANIFEST, has_step_name, open_checkpoint
 from charlm.config import parse_json
 from charlm.errors import CharlmError, DataError, InputOutputError, MissingInputError
+from charlm.system.disk import open_without_links
 
 Columns = dict[str, list[Any]]
 
@@ -20,6 +24,7 @@ _COLUMNS = {
 }  # fmt: skip
 """Columns, and what they are called in the file."""
 KINDS = ("train", "valid")
+_MAX_LINE_BYTES = 1 << 16
 
 
 @names_keywords
@@ -79,8 +84,10 @@ def read_metrics(run: Path, config: Mapping[str, Any], kinds: Collection[str] = 
 def _entries(path: Path, kinds: Collection[str]) -> Iterator[dict[str, Any]]:
     quoted = [f'"{kind}"'.encode() for kind in kinds]
     try:
-        with open(path, "rb") as file:
-            for line in file:
+        with open(path, "rb", opener=open_without_links) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file")
+            while line := file.readline(_MAX_LINE_BYTES):
                 if not any(kind in line for kind in quoted):
                     continue  # without the time that parsing takes
                 try:

@@ -9,7 +9,7 @@ from trainers import train
 
 from charlm.checkpoint.run_folder import METRICS
 from charlm.errors import DataError, UsageError
-from charlm.plots.characters import character_plot
+from charlm.plots.characters import card_plot, character_plot
 from charlm.plots.curves import read_curves, title_of
 from charlm.training.events import Evaluated, Stepped
 
@@ -146,6 +146,13 @@ def test_odd_losses_can_be_drawn(tmp_path, losses):
     curves = read_curves([tmp_path / "run"], "steps")
     assert character_plot(curves, "steps", width=1).count("\n") > 20
     assert picture(curves, "steps", "svg").startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(("steps", "losses"), [([7, 14], [-1.7e308, 1.7e308]), ([7, 10**299], [2.0, 1.0]),
+                                               ([-5, 0], [2.0, 1.0]), ([7, 7], [1.0, 2.0])])  # fmt: skip
+def test_no_numbers_in_the_log_stop_the_card_from_being_written(tmp_path, steps, losses):
+    write(tmp_path / "run", *(line("valid", step, loss, loss) for step, loss in zip(steps, losses, strict=True)))
+    assert isinstance(card_plot(tmp_path / "run", {}), str)
 
 
 def test_without_validation_text_the_training_loss_is_drawn(make_trainer, text_file, tmp_path):

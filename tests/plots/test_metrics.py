@@ -1,6 +1,7 @@
 """The columns of a run's metrics.jsonl, what damaged files do to them, and what they agree with."""
 
 import json
+import os
 
 import pytest
 from trainers import metrics_of, resumed, train
@@ -8,6 +9,7 @@ from trainers import metrics_of, resumed, train
 import charlm
 from charlm.checkpoint.run_folder import METRICS
 from charlm.errors import CharlmError
+from charlm.plots.curves import evaluations_curve
 from charlm.training.events import Evaluated, Stepped
 
 
@@ -81,6 +83,20 @@ def test_damaged_lines_are_left_out(tmp_path):
     assert columns["valid_nats_per_char"] == [2.0, None]
     assert columns["lr"] == [0.1, None]
     assert columns["epochs"] == [None, None]
+
+
+def test_links_and_pipes_are_not_read(tmp_path):
+    """The card of a run is drawn at every save; a link or a pipe in the run's folder must not stop a training."""
+    (tmp_path / "other").write_text('{"kind": "valid", "step": 7, "seconds": 1, "valid_nats_per_char": 2.0}\n')
+    assert evaluations_curve(tmp_path, {}) is None
+    (tmp_path / METRICS).symlink_to(tmp_path / "other")
+    assert evaluations_curve(tmp_path, {}) is None
+    (tmp_path / METRICS).unlink()
+    os.mkfifo(tmp_path / METRICS)
+    assert evaluations_curve(tmp_path, {}) is None
+    (tmp_path / METRICS).unlink()
+    (tmp_path / METRICS).write_bytes(b"x" * 200_000 + b"\n" + (tmp_path / "other").read_bytes())
+    assert evaluations_curve(tmp_path, {}).best.nats == 2.0
 
 
 def test_what_has_no_metrics_is_refused_in_one_line(tmp_path, trained_run):
