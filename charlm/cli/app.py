@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import classify, compare, evaluate, export, generate, info, score, train
+from charlm.cli import classify, compare, evaluate, export, generate, info, score, serve, train
 from charlm.cli.mistakes import explain
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
@@ -35,6 +35,7 @@ app.command("score")(score.score)
 app.command("classify")(classify.classify)
 app.command("info")(info.info)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 
 _options = {"debug": False}
 
