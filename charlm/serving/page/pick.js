@@ -33,6 +33,7 @@ async function offer(focus = false) {
   const { signal } = controller;
   const prompt = byId("pick-prompt").value;
   const target = page.target();
+  byId("pick-choices").setAttribute("aria-busy", "true");
   try {
     const first = await post("v1/completions", { ...target, prompt, max_tokens: 1, temperature: 0, logprobs: CHOICES }, signal);
     const likely = ranked(first.choices[0].logprobs.top_logprobs[0] ?? {})
@@ -64,6 +65,7 @@ function show(choices, focus) {
     return item;
   });
   byId("pick-choices").replaceChildren(...items);
+  byId("pick-choices").setAttribute("aria-busy", "false");
   if (focus) byId("pick-choices").querySelector("button")?.focus();
 }
 

@@ -6,7 +6,7 @@ import { Writing } from "./writing.js";
 
 const byId = (id) => document.getElementById(id);
 const SECONDS = 3;
-const WIDTH = 640, HEIGHT = 288, LEFT = 48, RIGHT = 12, TOP = 12, BOTTOM = 28;
+const LEFT = 48, RIGHT = 12, TOP = 12, BOTTOM = 28;
 const writing = new Writing();
 let page, text, timer, sampled = "";
 
@@ -45,21 +45,22 @@ function tell(progress, charlm) {
 
 function draw({ train, valid }) {
   const svg = byId("training-curve");
-  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
-  svg.replaceChildren();
   const points = [...train, ...valid];
-  byId("training-curve").parentElement.hidden = !points.length;
+  svg.replaceChildren();
+  svg.parentElement.hidden = !points.length;
   if (!points.length) return;
+  const { clientWidth: width, clientHeight: height } = svg;
+  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   const most = Math.max(1, ...points.map(([step]) => step));
   const losses = points.map(([, nats]) => nats).sort((a, b) => a - b);
   const low = losses[0], high = Math.max(losses[Math.floor(losses.length * 0.98)], low + 0.1); // the first steps are far above
-  const x = (step) => LEFT + (step / most) * (WIDTH - LEFT - RIGHT);
-  const y = (nats) => TOP + (1 - (Math.min(nats, high) - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
+  const x = (step) => LEFT + (step / most) * (width - LEFT - RIGHT);
+  const y = (nats) => TOP + (1 - (Math.min(nats, high) - low) / (high - low)) * (height - TOP - BOTTOM);
   for (const part of [0, 0.25, 0.5, 0.75, 1]) {
     const nats = low + part * (high - low);
-    add(svg, "line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(nats), y2: y(nats) });
+    add(svg, "line", { x1: LEFT, x2: width - RIGHT, y1: y(nats), y2: y(nats) });
     add(svg, "text", { x: LEFT - 6, y: y(nats) + 4, "text-anchor": "end" }, nats.toFixed(2));
-    add(svg, "text", { x: x(part * most), y: HEIGHT - 8, "text-anchor": part === 1 ? "end" : part ? "middle" : "start" },
+    add(svg, "text", { x: x(part * most), y: height - 8, "text-anchor": part === 1 ? "end" : part ? "middle" : "start" },
       Math.round(part * most).toLocaleString("en"));
   }
   for (const [name, curve] of Object.entries({ train, valid })) {
