@@ -23,8 +23,8 @@ from charlm.serving.tokens import Token, TokenReader, plain
 from charlm.tokenizer.normalization import normalize
 from charlm.tokenizer.protocol import Ids
 
-_SECONDS_BETWEEN_EVENTS = 0.04
-"""Pieces that come sooner are sent together. The first is sent at once."""
+_SECONDS_BETWEEN_EVENTS, _EVENTS_PER_SECOND = 0.04, 400
+"""Of one text, and of all together. Pieces that come sooner are sent together; the first is sent at once."""
 
 
 class Completions:
@@ -65,8 +65,7 @@ class Completions:
                 merged.setdefault(piece.choice, _Answer()).add(piece)
             events = [completion.choice(number, answer.joined(number)) for number, answer in merged.items()]
             await exchange.send_events([{**completion.head(), "choices": [event]} for event in events])
-            if not outbox.is_closed:
-                await asyncio.sleep(_SECONDS_BETWEEN_EVENTS)
+            await outbox.collect(max(_SECONDS_BETWEEN_EVENTS, self._service.admission.taken / _EVENTS_PER_SECOND))
         if completion.request.include_usage:
             await exchange.send_events([{**completion.head(), "choices": [], "usage": completion.usage()}])
         await exchange.end_events()

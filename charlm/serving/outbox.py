@@ -43,7 +43,7 @@ class Outbox:
         self.is_closed = False
         self.error: Exception | None = None
         self._pieces: deque[Piece] = deque()
-        self._arrived = asyncio.Event()
+        self._arrived, self._closed = asyncio.Event(), asyncio.Event()
         self._put = self._taken = 0  # each is changed by one of the two threads only
 
     # ------------------------------------------------------------------------------------- in the computing thread
@@ -69,11 +69,17 @@ class Outbox:
         if self.is_closed and self._when_closed is not None:
             self._when_closed()
             self._when_closed = None
+            self._closed.set()
         self._arrived.set()
 
     def cancel(self) -> None:
         """Tell the computing thread that nobody reads any more."""
         self.is_cancelled = True
+
+    async def collect(self, seconds: float) -> None:
+        """Let pieces come in for some time, or until there are no more."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
 
     async def blocks(self) -> AsyncIterator[list[Piece]]:
         """Pieces as they come, all that have come at a time. Raises the error with which the outbox was closed."""

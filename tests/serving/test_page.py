@@ -92,7 +92,7 @@ class Page:
             self.browser.save_screenshot(str(Path(folder) / f"{name}-{self.look}.png"))
 
     def check(self):
-        """No console message, no request that leaves the machine, nothing beyond the screen, a name for each control."""
+        """No console message, no request elsewhere, nothing beyond the screen, a name for each control."""
         messages = [each for each in self.browser.get_log("browser") if each["level"] in ("SEVERE", "WARNING")]
         assert messages == []
         events = [json.loads(each["message"])["message"] for each in self.browser.get_log("performance")]
@@ -283,7 +283,7 @@ def test_an_error_is_told(page):
     page.open("#mode=write&model=people")
     page.run("document.getElementById('given-label').hidden = true")
     page["#write-run"].click()
-    page.until(lambda: page["#error"].is_displayed())
+    page.until(page["#error"].is_displayed)
     assert "given" in page.text("#error")
     assert page.browser.get_log("browser")[0]["message"].count("400") == 1
 
@@ -292,7 +292,7 @@ def test_the_key_is_asked_for(browser):
     with serving("-c", GOLDEN / "format1-text", env={"CHARLM_API_KEY": "s3cret"}) as server:
         page = Page(browser, server, "light", 390)
         browser.get(f"{server.address}/")
-        page.until(lambda: page["#key-form"].is_displayed())
+        page.until(page["#key-form"].is_displayed)
         page["#key"].send_keys("s3cret", Keys.ENTER)
         page.until(lambda: page["#model"].get_attribute("value") == "format1-text")
         page["#write-run"].click()
