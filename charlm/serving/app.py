@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import mimetypes
@@ -119,10 +120,12 @@ def _reading_routes(service: Service) -> list[Route]:
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        return JSONResponse({**listed(name), "charlm": service.models.describe(name)})
+        described = await asyncio.to_thread(service.models.describe, name)
+        return JSONResponse({**listed(name), "charlm": described})
 
     async def progress(request: Request) -> Response:
-        return JSONResponse(read_progress(service.models.path(request.path_params["name"])[1]))
+        _, path = service.models.path(request.path_params["name"])
+        return JSONResponse(await asyncio.to_thread(read_progress, path))
 
     return [
         Route("/health", health),

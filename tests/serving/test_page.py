@@ -143,7 +143,12 @@ def test_a_character_shows_its_alternatives_under_the_pointer(page):
     page.complete("#write-text", 50)
     webdriver.ActionChains(page.browser).move_to_element(page.all("#write-text i")[5]).perform()
     assert page.all("#write-text i")[5].get_attribute("class").endswith("current")
-    assert len(page.all("#write-text .alternatives button")) >= 3
+    (choice,) = page.server.complete(prompt="the", seed=3, max_tokens=50, temperature=0.8, logprobs=8)
+    chosen, top = choice["logprobs"]["tokens"][5], choice["logprobs"]["top_logprobs"][5]
+    likeliest = [name for name in sorted(top, key=top.get, reverse=True) if name != chosen]
+    buttons = page.all("#write-text .alternatives button")
+    shown = [page.run("return arguments[0].firstChild.textContent", button) for button in buttons]
+    assert shown == [{" ": "space", "\n": "line end", "\t": "tab"}.get(name, name) for name in likeliest]
 
 
 def test_a_shared_address_shows_the_same_text(page):

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from shutil import copytree
+from shutil import copytree, rmtree
 
 import pytest
 from commands import charlm, one_line
@@ -140,3 +140,16 @@ def test_a_new_run_appears_and_a_damaged_one_is_said(tmp_path):
         status, answer = server.post("/v1/completions", model="first")
         assert status == 503
         assert str(tmp_path) not in str(answer), "no path of the machine is told"
+
+
+def test_a_run_whose_steps_change_is_opened_again(tmp_path):
+    run = copytree(MODEL, tmp_path / "run")
+    question = {"prompt": "the ", "max_tokens": 50, "seed": 1}
+    with serving("-c", run) as server:
+        before = server.complete(**question)
+        copytree(GOLDEN / "format1-lines" / "step-400", run / "step-500")
+        rmtree(run / "step-400")
+        after = server.complete(**question)
+        assert after != before
+        with serving("-c", GOLDEN / "format1-lines") as other:
+            assert other.complete(**question) == after
