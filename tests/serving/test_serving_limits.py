@@ -4,7 +4,7 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from serving_process import GOLDEN, serving
@@ -141,3 +141,19 @@ def test_a_long_prompt_lets_others_pass():
             assert len(server.complete(prompt="the ", max_tokens=50)[0]["text"]) == 50
             assert server.metric("charlm_streams") == 1, "the long one is not complete"
         streams(server, 0)
+
+
+@pytest.mark.slow
+def test_a_request_that_does_not_come_is_not_waited_for(small):
+    """Nothing, half of the headers, half of them after a whole request, and half of a body."""
+    whole = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    sent = [b"", HEAD, whole + HEAD, HEAD + b"content-length: 99\r\n\r\n{"]
+    with ExitStack() as stack:
+        connections = []
+        for data in sent:
+            connections.append(stack.enter_context(socket.create_connection(("127.0.0.1", small.port), timeout=60)))
+            connections[-1].sendall(data)
+        answers = [b"".join(iter(lambda each=each: each.recv(65536), b"")) for each in connections]
+    assert answers[:2] == [b"", b""]
+    assert answers[2].count(b"HTTP/1.1 200") == answers[2].count(b"HTTP/1.1") == 1
+    assert answers[3].startswith(b"HTTP/1.1 408")
