@@ -25,7 +25,7 @@ RUN pip install -c constraints.txt --index-url "$TORCH_INDEX" torch
 COPY pyproject.toml CMakeLists.txt README.md LICENSE ./
 COPY checkpoints/shakespeare checkpoints/shakespeare
 COPY charlm charlm
-RUN pip install -c constraints.txt .
+RUN pip install -c constraints.txt ".[serve]"
 
 FROM python:3.12-slim
 # Everyone may write to these folders, because --user may name anyone.

@@ -3,6 +3,7 @@
 # make wheel  a wheel for every Python of this platform, in dist/
 # make stress slow tests of the promises, in hours; make stress NAME=kill runs one of them
 # make minimums PYTHON=python3.10   the quick tests with the oldest versions of everything, in build/minimums
+# make clients   charlm serve with llm and the lm-evaluation-harness, which are installed into build/clients
 # make docs   write the generated parts of the documentation
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test wheel stress minimums docs clean
+.PHONY: demo test wheel stress minimums clients docs clean
 
 # pip constrains only what it installs here, not what it installs to build. So the build tools come first, and the build
 # is not isolated. It also compiles only what changed since the last build.
@@ -43,6 +44,9 @@ stress: $(STAMP)
 
 minimums:
 	$(PYTHON) tests/minimums.py build/minimums
+
+clients: $(STAMP)
+	$(BIN)/python tests/clients.py build/clients
 
 docs: $(STAMP)
 	$(BIN)/python tests/test_docs.py

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from serving_process import serving
 from stress.helpers import restore_signal_handlers
 
 from charlm import native
@@ -232,3 +233,14 @@ def rival_run(text_file, tmp_path_factory) -> Path:
 def rival_document_run(lines_file, tmp_path_factory) -> Path:
     """A smaller model than ``document_run``'s, on the same lines in the same parts."""
     return _rival(lines_file, tmp_path_factory.mktemp("runs") / "rival", documents="lines", split="80/10/10")
+
+
+@pytest.fixture(scope="session")
+def server(trained_run, document_run, table_run):
+    """A server with a model of running text, which answers by default, one of lines and one with conditions."""
+    pytest.importorskip("starlette", reason="the extra [serve] is not installed")
+    with serving("-c", trained_run, "-c", document_run, "-c", table_run, "--max-tokens", 2000) as server:
+        yield server
+        log = [line for line in server.log if "serving" not in line]
+        assert log == [], "the server has nothing to complain of"
+        assert server.end() == 0

@@ -25,7 +25,7 @@ QUICK = [
 def oldest_versions(pyproject: str) -> dict[str, str]:
     """The name and the lowest version of every dependency, those of the extras for users included."""
     lists = re.findall(
-        r"^(?:dependencies|tables|zstd|plot|tensorboard) = \[(.*?)\]", pyproject, re.DOTALL | re.MULTILINE
+        r"^(?:dependencies|tables|serve|zstd|plot|tensorboard) = \[(.*?)\]", pyproject, re.DOTALL | re.MULTILINE
     )
     return dict(re.findall(r'"([\w.-]+)>=([\d.]+)', " ".join(lists)))
 

@@ -26,7 +26,9 @@ PAGES = [README, CONTRIBUTING, *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.
 IMAGES = ROOT / "docs" / "images"
 PICTURES = sorted(path for path in IMAGES.iterdir() if path.suffix in (".svg", ".png"))
 
-COMMANDS = ("train", "generate", "eval", "compare", "score", "classify", "neurons", "info", "runs", "plot", "export")
+COMMANDS = (
+    "train", "generate", "eval", "compare", "score", "classify", "neurons", "info", "runs", "plot", "export", "serve",
+)  # fmt: skip
 HELP, STRESS, END = "<!-- generated: help -->\n", "<!-- generated: stress tests -->\n", "<!-- end -->\n"
 
 MAX_LINES, MAX_WIDTH, MAX_TREE_LINES = 200, 120, 30

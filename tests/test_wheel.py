@@ -77,7 +77,7 @@ def test_it_contains_the_models_and_no_sources(wheel):
         source = ROOT / "checkpoints" / model
         found = sorted(name for name in names if name.startswith(f"charlm/models/{model}/"))
         assert found == sorted(f"charlm/models/{model}/{path.name}" for path in source.iterdir())
-    assert {"charlm/py.typed", "charlm/native/__init__.py"} <= set(names)
+    assert {"charlm/py.typed", "charlm/native/__init__.py", "charlm/serving/page/index.html"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.endswith((".cpp", ".h", ".txt")) and "dist-info" not in name]
 

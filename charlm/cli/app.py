@@ -16,7 +16,20 @@ from typing import Annotated, Any
 import typer
 
 from charlm import __version__
-from charlm.cli import classify, compare, evaluate, export, generate, info, neurons, plot, runs, score, train
+from charlm.cli import (
+    classify,
+    compare,
+    evaluate,
+    export,
+    generate,
+    info,
+    neurons,
+    plot,
+    runs,
+    score,
+    serve,
+    train,
+)
 from charlm.cli.mistakes import explain
 from charlm.cli.output import LogHandler, OutputClosedError, say
 from charlm.errors import CharlmError
@@ -39,6 +52,7 @@ app.command("info")(info.info)
 app.command("runs")(runs.runs)
 app.command("plot")(plot.plot)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 
 _options = {"debug": False}
 

@@ -10,7 +10,7 @@ from charlm.config import ModelConfig, SamplingConfig
 from charlm.engine import create_engine
 from charlm.errors import UsageError
 from charlm.generation.sampling import next_ids, uniform_generators
-from charlm.generation.streams import IdStream
+from charlm.generation.streams import IdStream, IdStreams, ReadPrompt, read_prompt
 from charlm.model.char_lm import CharLM
 from charlm.tokenizer.characters import CharTokenizer
 
@@ -160,6 +160,22 @@ def test_a_sample_does_not_depend_on_the_others(setting):
     for number in (0, 3, 6):
         assert np.array_equal(draw(setting, "ab", [number])[:, 0], together[:, number])
     assert len({tuple(column) for column in together.T}) == 7
+
+
+def test_streams_after_different_prompts_join_and_leave(setting):
+    """Three streams after two prompts, of which one leaves and another joins, have the ids that each has alone."""
+    engine, tokenizer = setting
+    prompts = [ReadPrompt(*[*read_prompt(engine, tokenizer, [tokenizer.encode(text)])][-1]) for text in ("ab", "bca")]
+    generators = uniform_generators(5, range(4))
+    streams = IdStreams(engine, tokenizer, SamplingConfig())
+    streams.join(np.zeros(0, np.int64), [(prompts[0], generators[:2]), (prompts[1], generators[2:3])])
+    first = drawn(streams, 20)
+    streams.join(np.array([2, 0]), [(prompts[1], generators[3:])])
+    second = drawn(streams, 40)
+    assert np.array_equal(np.concatenate([first[:, 0], second[:, 1]]), draw(setting, "ab", [0])[:, 0])
+    assert np.array_equal(first[:, 1], draw(setting, "ab", [1], 20)[:, 0])
+    assert np.array_equal(np.concatenate([first[:, 2], second[:, 0]]), draw(setting, "bca", [2])[:, 0])
+    assert np.array_equal(second[:, 2], draw(setting, "bca", [3], 40)[:, 0])
 
 
 def test_the_prompt_may_come_in_pieces(setting):

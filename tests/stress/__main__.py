@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 STRESS_TESTS = (
-    "kill", "processes", "power", "disk", "signals", "hostile_checkpoints", "hostile_text", "divergence", "scale",
-    "endurance", "sanitizers",
+    "kill", "processes", "power", "disk", "signals", "hostile_checkpoints", "hostile_text", "hostile_requests",
+    "divergence", "scale", "endurance", "sanitizers",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results.jsonl"
 

@@ -54,6 +54,12 @@ ROWS = (
         "MB, a short one {peak_short_prompt_mb}",
     ),
     (
+        "hostile_requests",
+        "{requests} requests to `charlm serve` with fields, sizes and encodings at random, and broken HTTP",
+        "{failures} answered with 500, {status_400} with 400, {status_200} with 200; memory grew by {grown_kilobytes} "
+        "kB; the same text is served afterwards",
+    ),
+    (
         "divergence",
         "non-finite losses and gradients in {poisoned_steps} steps, one and many in a row",
         "{weights_changed_by_them} changed a weight; {rollbacks} rollbacks, {clear_stops} clear stops (70), "

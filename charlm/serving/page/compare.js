@@ -1,0 +1,84 @@
+// Compare: two models write after the same prompt with the same seed, or score the same text.
+
+import { ColouredText } from "./coloured.js";
+import { score, summary } from "./read.js";
+import * as settings from "./settings.js";
+import { Writing } from "./writing.js";
+
+const byId = (id) => document.getElementById(id);
+const writing = new Writing();
+let page, texts, action = "", seed;
+
+export function connect(thePage) {
+  page = thePage;
+  texts = ["a", "b"].map((side) => new ColouredText(byId(`compare-text-${side}`), `The text of model ${side.toUpperCase()}`, null));
+  byId("compare-write").addEventListener("click", () => begin("write"));
+  byId("compare-score").addEventListener("click", () => begin("score"));
+  byId("compare-stop").addEventListener("click", () => writing.stop());
+  byId("compare-other").addEventListener("change", () => { name(); page.remember(true); });
+  byId("panel-compare").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.ctrlKey) begin("write");
+    if (event.key === "Escape") writing.stop();
+  });
+}
+
+const targets = () => [page.target(), { ...page.target(), model: byId("compare-other").value }];
+
+function name() {
+  targets().forEach(({ model }, i) => { byId(`compare-name-${"ab"[i]}`).textContent = model; });
+}
+
+function begin(what) {
+  action = what;
+  seed = settings.values().seed ?? settings.newSeed();
+  page.remember(true);
+  return run();
+}
+
+export async function run() {
+  page.clearError();
+  name();
+  const prompt = byId("compare-prompt").value;
+  for (const side of "ab") byId(`compare-summary-${side}`).textContent = "";
+  byId("compare-stop").disabled = action !== "write";
+  try {
+    if (action === "write") {
+      const fields = { ...settings.values(), prompt, seed };
+      await writing.run(targets().map((target, i) => ({ fields: { ...fields, ...target }, text: texts[i] })));
+    } else {
+      const scores = await Promise.all(targets().map((target) => score(target, prompt)));
+      scores.forEach((scored, i) => {
+        byId(`compare-summary-${"ab"[i]}`).textContent = summary(scored);
+        texts[i].clear();
+        texts[i].add(scored.characters);
+      });
+    }
+  } catch (error) {
+    page.fail(error);
+  } finally {
+    byId("compare-stop").disabled = !writing.isRunning;
+  }
+}
+
+export function enter() {
+  const other = byId("compare-other");
+  if (other.value === page.model() && page.models.length > 1) other.value = page.models.find((each) => each !== page.model());
+  name();
+}
+
+export const modelChanged = name;
+export const leave = () => writing.stop();
+
+export function toAddress() {
+  const other = byId("compare-other").value;
+  return { prompt: byId("compare-prompt").value, other, ...(action ? { run: 1, action, seed } : {}) };
+}
+
+export function fromAddress({ prompt = "", other, action: what = "", seed: given }) {
+  byId("compare-prompt").value = prompt;
+  if (page.models.includes(other)) byId("compare-other").value = other;
+  action = what === "write" || what === "score" ? what : "";
+  seed = /^\d{1,15}$/.test(given ?? "") ? Number(given) : settings.newSeed();
+  if (action) settings.set("seed", "");
+  for (const text of texts) text.clear();
+}

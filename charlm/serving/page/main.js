@@ -1,0 +1,127 @@
+// The page: models, tabs, errors, and the address.
+
+import * as address from "./address.js";
+import { ApiError, get, pathOf, useKey } from "./api.js";
+import * as compare from "./compare.js";
+import * as pick from "./pick.js";
+import * as readText from "./read.js";
+import * as settings from "./settings.js";
+import * as training from "./training.js";
+import * as writeText from "./write.js";
+
+const MODES = { write: writeText, read: readText, pick, compare, training };
+const byId = (id) => document.getElementById(id);
+
+// What the modes need of the page.
+const page = {
+  mode: "",
+  details: {}, // of the chosen model
+  models: [],
+  model: () => byId("model").value,
+  given: () => (byId("given-label").hidden ? undefined : byId("given").value),
+  // The fields that choose the model, for a request.
+  target: () => ({ model: page.model(), ...(page.given() === undefined ? {} : { given: page.given() }) }),
+  remember(isNew = false) {
+    const { max_tokens: length, ...fields } = settings.values();
+    const values = { mode: page.mode, model: page.model(), given: page.given(), ...fields, length };
+    address.write({ ...values, ...MODES[page.mode].toAddress() }, isNew);
+  },
+  fail(error) {
+    if (error.name === "AbortError") return;
+    if (error instanceof ApiError && error.status === 401) byId("key-form").hidden = false;
+    else console.info(error);
+    byId("error").textContent = error.message;
+    byId("error").hidden = false;
+  },
+  clearError() {
+    byId("error").hidden = true;
+  },
+};
+
+async function chooseModel(name, given) {
+  byId("model").value = name;
+  const { charlm } = await get(`v1/models/${pathOf(page.model())}`);
+  page.details = charlm;
+  byId("given-label").hidden = !charlm.given;
+  byId("given-name").textContent = charlm.given ?? "";
+  byId("given").replaceChildren(...charlm.values.map((value) => new Option(value, value)));
+  if (charlm.values.includes(given)) byId("given").value = given;
+  MODES[page.mode]?.modelChanged?.();
+}
+
+function show(mode) {
+  MODES[page.mode]?.leave?.();
+  page.mode = mode;
+  for (const name of Object.keys(MODES)) {
+    const isShown = name === mode;
+    byId(`panel-${name}`).hidden = !isShown;
+    byId(`tab-${name}`).setAttribute("aria-selected", isShown);
+    byId(`tab-${name}`).tabIndex = isShown ? 0 : -1;
+  }
+  byId("settings").hidden = mode === "read" || mode === "training" || mode === "pick";
+  MODES[mode].enter?.();
+}
+
+function connectTabs() {
+  const names = Object.keys(MODES);
+  for (const name of names) {
+    byId(`tab-${name}`).addEventListener("click", () => { page.clearError(); show(name); page.remember(true); });
+    byId(`tab-${name}`).addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = names[(names.indexOf(name) + step + names.length) % names.length];
+      byId(`tab-${next}`).focus();
+      byId(`tab-${next}`).click();
+    });
+  }
+}
+
+// Show what the address says.
+async function restore() {
+  const { mode, model, given, length, ...rest } = address.read();
+  for (const { name, value } of settings.SETTINGS) settings.set(name, (name === "max_tokens" ? length : rest[name]) ?? value);
+  settings.set("seed", rest.seed ?? "");
+  const name = page.models.includes(model) ? model : page.models[0];
+  const shown = MODES[mode] ? mode : "write";
+  for (const each of Object.values(MODES)) each.leave?.();
+  page.mode = "";
+  await chooseModel(name, given);
+  MODES[shown].fromAddress(rest);
+  show(shown);
+  if (rest.run === "1") await MODES[shown].run?.();
+}
+
+async function start() {
+  try {
+    const { data } = await get("v1/models");
+    page.models = data.map((model) => model.id);
+    for (const id of ["model", "compare-other"]) byId(id).replaceChildren(...page.models.map((name) => new Option(name, name)));
+    await restore();
+    byId("key-form").hidden = true;
+    page.clearError();
+  } catch (error) {
+    page.fail(error);
+  }
+}
+
+settings.build(document.querySelector(".settings"));
+for (const mode of Object.values(MODES)) mode.connect(page);
+connectTabs();
+byId("model").addEventListener("change", async () => {
+  page.clearError();
+  try {
+    await chooseModel(page.model());
+    page.remember(true);
+  } catch (error) {
+    page.fail(error);
+  }
+});
+byId("given").addEventListener("change", () => { MODES[page.mode].modelChanged?.(); page.remember(true); });
+byId("settings").addEventListener("change", () => page.remember());
+byId("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(byId("key").value);
+  start();
+});
+addEventListener("popstate", () => restore().catch(page.fail));
+start();
