@@ -98,7 +98,7 @@ def test_a_finished_run_can_be_extended(text_file, tmp_path):
 class FixedSpeed:
     """Instead of a measurement."""
 
-    def __init__(self, corpus, seconds):
+    def __init__(self, corpus, seconds, *processes):
         self.seconds = seconds
 
     def training(self, model, config):
