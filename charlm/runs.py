@@ -266,15 +266,12 @@ def new_run(texts: TextOptions, options: TrainingOptions, run_options: RunOption
     Of several processes, the first one does that, and the others join it. If they were restarted, they go on.
     """
     launch = launched()
-    if launch is None:
-        with _new_run(texts, options, run_options) as prepared:
-            yield prepared
-        return
     with together.taking_part(launch):
-        before = launch.run_before()
-        if not launch.is_first:
+        if launch is not None and not launch.is_first:
             yield _joined_run(launch)
-        elif before is not None and RunFolder(Path(before)).step_numbers():
+            return
+        before = None if launch is None else launch.run_before()
+        if before is not None and RunFolder(Path(before)).step_numbers():
             with _resumed_run(Path(before), TrainingOptions(), None, launch) as prepared:
                 yield prepared
         else:
@@ -379,16 +376,12 @@ def resumed_run(run: Path | None, options: TrainingOptions, device: str | None =
     Of several processes, the first one chooses the checkpoint, and the others join it.
     """
     launch = launched()
-    if launch is None:
-        with _resumed_run(run, options, device) as prepared:
-            yield prepared
-        return
     with together.taking_part(launch):
-        if launch.is_first:
-            with _resumed_run(run, options, device, launch) as prepared:
-                yield prepared
-        else:
+        if launch is not None and not launch.is_first:
             yield _joined_run(launch)
+            return
+        with _resumed_run(run, options, device, launch) as prepared:
+            yield prepared
 
 
 @contextlib.contextmanager

@@ -102,9 +102,9 @@ class ServedModels:
         checkpoint = _opened(name, path)
         try:
             model = LanguageModel.from_checkpoint(checkpoint, "auto", precision, threads)
-            engines = f"{model.generation_engine.name}"  # creates it, and the one for scores, now
+            engine = model.generation_engine.name  # creates it, and the one for scores, now
             _ = model.engine
-            return ServedModel(name, model, token_names(model.tokenizer), _fingerprint(checkpoint, engines))
+            return ServedModel(name, model, token_names(model.tokenizer), _fingerprint(checkpoint, engine))
         except CharlmError as error:
             raise _unusable(name, error) from None
 

@@ -52,7 +52,9 @@ class Group:
         """Replace ``tensor``, on the training device, by its sum over all processes."""
 
     def gather_rows(self, rows_BH: Tensor, total: int) -> Tensor:
-        """All ``total`` rows of a batch, on every process; ``rows_BH`` are the own ones. On the CPU if exchanged."""
+        """All ``total`` rows of a batch, on every process, given the rows of this one. Several processes get a copy on
+        the CPU.
+        """
         return rows_BH
 
     def on_first(self, work: Callable[[], str]) -> str:

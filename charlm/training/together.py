@@ -23,8 +23,14 @@ _WHERE = "what the first process announced"
 
 
 @contextmanager
-def taking_part(launch: Launch) -> Iterator[None]:
-    """A context in which this process trains with the others. They end together, also where preparing fails."""
+def taking_part(launch: Launch | None) -> Iterator[None]:
+    """A context in which this process trains with the others. They end together, also where preparing fails.
+
+    Without a ``launch`` there are no others.
+    """
+    if launch is None:
+        yield
+        return
     if torch.cuda.is_available():
         torch.cuda.set_device(launch.local_rank % torch.cuda.device_count())
     if launch.is_first:

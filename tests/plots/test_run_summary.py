@@ -16,7 +16,7 @@ from charlm.errors import MissingInputError
 
 @pytest.fixture(scope="module")
 def folder(trained_run, rival_run, document_run, tmp_path_factory):
-    """Three runs, two of them on the same text, an unfinished one, and what is no run."""
+    """Three runs, two of them on the same text, an unfinished one, and a folder that is not a run."""
     folder = tmp_path_factory.mktemp("all")
     for run, name in ((trained_run, "b"), (rival_run, "a"), (document_run, "lines")):
         shutil.copytree(run, folder / name)

@@ -18,6 +18,7 @@ DRIVER = shutil.which("chromedriver")
 if BROWSER is None or DRIVER is None:
     pytest.skip("there is no chromium with its chromedriver", allow_module_level=True)
 
+# After the skip, so that selenium is not needed without a browser.
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
