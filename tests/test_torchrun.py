@@ -17,15 +17,15 @@ from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import open_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
-OPTIONS = "--hidden 24 --layers 2 --batch 4 --bptt 8 --precision fp32 --dropout-output 0.2 --device cpu"
+OPTIONS = "--hidden 24 --layers 2 --bptt 8 --precision fp32 --dropout-output 0.2 --device cpu"
 
 
-def launch(processes, *words, restarts=0, save=5):
+def launch(processes, *words, restarts=0, save=5, batch=4):
     """torchrun with ``charlm train`` and ``words``, in a session of its own."""
     line = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
         f"--max-restarts={restarts}", "--monitor-interval=0.1", "-m", "charlm", "train", *map(str, words),
-        *OPTIONS.split(), "--save-every", str(save),
+        *OPTIONS.split(), "--batch", str(batch), "--save-every", str(save),
     ]  # fmt: skip
     return subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ), start_new_session=True
@@ -87,7 +87,7 @@ def two_processes(text_file, tmp_path_factory):
 
 
 def test_two_processes_train_as_one_on_the_command_line(text_file, tmp_path, two_processes):
-    assert charlm("train", text_file, "--out", tmp_path / "one", *STEPS, *OPTIONS.split()).returncode == 0
+    assert charlm("train", text_file, "--out", tmp_path / "one", *STEPS, *OPTIONS.split(), "--batch", 4).returncode == 0
     run, out, said = two_processes
     assert (len(out.splitlines()), len(said)) == (1, 1)  # only the first process prints
     one, two = ([line["valid_nats_per_char"] for line in metrics(path) if line["kind"] == "valid"]
@@ -140,9 +140,9 @@ def test_a_signal_to_torchrun_saves_once(text_file, tmp_path, send, number):
 
 
 def test_a_batch_that_cannot_be_divided_is_told_once(text_file, tmp_path):
-    process = launch(3, text_file, "--out", tmp_path / "run")
+    process = launch(2, text_file, "--out", tmp_path / "run", batch=5)
     code, _, said = finished(process)
     assert code != 0
     assert len(said) == 1
-    assert "--batch 4 cannot be divided among 3 processes" in said[0]
+    assert "--batch 5 cannot be divided among 2 processes" in said[0]
     assert not (tmp_path / "run").exists()

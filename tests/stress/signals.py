@@ -59,12 +59,10 @@ def run_trials(
         ready = _seconds_to_first_step(folder, text)
         for number in range(moments):
             draw = random.Random(f"{seed} {number}")
-            moment = draw.uniform(0, ready) if number % 2 else draw.uniform(ready, ready + seconds)
-            times["train"].append(_stopped_once(folder, text, _trial(draw, number, moment), figures))
+            times["train"].append(_stopped_once(folder, text, _trial(draw, number, ready, seconds), figures))
         for number in range(twice):
             draw = random.Random(f"{seed} twice {number}")
-            moment = draw.uniform(0, ready) if number % 2 else draw.uniform(ready, ready + seconds)
-            times["twice"].append(_stopped_twice(folder, text, _trial(draw, number, moment), draw))
+            times["twice"].append(_stopped_twice(folder, text, _trial(draw, number, ready, seconds), draw))
         code = _second_trainer(folder, text)
         if others:
             figures["doubled_signals"] = _signals_sent_twice(folder, text, moments // 10)
@@ -82,15 +80,24 @@ def run_trials(
 
 
 class Trial(NamedTuple):
-    """A signal after ``moment`` seconds of a training on documents of ``form``."""
+    """A signal ``moment`` seconds after the start, or after the first saved step, of a training on documents."""
 
     number: signal.Signals
     moment: float
     form: str | None
+    after_step: bool = False
+
+    def wait(self, process: subprocess.Popen[bytes], run: Path, stderr_path: Path) -> None:
+        """Return at the moment of the signal."""
+        if self.after_step:
+            _wait_for_step(process, run, stderr_path)
+        time.sleep(self.moment)
 
 
-def _trial(draw: random.Random, number: int, moment: float) -> Trial:
-    return Trial(draw.choice(list(CODES)), moment, FORMS[number // 2 % len(FORMS)])
+def _trial(draw: random.Random, number: int, ready: float, seconds: float) -> Trial:
+    after_step = number % 2 == 0
+    moment = draw.uniform(0, seconds if after_step else ready)
+    return Trial(draw.choice(list(CODES)), moment, FORMS[number // 2 % len(FORMS)], after_step)
 
 
 def _text(folder: Path, megabytes: int) -> Path:
@@ -149,12 +156,16 @@ def _seconds_to_first_step(folder: Path, text: Path) -> float:
     run = folder / "run"
     start = time.monotonic()
     with _started(_training(text, run, None), folder) as (process, stderr_path):
-        while not RunFolder(run).step_numbers():
-            assert process.poll() is None, stderr_path.read_text()
-            time.sleep(0.01)
+        _wait_for_step(process, run, stderr_path)
         ready = time.monotonic() - start
     shutil.rmtree(run)
     return ready
+
+
+def _wait_for_step(process: subprocess.Popen[bytes], run: Path, stderr_path: Path) -> None:
+    while not RunFolder(run).step_numbers():
+        assert process.poll() is None, stderr_path.read_text()
+        time.sleep(0.01)
 
 
 # ---------------------------------------------------------------------------------------------------- one signal
@@ -163,7 +174,7 @@ def _seconds_to_first_step(folder: Path, text: Path) -> float:
 def _stopped_once(folder: Path, text: Path, trial: Trial, figures: Counter[str]) -> float:
     run = folder / "runs" / "run"
     with _started(_training(text, run, trial.form), folder) as (process, stderr_path):
-        time.sleep(trial.moment)
+        trial.wait(process, run, stderr_path)
         process.send_signal(trial.number)
         seconds = _wait(process, MAX_SECONDS_TRAINING, stderr_path, trial)
         code = process.returncode
@@ -184,7 +195,7 @@ def _was_before_main(code: int, message: str) -> bool:
 
 
 def _check_before_main(trial: Trial, message: str, figures: Counter[str]) -> None:
-    assert trial.moment < MAX_SECONDS_BEFORE_MAIN, (trial, message)
+    assert not trial.after_step and trial.moment < MAX_SECONDS_BEFORE_MAIN, (trial, message)
     figures["before_main"] += 1
     figures["before_main_with_traceback"] += "Traceback" in message
 
@@ -228,7 +239,7 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
     """Send two signals, the second later than a repetition; steps saved before the first must still open."""
     run = folder / "runs" / "run"
     with _started(_training(text, run, trial.form), folder) as (process, stderr_path):
-        time.sleep(trial.moment)
+        trial.wait(process, run, stderr_path)
         steps = RunFolder(run).step_numbers()
         process.send_signal(trial.number)
         time.sleep(draw.uniform(SECONDS_OF_AN_ECHO, 0.6))
@@ -238,7 +249,7 @@ def _stopped_twice(folder: Path, text: Path, trial: Trial, draw: random.Random) 
     message = stderr_path.read_text()
     # The second may kill Python while it shuts down after the first: a shell sees the same code.
     assert code in CODES.values() or -code in CODES or _was_before_main(code, message), (trial, code, message)
-    if trial.moment >= MAX_SECONDS_BEFORE_MAIN:
+    if trial.after_step or trial.moment >= MAX_SECONDS_BEFORE_MAIN:
         _check_quiet(message, trial)
     if steps:
         step = open_checkpoint(run, "latest", ALL_FILES).step
