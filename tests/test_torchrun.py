@@ -135,6 +135,7 @@ def test_a_signal_to_torchrun_saves_once(text_file, tmp_path, send, number):
     assert code != 0
     assert len(said) == 1
     assert "stopped and saved at step" in said[0]
+    assert f"continue with: torchrun --nproc-per-node=2 -m charlm train --resume --out {tmp_path / 'run'}" in said[0]
     step = int(re.search(r"at step (\d+)", said[0])[1])
     assert RunFolder(tmp_path / "run").step_numbers() == [step]
 

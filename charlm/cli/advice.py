@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 
-def shell_command(*arguments: str | Path) -> str:
+def shell_command(*arguments: str | Path, processes: int | None = None) -> str:
     """The command that runs charlm with these arguments, quoted for a POSIX shell.
 
     charlm is called as it was for this process: by its name if the shell finds the same program on the PATH, otherwise
-    by its path or as ``python -m charlm``.
+    by its path or as ``python -m charlm``. torchrun starts so many ``processes`` on a machine.
     """
-    return " ".join([*_program(), *(shlex.quote(str(argument)) for argument in arguments)])
+    program = _program() if processes is None else ["torchrun", f"--nproc-per-node={processes}", "-m", "charlm"]
+    return " ".join([*program, *(shlex.quote(str(argument)) for argument in arguments)])
 
 
 def _program() -> list[str]:

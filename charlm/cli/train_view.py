@@ -108,10 +108,12 @@ def _follow(prepared: PreparedRun, signals: StopSignals) -> None:
 def _raise_interrupted(trainer: Trainer, signals: StopSignals) -> None:
     # Another process of the group may have received the signal.
     received = signal.SIGTERM if signals.received is None else signals.received
+    group = trainer.group
+    processes = None if group.size == 1 else group.local_size
+    command = shell_command("train", "--resume", "--out", trainer.run, processes=processes)
+    elsewhere = ", on every machine," * (group.size > group.local_size)
     raise InterruptedBySignal(
-        f"stopped and saved at step {trainer.progress.step}; "
-        f"continue with: {shell_command('train', '--resume', '--out', trainer.run)}",
-        received,
+        f"stopped and saved at step {trainer.progress.step}; continue{elsewhere} with: {command}", received
     )
 
 
