@@ -3,9 +3,18 @@
 import hashlib
 import json
 
+import charlm
 from charlm.checkpoint.step import ALL_FILES, open_checkpoint
 from charlm.training.events import Stepped
 from charlm.training.trainer import Trainer
+
+BRIEF = {"hidden": 16, "layers": 1, "batch": 4, "bptt": 16, "eval_every": 5, "threads": 1, "device": "cpu",
+         "precision": "fp32"}  # fmt: skip
+
+
+def brief(text_file, out, steps=6, **options):
+    """``charlm.train`` with a tiny model and a few steps."""
+    return charlm.train(text_file, out=out, steps=steps, **{**BRIEF, **options})
 
 
 def digest(trainer) -> str:
