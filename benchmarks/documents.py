@@ -21,10 +21,8 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -38,8 +36,7 @@ from charlm.corpus.prepared import Corpus
 from charlm.corpus.shuffling import shuffled
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import open_source
-from charlm.model import char_lm as model_module
-from charlm.model.char_lm import CharLM, cross_entropy, detach
+from charlm.model.char_lm import CharLM, State, cross_entropy, detach
 from charlm.system.devices import autocast, keep_freed_memory
 from charlm.training.optimizers import make_optimizer
 
@@ -137,8 +134,34 @@ def shuffled_batches(corpus: Corpus, sort: bool) -> Iterator[Chunk]:
             read = np.concatenate([flat[bounds[row] : bounds[row + 1]] for row in rows])
             chunk = pad(read, lengths[rows], np.full(count, start_id))
             chunk.targets_TB[~chunk.real_TB] = IGNORE_INDEX
-            yield Chunk(chunk.inputs_TB, chunk.targets_TB, True, lengths[rows])
+            yield Chunk(chunk.inputs_TB, chunk.targets_TB, True, is_padded=True)
         epoch += 1
+
+
+class PackedLM(CharLM):
+    """A ``CharLM`` without dropout whose layers read a PackedSequence of ``lengths_B``, the longest first."""
+
+    lengths_B: torch.Tensor
+
+    def forward(  # type: ignore[override]  # it has no dropout
+        self, ids_TB: torch.Tensor, state: State
+    ) -> tuple[torch.Tensor, State]:
+        x_TBI, after = self.embedding(ids_TB), []
+        for layer, (h_BH, c_BH) in zip(self.layers(), state, strict=True):
+            packed = torch.nn.utils.rnn.pack_padded_sequence(x_TBI, self.lengths_B)
+            weights = [layer.weight_ih, layer.weight_hh, layer.bias, torch.zeros_like(layer.bias)]
+            output, h_1BH, c_1BH = torch.lstm(
+                packed.data, packed.batch_sizes, (h_BH[None], c_BH[None]), weights, True, 1, 0.0, True, False
+            )
+            unpacked = torch.nn.utils.rnn.PackedSequence(output, packed.batch_sizes)
+            x_TBI, _ = torch.nn.utils.rnn.pad_packed_sequence(unpacked, total_length=len(ids_TB))
+            after.append((h_1BH[0], c_1BH[0]))
+        return self.decoder(x_TBI), tuple(after)
+
+
+def lengths_of(chunk: Chunk) -> torch.Tensor:
+    """[B] the number of steps of each document."""
+    return torch.from_numpy((chunk.targets_TB != IGNORE_INDEX).sum(axis=0))
 
 
 class Contender:
@@ -155,15 +178,16 @@ class Contender:
         packed: bool = False,
     ) -> None:
         self._chunks = chunks(corpus)
-        self._engine, self._precision, self._packed = engine, precision, packed
-        self._model = CharLM(ModelConfig(corpus.tokenizer.vocabulary_size, layers, hidden, hidden), seed=1)
+        self._engine, self._precision = engine, precision
+        config = ModelConfig(corpus.tokenizer.vocabulary_size, layers, hidden, hidden)
+        self._model = PackedLM(config, seed=1) if packed else CharLM(config, seed=1)
         self._optimizer = make_optimizer(self._model, TrainingConfig(lr=2e-3))
         self._state = self._model.initial_state(1)
         self._positions = self._predictions = 0
 
     def turn(self) -> float:
         """Train for some steps. Returns real characters per second."""
-        with charlm_engine(self._engine), self._packing():
+        with charlm_engine(self._engine):
             self._step()
             start, done = time.perf_counter(), 0
             for _ in range(STEPS_A_TURN):
@@ -174,18 +198,14 @@ class Contender:
         """The share of padding so far."""
         return 1 - self._predictions / self._positions
 
-    def _packing(self) -> AbstractContextManager[object]:
-        return patch.object(model_module, "packs", lambda tensor: True) if self._packed else nullcontext()
-
     def _step(self) -> int:
         chunk = next(self._chunks)
         rows = chunk.inputs_TB.shape[1]
         state = self._model.initial_state(rows) if chunk.fresh else tuple((h[:rows], c[:rows]) for h, c in self._state)
-        assert chunk.lengths_B is not None
         with autocast("cpu", self._precision):
-            logits, state = self._model(
-                torch.from_numpy(chunk.inputs_TB), state, None, torch.from_numpy(chunk.lengths_B)
-            )
+            if isinstance(self._model, PackedLM):
+                self._model.lengths_B = lengths_of(chunk)
+            logits, state = self._model(torch.from_numpy(chunk.inputs_TB), state)
         loss = cross_entropy(logits, torch.from_numpy(chunk.targets_TB)).sum() / chunk.predictions
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()

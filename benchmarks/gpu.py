@@ -15,7 +15,7 @@ running text, the second has one document per line.
     train       ``charlm train TEXT --split 90/10/0 --time 60s``, then ``charlm eval``
     resume      20 steps, and 10 steps resumed to 20: whether the weights are the same, bit by bit
     write       characters per second of generation, in one stream and in many, on CUDA and on the CPU
-    documents   characters per second of training on documents, packed and padded
+    documents   characters per second of training on documents
     long        only if it is named: trainings of 2 x 512 with 32 streams for as many steps as two CPU cores make in 10,
                 30 and 60 minutes, with the defaults, evaluated on text that had no influence
 """
@@ -48,7 +48,6 @@ import charlm
 from charlm import runs
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import open_checkpoint
-from charlm.model import char_lm
 from charlm.runs import PreparedRun, RunOptions, new_run
 from charlm.training import update
 from charlm.training.events import Stepped
@@ -355,19 +354,12 @@ def generation(arguments: argparse.Namespace, recorder: Recorder) -> None:
 
 
 def documents(arguments: argparse.Namespace, recorder: Recorder) -> None:
-    """Speed of training on documents, packed and padded."""
-    packs = char_lm.packs
-    for name, choice in (("packed", packs), ("padded", lambda tensor: False)):
-        char_lm.packs = choice
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                request = TrainingOptions(size="large", steps=100_000, eval_every=100_000, save_every="100000")
-                texts = TextOptions([str(arguments.lines)], documents="lines")
-                where = RunOptions(Path(folder) / "run", None, arguments.device)
-                with new_run(texts, request, where) as prepared:
-                    recorder.add("documents", {"layout": name}, _document_speed(prepared))
-        finally:
-            char_lm.packs = packs
+    """Speed of training on documents."""
+    with tempfile.TemporaryDirectory() as folder:
+        request = TrainingOptions(size="large", steps=100_000, eval_every=100_000, save_every="100000")
+        texts = TextOptions([str(arguments.lines)], documents="lines")
+        with new_run(texts, request, RunOptions(Path(folder) / "run", None, arguments.device)) as prepared:
+            recorder.add("documents", {"layout": "padded"}, _document_speed(prepared))
 
 
 def _document_speed(prepared: PreparedRun) -> dict[str, Any]:

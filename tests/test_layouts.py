@@ -1,4 +1,4 @@
-"""Documents padded, bucketed, packed, or read one at a time give the same loss and the same gradients.
+"""Documents padded, bucketed, or read one at a time give the same loss and the same gradients.
 
 The reference reads each document alone, in chunks, and carries the detached state from chunk to chunk, as truncated
 backpropagation does.
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from charlm.config import ModelConfig
 from charlm.corpus.batches import IGNORE_INDEX, Chunk, Cursor, DocumentBatches
-from charlm.model import char_lm, lstm
 from charlm.model.char_lm import CharLM, cross_entropy, detach
 
 VOCABULARY, BOUNDARY, SPAN = 11, 10, 16
@@ -78,9 +77,8 @@ def loss_and_gradients(network, chunks):
     for chunk in chunks:
         rows = chunk.inputs_TB.shape[1]
         state = network.initial_state(rows) if chunk.fresh else tuple((h[:rows], c[:rows]) for h, c in state)
-        lengths = None if chunk.lengths_B is None else torch.from_numpy(chunk.lengths_B)
         targets = torch.from_numpy(chunk.targets_TB)
-        logits, state = network(torch.from_numpy(chunk.inputs_TB), state, None, lengths)
+        logits, state = network(torch.from_numpy(chunk.inputs_TB), state)
         loss = cross_entropy(logits, targets).sum()
         loss.backward()
         total, state, count = total + loss.item(), detach(state), count + int((targets != IGNORE_INDEX).sum())
@@ -90,7 +88,7 @@ def loss_and_gradients(network, chunks):
 @pytest.mark.parametrize("engine", ["native", "torch"])
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(lengths=LENGTHS, seed=st.integers(0, 5))
-def test_padded_bucketed_packed_and_single_documents_agree(engine, lengths, seed):
+def test_padded_bucketed_and_single_documents_agree(engine, lengths, seed):
     documents = make_documents(lengths, seed)
     network = CharLM(ModelConfig(VOCABULARY, 2, 12, 8), seed)
     with environment(CHARLM_ENGINE=None if engine == "native" else engine):
@@ -100,27 +98,7 @@ def test_padded_bucketed_packed_and_single_documents_agree(engine, lengths, seed
             "padded": loss_and_gradients(network, naively_padded(documents)),
             "bucketed": loss_and_gradients(network, bucketed(documents)),
         }
-    with environment(CHARLM_ENGINE="torch"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(char_lm, "packs", lambda tensor: True)
-        found["packed"] = loss_and_gradients(network, bucketed(documents))
     for name, (other, other_gradient, other_count) in found.items():
         assert other_count == count, name
         assert abs(other - loss) / count < 1e-5, name
         assert torch.linalg.vector_norm(other_gradient - gradient) < 1e-4 * torch.linalg.vector_norm(gradient), name
-
-
-def test_packed_outputs_are_zero_after_the_end_of_a_stream():
-    layer = char_lm.LSTMLayer(6, 8)
-    layer.initialize(torch.Generator().manual_seed(1))
-    lengths, x_TBI = torch.tensor([7, 4, 1]), torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(2))
-    weights = layer.weight_ih, layer.weight_hh, layer.bias
-    state = torch.randn(3, 8), torch.randn(3, 8)
-    output, (h_BH, c_BH) = lstm.packed_recurrence(x_TBI, state, *weights, lengths)
-    for row, length in enumerate(lengths):
-        alone, (h_1H, c_1H) = lstm.plain_recurrence(
-            x_TBI[:length, row : row + 1], (state[0][row : row + 1], state[1][row : row + 1]), *weights
-        )
-        assert torch.allclose(output[:length, row], alone[:, 0], atol=1e-6)
-        assert (output[length:, row] == 0).all()
-        assert torch.allclose(h_BH[row], h_1H[0], atol=1e-6)
-        assert torch.allclose(c_BH[row], c_1H[0], atol=1e-6)

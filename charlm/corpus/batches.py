@@ -51,15 +51,13 @@ class Chunk:
     """``IGNORE_INDEX`` after the end of a document, and for its condition."""
     fresh: bool
     """Whether all rows start from the initial state."""
-    lengths_B: NDArray[np.int64] | None = None
-    """The number of steps of each document, in descending order; None for streams, which fill the chunk."""
+    is_padded: bool = False
+    """Whether the rows are documents, the longest first, and padded to its length; streams fill the chunk."""
 
     @property
     def predictions(self) -> int:
         """The number of targets, without padding and conditions."""
-        if self.lengths_B is None:
-            return self.inputs_TB.size
-        return int((self.targets_TB != IGNORE_INDEX).sum())
+        return self.inputs_TB.size if not self.is_padded else int((self.targets_TB != IGNORE_INDEX).sum())
 
 
 class Batches(Protocol):
@@ -253,7 +251,7 @@ class DocumentBatches:
             separators_TB = targets_TB == self._conditions.separator_id
             real_TB = real_TB & (np.cumsum(separators_TB, axis=0) > separators_TB)
         targets_TB[~real_TB] = IGNORE_INDEX
-        return Chunk(inputs_TB, targets_TB, first == 0, lengths_B)
+        return Chunk(inputs_TB, targets_TB, first == 0, is_padded=True)
 
     def _make_pool(self, part: int) -> list[tuple[_Batch, int]]:
         """For every chunk of a pool its batch, and the position in its documents where the chunk begins."""

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from charlm.config import ModelConfig
 from charlm.corpus.batches import IGNORE_INDEX
-from charlm.model.lstm import LayerState, fused_recurrence, native_recurrence, native_runs, packed_recurrence, packs
+from charlm.model.lstm import LayerState, fused_recurrence, native_recurrence, native_runs
 
 State = tuple[LayerState, ...]
 
@@ -63,17 +63,13 @@ class LSTMLayer(nn.Module):
         state: LayerState,
         weight_hh: Tensor | None = None,
         index_TB: Tensor | None = None,
-        lengths_B: Tensor | None = None,
     ) -> tuple[Tensor, LayerState]:
         """Outputs [T, B, H] and the new state for inputs x [T, B, I], by the fastest recurrence available.
 
         With ``index_TB``, x [N, I] holds distinct rows and the index selects the row of each step (native engine only).
-        ``weight_hh`` replaces the layer's own weight, for weight dropout. Streams may end after ``lengths_B`` steps;
-        outputs after the end of a stream, and its state, must not be used.
+        ``weight_hh`` replaces the layer's own weight, for weight dropout.
         """
         recurrent = self.weight_hh if weight_hh is None else weight_hh
-        if lengths_B is not None and packs(x):
-            return packed_recurrence(x, state, self.weight_ih, recurrent, self.bias, lengths_B)
         if native_runs(x):
             return native_recurrence(x, state, self.weight_ih, recurrent, self.bias, index_TB)
         return fused_recurrence(x, state, self.weight_ih, recurrent, self.bias)
@@ -112,15 +108,13 @@ class CharLM(nn.Module):
         ids_TB: Tensor,
         state: State,
         dropout_generator: torch.Generator | None = None,
-        lengths_B: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Logits [T, B, V] after each id, and the state after the last.
 
         With ``dropout_generator`` (on the model's device) the configured dropouts apply, with one mask for all T steps
-        (locked or variational dropout, Gal and Ghahramani 2016); without it there is no dropout. With ``lengths_B`` (on
-        the CPU, longest first) streams end earlier; outputs after the end of a stream, and its state, must not be used.
+        (locked or variational dropout, Gal and Ghahramani 2016); without it there is no dropout.
         """
-        _, dropped_TBE, new_state = self.read(ids_TB, state, dropout_generator, lengths_B)
+        _, dropped_TBE, new_state = self.read(ids_TB, state, dropout_generator)
         return self.decoder(dropped_TBE), new_state
 
     def read(
@@ -128,7 +122,6 @@ class CharLM(nn.Module):
         ids_TB: Tensor,
         state: State,
         dropout_generator: torch.Generator | None,
-        lengths_B: Tensor | None,
         share: Share | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """The last layer's output [T, B, E], the same after dropout, and the new state; see ``forward``.
@@ -141,7 +134,7 @@ class CharLM(nn.Module):
         layers = self.layers()
         for number, (layer, layer_state) in enumerate(zip(layers, state, strict=True)):
             weight_hh = drop.weights(layer.weight_hh, self.config.weight_drop)
-            x, after = layer(x, layer_state, weight_hh, index_TB if number == 0 else None, lengths_B)
+            x, after = layer(x, layer_state, weight_hh, index_TB if number == 0 else None)
             new_state.append(after)
             if number < len(layers) - 1:
                 x = drop.locked(x, self.config.dropout_hidden)

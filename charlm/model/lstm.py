@@ -6,8 +6,8 @@ with ``gates = W_ih x + b + W_hh h`` in torch's order i, f, g, o (Hochreiter and
 al. 2000). There is one bias instead of torch's two, which are only ever added. ``native_recurrence`` (charlm/native)
 runs all T steps in one call on a CPU. ``fused_recurrence`` is torch's kernel: cuDNN on CUDA, oneDNN on a CPU without
 the native engine. ``plain_recurrence`` writes the steps out and is the reference that the others are tested against.
-Streams of different lengths are padded, except for cuDNN, which takes packed sequences (``packed_recurrence``); on a
-CPU a packed sequence would fall back to a loop over the steps.
+Streams of different lengths are padded. A packed sequence would be slower: on a CPU torch runs it as a loop over the
+steps, and on an H200 cuDNN took 15% longer for names than with padding, of which batches of similar length need little.
 
 Shapes: T time steps, B streams, I input width, H layer width, G = 4H gates, N distinct inputs. x [T, B, I], h and c
 [B, H], W_ih [G, I], W_hh [G, H], bias [G]. Under bfloat16 autocast the native recurrence stores activations in bfloat16
@@ -22,7 +22,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from charlm import native
@@ -59,58 +59,29 @@ def torch_has_bfloat16() -> bool:
     return True
 
 
-def _torch_lstm(
-    x: Tensor, state: LayerState, weights: tuple[Tensor, ...], batch_sizes: Tensor | None = None
-) -> tuple[Tensor, LayerState]:
-    """torch's kernel for x [T, B, I], or for the data of a PackedSequence with its ``batch_sizes``."""
+def _torch_lstm(x_TBI: Tensor, state: LayerState, weights: tuple[Tensor, ...]) -> tuple[Tensor, LayerState]:
     h_BH, c_BH = state
-    first = h_BH.to(x.dtype).unsqueeze(0), c_BH.to(x.dtype).unsqueeze(0)
-    # has_biases, num_layers, dropout, train, bidirectional; then batch_first, if not packed.
-    rest = (True, 1, 0.0, torch.is_grad_enabled(), False)
+    first = h_BH.to(x_TBI.dtype).unsqueeze(0), c_BH.to(x_TBI.dtype).unsqueeze(0)
+    # has_biases, num_layers, dropout, train, bidirectional, batch_first
+    rest = (True, 1, 0.0, torch.is_grad_enabled(), False, False)
     with warnings.catch_warnings():
         # cuDNN copies weights that are not one block of memory, and warns. Ours change at every step in any case.
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
-        if batch_sizes is None:
-            output, h_1BH, c_1BH = torch.lstm(x, first, weights, *rest, False)
-        else:
-            output, h_1BH, c_1BH = torch.lstm(x, batch_sizes, first, weights, *rest)
-    return output, (h_1BH[0].to(h_BH.dtype), c_1BH[0].to(c_BH.dtype))
+        output_TBH, h_1BH, c_1BH = torch.lstm(x_TBI, first, weights, *rest)
+    return output_TBH, (h_1BH[0].to(h_BH.dtype), c_1BH[0].to(c_BH.dtype))
 
 
-def _half_lstm(
-    x_TBI: Tensor, state: LayerState, weights: tuple[Tensor, ...], batch_sizes: Tensor | None = None
-) -> tuple[Tensor, LayerState]:
+def _half_lstm(x_TBI: Tensor, state: LayerState, weights: tuple[Tensor, ...]) -> tuple[Tensor, LayerState]:
     """``_torch_lstm`` in autocast's type on CUDA. Autocast itself would use float16 for every type."""
     dtype = torch.get_autocast_dtype("cuda")
     weight_ih, *others = (weight.to(dtype) for weight in weights)
-    x = x_TBI.to(dtype)
+    x_TBI = x_TBI.to(dtype)
     if torch.is_grad_enabled():
         # For an input width that is not a multiple of 128 torch does not choose cuDNN's persistent kernels. Replayed
         # from a CUDA graph, the standard kernels are 1.5 times as fast on an H200.
-        x, weight_ih = F.pad(x, (0, _CUDNN_PADDING)), F.pad(weight_ih, (0, _CUDNN_PADDING))
+        x_TBI, weight_ih = F.pad(x_TBI, (0, _CUDNN_PADDING)), F.pad(weight_ih, (0, _CUDNN_PADDING))
     with torch.autocast("cuda", enabled=False):
-        return _torch_lstm(x, state, (weight_ih, *others), batch_sizes)
-
-
-def packs(tensor: Tensor) -> bool:
-    """Whether streams of different lengths are packed, not padded, on the device of ``tensor``."""
-    return tensor.is_cuda
-
-
-def packed_recurrence(
-    x_TBI: Tensor, state: LayerState, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, lengths_B: Tensor
-) -> tuple[Tensor, LayerState]:
-    """``fused_recurrence`` of streams that end after ``lengths_B`` steps (on the CPU, above 0, longest first).
-
-    Outputs after the end of a stream are 0; its state is the one at its end.
-    """
-    packed = nn.utils.rnn.pack_padded_sequence(x_TBI, lengths_B)
-    weights = (weight_ih, weight_hh, bias, torch.zeros_like(bias))
-    lstm = _half_lstm if torch.is_autocast_enabled("cuda") else _torch_lstm
-    output, last = lstm(packed.data, state, weights, packed.batch_sizes)
-    unpacked = nn.utils.rnn.PackedSequence(output, packed.batch_sizes)
-    output_TBH, _ = nn.utils.rnn.pad_packed_sequence(unpacked, total_length=len(x_TBI))
-    return output_TBH, last
+        return _torch_lstm(x_TBI, state, (weight_ih, *others))
 
 
 def plain_recurrence(

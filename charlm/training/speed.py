@@ -148,13 +148,12 @@ class MachineSpeed:
         return time.perf_counter() - began
 
     def _chunk(self, length: int, batch: int) -> Chunk:
-        """A chunk [T, B] of the training text; for documents with lengths, because CUDA packs those."""
+        """A chunk [T, B] of the training text."""
         count = length * batch
         text = self._corpus.ids("train").read(0, min(count + 1, self._corpus.sizes["train"].ids)).astype(np.int64)
         ids = np.resize(text, count + 1)
-        lengths_B = np.full(batch, length) if self._corpus.tokenizer.end_id is not None else None
         inputs_TB, targets_TB = (np.ascontiguousarray(part.reshape(batch, length).T) for part in (ids[:-1], ids[1:]))
-        return Chunk(inputs_TB, targets_TB, True, lengths_B)
+        return Chunk(inputs_TB, targets_TB, True, self._corpus.tokenizer.end_id is not None)
 
 
 def _training_speed(step: Callable[[int], float], batch: int, bptt: int, allowed: float) -> TrainingSpeed:

@@ -46,7 +46,7 @@ class _Batch(NamedTuple):
 
     inputs_TB: Tensor
     targets_TB: Tensor
-    lengths_B: Tensor | None
+    is_padded: bool
     predictions: int
     """In the whole chunk."""
     share: Share | None = None
@@ -111,7 +111,7 @@ class Update:
         return _Batch(
             copy_to(self._device, own.inputs_TB),
             copy_to(self._device, own.targets_TB),
-            None if own.lengths_B is None else torch.from_numpy(own.lengths_B),
+            own.is_padded,
             chunk.predictions,
             share,
             counts,
@@ -124,9 +124,7 @@ class Update:
     def _gradients(self, batch: _Batch, state: State) -> tuple[Tensor, Tensor, State]:
         """Leave clipped gradients in the parameters; return the loss, the norm before clipping, and the state."""
         with autocast(self._device.type, self._config.precision):
-            output_TBE, dropped_TBE, state = self._model.read(
-                batch.inputs_TB, state, self._generator, batch.lengths_B, batch.share
-            )
+            output_TBE, dropped_TBE, state = self._model.read(batch.inputs_TB, state, self._generator, batch.share)
             logits_TBV = self._model.decoder(dropped_TBE)
         loss = cross_entropy(logits_TBV, batch.targets_TB).sum() / batch.predictions
         self._optimizer.zero_grad(set_to_none=True)
@@ -203,7 +201,7 @@ class DeviceUpdate(Update):
     def _queue(self, chunk: Chunk, state: State, lr: float) -> tuple[Tensor, State]:
         self._lr.fill_(lr)
         batch = self._batch(chunk)
-        has_usual_shape = batch.lengths_B is None and tuple(batch.inputs_TB.shape) == self._shape
+        has_usual_shape = not batch.is_padded and tuple(batch.inputs_TB.shape) == self._shape
         fits_graph = self._device.type == "cuda" and has_usual_shape and self._group.size == 1
         if not fits_graph or self._eager_updates < _EAGER_UPDATES:
             self._eager_updates += fits_graph
@@ -237,7 +235,7 @@ def _own_part(chunk: Chunk, group: Group) -> tuple[Chunk, Share, tuple[int, int]
         inputs_TB,
         targets_TB if has_rows else np.full_like(targets_TB, IGNORE_INDEX),
         chunk.fresh,
-        None if chunk.lengths_B is None else np.ascontiguousarray(chunk.lengths_B[rows]),
+        chunk.is_padded,
     )
     return own, Share(rows, total), (int(real_TB.sum()), int(real_TB[1:].sum()))
 

@@ -143,6 +143,11 @@ def epoch_of(batches, cursor=None):
     return chunks, cursor
 
 
+def lengths_of(chunk):
+    """The number of targets of each row."""
+    return (chunk.targets_TB != IGNORE_INDEX).sum(axis=0)
+
+
 def documents_read(chunks):
     """The documents that the rows have read, as lists of (input, target)."""
     done, rows = [], []
@@ -151,7 +156,7 @@ def documents_read(chunks):
             done += rows
             rows = [[] for _ in range(chunk.inputs_TB.shape[1])]
         assert chunk.inputs_TB.shape[1] <= len(rows)
-        for row, length in enumerate(chunk.lengths_B):
+        for row, length in enumerate(lengths_of(chunk)):
             assert length > 0
             assert (chunk.targets_TB[length:, row] == IGNORE_INDEX).all()
             rows[row] += zip(chunk.inputs_TB[:length, row], chunk.targets_TB[:length, row], strict=True)
@@ -179,7 +184,7 @@ def test_an_epoch_reads_every_document_once_from_its_beginning_to_its_end(length
             assert len(chunk.inputs_TB) <= bptt
             assert chunk.inputs_TB.size <= max(batch * bptt, len(chunk.inputs_TB))
             assert batches.carried_rows(place) == (0 if chunk.fresh else chunk.inputs_TB.shape[1])
-            assert (np.diff(chunk.lengths_B) <= 0).all()
+            assert (np.diff(lengths_of(chunk)) <= 0).all()
             assert chunk.predictions == (chunk.targets_TB != IGNORE_INDEX).sum()
 
 
