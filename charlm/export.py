@@ -124,8 +124,8 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
 
 
 def _size(folder: Path) -> int:
-    """The size of a step or an export in bytes."""
-    names = (*ALL_FILES, MANIFEST, CARD, CURVE)
+    """The size of a step or an export in bytes, without the picture."""
+    names = (*ALL_FILES, MANIFEST, CARD)
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.cli import highlight
-from charlm.cli.output import end_line, say, write_text
-from charlm.errors import CannotCreateError, UsageError
+from charlm.cli.output import end_line, say, write_file, write_text
+from charlm.errors import UsageError
 from charlm.pages.activation import activation_page
 from charlm.pages.scales import ACTIVATION, SURPRISAL, Scale, bits
 from charlm.pages.surprisal import surprisal_page
-from charlm.system.disk import replacing
 
 if TYPE_CHECKING:
     from charlm.evaluation.scoring import Surprisal
@@ -85,10 +84,4 @@ def write_page(name: str, pieces: Iterable[str]) -> None:
         for piece in pieces:
             write_text(piece)
         return
-    try:
-        with replacing(Path(name)) as file:
-            for piece in pieces:
-                file.write(piece.encode("utf-8", "replace"))
-    except OSError as error:
-        raise CannotCreateError(f"{name} cannot be written ({error.strerror}); choose another path") from None
-    say(f"wrote {name}")
+    write_file(Path(name), (piece.encode("utf-8", "replace") for piece in pieces))

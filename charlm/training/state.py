@@ -304,9 +304,3 @@ def _compare_environment(before: Any, now: dict[str, Any]) -> None:
     changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
         logger.warning("the environment changed (%s), so results may not be bit-identical", "; ".join(changed))
-
-
-def is_finished(checkpoint: Checkpoint) -> bool:
-    """Whether the training behind a checkpoint had ended."""
-    training = parse_json(checkpoint.files[STATE], str(checkpoint.path / STATE))
-    return isinstance(training, dict) and training.get("finished") is True
