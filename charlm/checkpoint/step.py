@@ -60,6 +60,12 @@ class Checkpoint:
         return _validation_of(self.config)
 
     @property
+    def name(self) -> str:
+        """The names of run and step, as in "corpus/step-400", or that of an exported model; without the way there."""
+        path = self.path.resolve()
+        return f"{path.parent.name}/{path.name}" if has_step_name(path) else path.name
+
+    @property
     def is_finished(self) -> bool:
         """Whether training had ended. The checkpoint must be opened with the file ``STATE``."""
         training = parse_json(self.files[STATE], str(self.path / STATE))

@@ -174,7 +174,7 @@ def _write_page(
     from charlm.pages.activation import activation_page
 
     sections = ((_heading(neuron), _excerpt(model, texts, neuron, given, _PAGE_EXCERPT)) for neuron in best)
-    write_page(html, activation_page(sections, f"{model.checkpoint.path}: cells"))
+    write_page(html, activation_page(sections, f"{model.checkpoint.name}: cells"))
 
 
 def _heading(neuron: Neuron) -> str:

@@ -46,7 +46,7 @@ def show_coloured(model: LanguageModel, texts: Texts, html: str | None, cell: tu
         return
     found = ((number, list(model.surprisals(text, given=given))) for number, text, given in texts)
     headed = ((_heading(number, surprisals), surprisals) for number, surprisals in found)
-    write_page(html, surprisal_page(headed, f"{model.checkpoint.path}: surprisal"))
+    write_page(html, surprisal_page(headed, f"{model.checkpoint.name}: surprisal"))
 
 
 def _show_cell(model: LanguageModel, texts: Texts, html: str | None, cell: tuple[int, int]) -> None:
@@ -55,7 +55,7 @@ def _show_cell(model: LanguageModel, texts: Texts, html: str | None, cell: tuple
         print_coloured((found for _, found in activated), ACTIVATION)
         return
     headed = ((f"{number}: layer {cell[0]}, cell {cell[1]}", found) for number, found in activated)
-    write_page(html, activation_page(headed, f"{model.checkpoint.path}: layer {cell[0]}, cell {cell[1]}"))
+    write_page(html, activation_page(headed, f"{model.checkpoint.name}: layer {cell[0]}, cell {cell[1]}"))
 
 
 def _with_bits(surprisals: Iterable[Surprisal]) -> highlight.Document:
