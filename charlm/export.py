@@ -4,6 +4,7 @@ DIR/config.json        as in the run, with the format of the weights
 DIR/model.safetensors  the weights as 16-bit floats, or as 8-bit integers with scales
 DIR/tokenizer.model, DIR/manifest.json
 DIR/README.md          the model card, which may be edited
+DIR/curve.svg          the losses in training, which the card shows; only where matplotlib is installed
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from pathlib import Path
 from charlm.arguments import check_path, names_keywords
 from charlm.checkpoint.model_card import CARD, generate_part
 from charlm.checkpoint.model_parts import ModelParts, read_model_parts
+from charlm.checkpoint.run_folder import CURVE
 from charlm.checkpoint.step import ALL_FILES, CONFIG, MANIFEST, MODEL, has_step_name, open_checkpoint, with_manifest
 from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json
 from charlm.corpus.prepared import find_corpus
 from charlm.corpus.trained_table import TrainedTable
 from charlm.engine import create_engine
-from charlm.errors import CannotCreateError, CharlmError, InputOutputError, UsageError
+from charlm.errors import CannotCreateError, CharlmError, InputOutputError, MissingInputError, UsageError
 from charlm.plots.characters import card_plot
+from charlm.plots.figure import run_picture
 from charlm.system.disk import sync_folders, write_folder
 from charlm.training.validation_text import ValidationText
 
@@ -74,14 +77,27 @@ def export_run(run: Path, out: Path, weights: str) -> Exported:
         MODEL: weights_to_bytes(parts.weights, weights),
         CONFIG: dump_json(config),
     }
-    curve = card_plot(checkpoint.path.parent if has_step_name(checkpoint.path) else checkpoint.path, config)
-    card = generate_part(config, (checkpoint.validation, checkpoint.step), curve) + "\n"
-    _write(out, {CARD: card.encode(), **with_manifest(files)})
+    origin = checkpoint.path.parent if has_step_name(checkpoint.path) else checkpoint.path
+    curve = card_plot(origin, config)
+    picture = _picture(origin) if curve else {}
+    card = generate_part(config, (checkpoint.validation, checkpoint.step), curve, bool(picture)) + "\n"
+    _write(out, {CARD: card.encode(), **picture, **with_manifest(files)})
     written = read_model_parts(open_checkpoint(out))
     losses = _losses(checkpoint.path, parts, written)
     table = TrainedTable.of(config, CONFIG)
     given = () if table is None or table.given is None else ("--given", table.frequent()[0][0])
     return Exported(out, checkpoint.step, _size(checkpoint.path), _size(out), *losses, given)
+
+
+def _picture(run: Path) -> dict[str, bytes]:
+    """The picture of the training of ``run`` as a file of the export; empty where it cannot be drawn."""
+    try:
+        return {CURVE: run_picture(run)}
+    except MissingInputError:  # matplotlib, which is optional
+        return {}
+    except Exception as error:  # a picture is never worth an export
+        logger.warning("%s could not be drawn (%s); the model card shows the curve in characters", CURVE, error)
+        return {}
 
 
 def _refuse_taken(out: Path) -> None:
@@ -108,7 +124,7 @@ def _write(out: Path, files: dict[str, bytes]) -> None:
 
 
 def _size(folder: Path) -> int:
-    """The size of a step or an export in bytes."""
+    """The size of a step or an export in bytes, without the picture."""
     names = (*ALL_FILES, MANIFEST, CARD)
     return sum((folder / name).stat().st_size for name in names if (folder / name).is_file())
 

@@ -62,7 +62,6 @@ from charlm.training.resuming import (
     with_limit,
 )
 from charlm.training.speed import MachineSpeed
-from charlm.training.state import is_finished
 from charlm.training.text_options import (
     DEFAULT_SPLIT,
     TextOptions,
@@ -420,4 +419,4 @@ def _joined_run(launch: Launch) -> PreparedRun:
 
 def _has_finished(trainer: Trainer, checkpoint: Checkpoint, extended: bool) -> bool:
     progress = trainer.budget_progress()
-    return is_finished(checkpoint) and (not extended or (progress is not None and progress >= 1.0))
+    return checkpoint.is_finished and (not extended or (progress is not None and progress >= 1.0))

@@ -203,7 +203,8 @@ def test_lines_are_short(page):
     assert [line for line in lines if len(line) > MAX_WIDTH] == []
 
 
-def test_script_makes_all_pictures():
+def test_script_makes_all_pictures(monkeypatch):
+    monkeypatch.syspath_prepend(IMAGES)  # it imports the files beside it
     pictures = runpy.run_path(str(IMAGES / "make.py"))["PICTURES"]
     assert set(pictures) == {path.name for path in IMAGES.iterdir() if path.suffix in (".svg", ".png")}
 

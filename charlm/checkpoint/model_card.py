@@ -96,12 +96,14 @@ def generate_part(config: Mapping[str, Any], best: Best, curve: str = "", has_pi
 
 
 def _training(curve: str, has_picture: bool) -> str:
-    """The section with the plot ``curve`` of the training; empty without one."""
+    """The section with the plot ``curve`` of the training, folded below the picture; empty without one."""
     if not curve:
         return ""
-    picture = f"![Losses and learning rate over the steps]({CURVE})\n\n" if has_picture else ""
     plot = "\n".join(f"    {line}".rstrip() for line in curve.splitlines())
-    return f"## Its losses in training\n\n{picture}{plot}\n\n"
+    if has_picture:
+        picture = f"![Losses and learning rate over the steps]({CURVE})"
+        plot = f"{picture}\n\n<details>\n<summary>In characters</summary>\n\n{plot}\n\n</details>"
+    return f"## Its losses in training\n\n{plot}\n\n"
 
 
 def _rows(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfig, best: Best) -> list[tuple[str, str]]:

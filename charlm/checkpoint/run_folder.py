@@ -127,7 +127,7 @@ class RunFolder:
             times[run] = max((path.stat().st_mtime for path in manifests if path.exists()), default=-math.inf)
         newest = max(times, key=lambda run: times[run], default=None)
         if newest is None or times[newest] == -math.inf:
-            raise MissingInputError(f"there is no run in {folder}/ yet; train one (charlm train FILE), or give a path")
+            raise without_runs(folder)
         return cls(newest)
 
     def step_numbers(self) -> list[int]:
@@ -198,6 +198,11 @@ class RunFolder:
                     remove(deleted)
                     path.rename(deleted)
                     remove(deleted)
+
+
+def without_runs(folder: Path) -> MissingInputError:
+    """The error for a ``folder`` in which no run is found."""
+    return MissingInputError(f"there is no run in {folder}/ yet; train one (charlm train FILE), or give a path")
 
 
 def _candidates(name: str) -> Iterator[Path]:

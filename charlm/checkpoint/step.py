@@ -59,6 +59,18 @@ class Checkpoint:
         """Validation loss at this step in nats per character; None if it was not measured at this step."""
         return _validation_of(self.config)
 
+    @property
+    def name(self) -> str:
+        """The names of run and step, as in "corpus/step-400", or that of an exported model; without the way there."""
+        path = self.path.resolve()
+        return f"{path.parent.name}/{path.name}" if has_step_name(path) else path.name
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether training had ended. The checkpoint must be opened with the file ``STATE``."""
+        training = parse_json(self.files[STATE], str(self.path / STATE))
+        return isinstance(training, dict) and training.get("finished") is True
+
     def precision_costs(self) -> dict[str, float]:
         """Nats per character that faster precisions cost, as measured when it was saved; empty if they were not."""
         costs = self.config.get("precision_costs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -70,13 +71,7 @@ def neurons(
     threads: ThreadsOption = None,
 ) -> None:
     """Find the cells of the LSTM that follow best whether the text is in quotes, where in the line it is, and so on."""
-    if (html is not None) + json + coloured > 1:
-        raise UsageError("give one of --json, --highlight and --html")
-    if html is not None and not Path(html).name:
-        raise UsageError(f"--html {html!r} is not the name of a page; write --html PAGE, or - for stdout")
-    for name in probe or ():
-        if name not in _PROBES:
-            raise UsageError(f"--probe must be one of {', '.join(_PROBES)}, not {name!r:.40}")
+    _check_options(probe or (), html, json, coloured)
     check_files(text)
     from charlm.evaluation.neurons import PROBES
     from charlm.language_model import open_model
@@ -94,11 +89,21 @@ def neurons(
         return
     if html not in ("-", "/dev/stdout"):
         write_text("".join(_line(neuron) for neuron in found))
-    best = [neuron for place, neuron in enumerate(found) if neuron.probe not in [each.probe for each in found[:place]]]
+    best = [next(group) for _, group in itertools.groupby(found, key=lambda neuron: neuron.probe)]
     if html is not None:
         _write_page(model, html, texts, best, given)
     elif coloured:
         _print(model, texts, best, given)
+
+
+def _check_options(probes: Sequence[str], html: str | None, json: bool, coloured: bool) -> None:
+    if (html is not None) + json + coloured > 1:
+        raise UsageError("give one of --json, --highlight and --html")
+    if html is not None and not Path(html).name:
+        raise UsageError(f"--html {html!r} is not the name of a page; write --html PAGE, or - for stdout")
+    for name in probes:
+        if name not in _PROBES:
+            raise UsageError(f"--probe must be one of {', '.join(_PROBES)}, not {name!r:.40}")
 
 
 def _line(neuron: Neuron) -> str:
@@ -169,7 +174,7 @@ def _write_page(
     from charlm.pages.activation import activation_page
 
     sections = ((_heading(neuron), _excerpt(model, texts, neuron, given, _PAGE_EXCERPT)) for neuron in best)
-    write_page(html, activation_page(sections, f"{model.checkpoint.path}: cells"))
+    write_page(html, activation_page(sections, f"{model.checkpoint.name}: cells"))
 
 
 def _heading(neuron: Neuron) -> str:

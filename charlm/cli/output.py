@@ -8,14 +8,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any
 
 from charlm.cli.lines import escaped
-from charlm.errors import InputOutputError
+from charlm.errors import CannotCreateError, InputOutputError
 
 _SECONDS_BETWEEN_LINES = 30.0
 """Of progress, where stderr is not a terminal."""
@@ -80,6 +80,18 @@ def write_text(text: str) -> None:
         raise OutputClosedError from None
     except OSError as error:
         raise InputOutputError(f"stdout could not be written ({error.strerror}); make room or fix the disk") from None
+
+
+def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file that is complete once it has this name, and say so. Raises ``CannotCreateError``."""
+    from charlm.system.disk import replacing
+
+    try:
+        with replacing(path) as file:
+            file.writelines(pieces)
+    except OSError as error:
+        raise CannotCreateError(f"{path} cannot be written ({error.strerror}); choose another path") from None
+    say(f"wrote {path}")
 
 
 def end_line() -> None:

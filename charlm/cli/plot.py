@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from charlm.cli.options import completing
-from charlm.cli.output import chosen_checkpoint, terminal_width, write_text
-from charlm.errors import CannotCreateError, UsageError
+from charlm.cli.output import chosen_checkpoint, terminal_width, write_file, write_text
+from charlm.errors import UsageError
 
 _PICTURES = ("svg", "png", "pdf", "html")
 _MAX_WIDTH = 100
@@ -48,14 +48,4 @@ def plot(
     from charlm.plots.figure import picture
     from charlm.plots.page import curve_page
 
-    _write(output, curve_page(curves, x) if form == "html" else picture(curves, x, form))
-
-
-def _write(path: Path, data: bytes) -> None:
-    from charlm.system.disk import replacing
-
-    try:
-        with replacing(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise CannotCreateError(f"{path} could not be written ({error.strerror}); choose another -o") from None
+    write_file(output, [curve_page(curves, x) if form == "html" else picture(curves, x, form)])

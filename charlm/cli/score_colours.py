@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.cli import highlight
-from charlm.cli.output import end_line, say, write_text
-from charlm.errors import CannotCreateError, UsageError
+from charlm.cli.output import end_line, say, write_file, write_text
+from charlm.errors import UsageError
 from charlm.pages.activation import activation_page
 from charlm.pages.scales import ACTIVATION, SURPRISAL, Scale, bits
 from charlm.pages.surprisal import surprisal_page
-from charlm.system.disk import replacing
 
 if TYPE_CHECKING:
     from charlm.evaluation.scoring import Surprisal
@@ -47,7 +46,7 @@ def show_coloured(model: LanguageModel, texts: Texts, html: str | None, cell: tu
         return
     found = ((number, list(model.surprisals(text, given=given))) for number, text, given in texts)
     headed = ((_heading(number, surprisals), surprisals) for number, surprisals in found)
-    write_page(html, surprisal_page(headed, f"{model.checkpoint.path}: surprisal"))
+    write_page(html, surprisal_page(headed, f"{model.checkpoint.name}: surprisal"))
 
 
 def _show_cell(model: LanguageModel, texts: Texts, html: str | None, cell: tuple[int, int]) -> None:
@@ -56,7 +55,7 @@ def _show_cell(model: LanguageModel, texts: Texts, html: str | None, cell: tuple
         print_coloured((found for _, found in activated), ACTIVATION)
         return
     headed = ((f"{number}: layer {cell[0]}, cell {cell[1]}", found) for number, found in activated)
-    write_page(html, activation_page(headed, f"{model.checkpoint.path}: layer {cell[0]}, cell {cell[1]}"))
+    write_page(html, activation_page(headed, f"{model.checkpoint.name}: layer {cell[0]}, cell {cell[1]}"))
 
 
 def _with_bits(surprisals: Iterable[Surprisal]) -> highlight.Document:
@@ -85,10 +84,4 @@ def write_page(name: str, pieces: Iterable[str]) -> None:
         for piece in pieces:
             write_text(piece)
         return
-    try:
-        with replacing(Path(name)) as file:
-            for piece in pieces:
-                file.write(piece.encode("utf-8", "replace"))
-    except OSError as error:
-        raise CannotCreateError(f"{name} cannot be written ({error.strerror}); choose another path") from None
-    say(f"wrote {name}")
+    write_file(Path(name), (piece.encode("utf-8", "replace") for piece in pieces))

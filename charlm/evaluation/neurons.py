@@ -204,12 +204,17 @@ def find_neurons(
     places = [(layer, cell) for layer, width in enumerate(widths) for cell in range(width)]
     found = []
     for row, name in enumerate(names):
-        first_C, second_C = (each.correlations(row) for each in sums)
-        if np.isnan(first_C).all() or np.isnan(second_C).all():
-            continue
-        best = np.argsort(-np.abs(np.nan_to_num(first_C)), kind="stable")[:top].tolist()
-        found += [Neuron(name, places[each][0], places[each][1], float(np.nan_to_num(second_C[each]))) for each in best]
+        best = _strongest(sums[0].correlations(row), sums[1].correlations(row), top)
+        found += [Neuron(name, *places[cell], correlation) for cell, correlation in best]
     return found
+
+
+def _strongest(first_C: Values, second_C: Values, top: int) -> list[tuple[int, float]]:
+    """The ``top`` cells of the first half with their correlations on the second; none where a half has none."""
+    if np.isnan(first_C).all() or np.isnan(second_C).all():
+        return []
+    best = np.argsort(-np.abs(np.nan_to_num(first_C)), kind="stable")[:top]
+    return list(zip(best.tolist(), np.nan_to_num(second_C[best]).tolist(), strict=True))
 
 
 class _Sums:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,7 @@ class _Canvas:
 
     def draw(self, line: Points, mark: str) -> None:
         """Draw a line, one character in each column from its first point to its last."""
-        for (x, y), (next_x, next_y) in zip(
-            zip(line.xs, line.ys, strict=True), zip(line.xs[1:], line.ys[1:], strict=True), strict=False
-        ):
+        for (x, y), (next_x, next_y) in itertools.pairwise(zip(line.xs, line.ys, strict=True)):
             first, last = self._column(x), self._column(next_x)
             for column in range(first, last + 1):
                 share = (column - first) / max(1, last - first)

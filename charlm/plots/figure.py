@@ -94,6 +94,14 @@ def picture(curves: Sequence[Curve], x: str, form: str) -> bytes:
     return file.getvalue()
 
 
+def run_picture(run: Path) -> bytes:
+    """The curves of a run over its steps as SVG, which is the curve.svg of a run or of an exported model.
+
+    Raises the errors of ``plot``.
+    """
+    return picture(read_curves([run], "steps"), "steps", "svg")
+
+
 def _style() -> AbstractContextManager[Any]:
     import matplotlib as mpl
 

@@ -20,7 +20,7 @@ Columns = dict[str, list[Any]]
 
 _COLUMNS = {
     "train_nats_per_char": "train_nats_per_char", "valid_nats_per_char": "valid_nats_per_char", "lr": "rate",
-    "clipped_share": "clipped", "skipped_steps": "skipped_steps",
+    "grad_norm": "grad_norm", "clipped_share": "clipped", "skipped_steps": "skipped_steps",
 }  # fmt: skip
 """Columns, and what they are called in the file."""
 KINDS = ("train", "valid")
@@ -33,9 +33,10 @@ def metrics(run: str | Path) -> Columns:
 
     ``kind`` is "train" (every 50 steps) or "valid" (an evaluation), ``step`` and ``seconds`` count from the beginning
     of the run, ``epochs`` the passes over the training text. ``train_nats_per_char`` is the mean of the steps since the
-    evaluation before, ``valid_nats_per_char`` the validation loss, ``lr`` the learning rate, ``clipped_share`` the
-    share of steps since the evaluation before whose gradient was clipped, ``skipped_steps`` their number so far. What
-    was not measured, or is not finite, is None. ``pandas.DataFrame(charlm.metrics(run))`` makes a table of it.
+    evaluation before, ``valid_nats_per_char`` the validation loss, ``lr`` the learning rate. Of the steps since the
+    evaluation before, ``grad_norm`` is the mean norm of the gradient before clipping, ``clipped_share`` the share whose
+    gradient was clipped; ``skipped_steps`` is the number of those skipped so far. What was not measured, or is not
+    finite, is None. ``pandas.DataFrame(charlm.metrics(run))`` makes a table of it.
 
     Raises ``MissingInputError`` where the run or its metrics.jsonl is missing.
     """

@@ -10,9 +10,9 @@ from typing import Any
 from charlm.arguments import check_path, names_keywords
 from charlm.checkpoint.differences import differing_settings, section, settings_of
 from charlm.checkpoint.evaluations import noted_evaluation
-from charlm.checkpoint.run_folder import RUNS
-from charlm.checkpoint.step import CONFIG, STATE, Checkpoint, open_checkpoint, step_folders
-from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_json
+from charlm.checkpoint.run_folder import RUNS, without_runs
+from charlm.checkpoint.step import CONFIG, STATE, open_checkpoint, step_folders
+from charlm.config import ModelConfig, TrainingConfig, from_dict
 from charlm.errors import CharlmError, MissingInputError
 from charlm.notebook import html_table
 
@@ -159,7 +159,7 @@ def runs_in(folder: Path) -> RunList:
     places = [folder] if step_folders(folder) else sorted(folder.iterdir())
     runs = RunList(_summaries(places))
     if not runs:
-        raise MissingInputError(f"there is no run in {folder}/ yet; train one: charlm train FILE")
+        raise without_runs(folder)
     return runs
 
 
@@ -196,11 +196,6 @@ def summarize(run: Path) -> RunSummary:
         best_step=best_step,
         test_nats_per_char=None if test is None else test[0],
         test_standard_error=None if test is None else test[1],
-        finished=_is_finished(latest),
+        finished=latest.is_finished,
         settings=settings_of(config),
     )
-
-
-def _is_finished(latest: Checkpoint) -> bool:
-    state = parse_json(latest.files[STATE], str(latest.path / STATE))
-    return isinstance(state, dict) and state.get("finished") is True

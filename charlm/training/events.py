@@ -23,7 +23,10 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The validation text was evaluated. ``train_nats_per_char`` is the mean of the steps since the last evaluation."""
+    """The validation text was evaluated.
+
+    ``train_nats_per_char`` and ``grad_norm``, before clipping, are means of the steps since the last evaluation.
+    """
 
     step: int
     epoch: int
@@ -31,6 +34,7 @@ class Evaluated:
     train_nats_per_char: float | None
     valid_nats_per_char: float | None
     is_best: bool
+    grad_norm: float | None
     clipped_share: float
     lr: float
     sample: str

@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 
 from charlm.checkpoint.run_folder import CURVE
-from charlm.plots.curves import read_curves
-from charlm.plots.figure import picture, require_matplotlib
+from charlm.plots.figure import require_matplotlib, run_picture
 from charlm.system.disk import write_synced
 from charlm.training.events import Evaluated, Event, Finished
 
@@ -28,7 +27,7 @@ class LiveCurve:
         if not isinstance(event, (Evaluated, Finished)):
             return
         try:
-            write_synced(self._run / CURVE, picture(read_curves([self._run], "steps"), "steps", "svg"))
+            write_synced(self._run / CURVE, run_picture(self._run))
         except Exception as error:  # a picture is never worth a training
             if not self._warned:
                 logger.warning("%s could not be drawn (%s); training continues", self._run / CURVE, error)

@@ -61,6 +61,7 @@ class Progress:
     rate_factor: float = 1.0
     """Below 1 after a rollback."""
     loss_sum: float = 0.0
+    grad_norm_sum: float = 0.0
     steps_since_evaluation: int = 0
     clipped_steps: int = 0
     skipped_steps: int = 0
@@ -91,25 +92,33 @@ class Progress:
         self.ids_seen += ids
         self.part, self.chunk = next_cursor
 
-    def note_result(self, loss: float, clipped: bool, skipped: bool) -> None:
-        """Record the result of a step, in the order of the steps: its loss in nats per character."""
+    def note_result(self, loss: float, grad_norm: float, clipped: bool, skipped: bool) -> None:
+        """Record the result of a step, in the order of the steps: its loss in nats per character, and the norm of its
+        gradient before clipping.
+        """
         if skipped:
             self.skipped_steps += 1
             self.skipped_in_a_row += 1
             return
         self.skipped_in_a_row = 0
         self.loss_sum += loss
+        self.grad_norm_sum += grad_norm
         self.steps_since_evaluation += 1
         self.clipped_steps += clipped
 
     def note_evaluation(self, loss: float | None) -> None:
         """Reset the sums since the last evaluation."""
         self.evaluated_step, self.last_validation = self.step, loss
-        self.loss_sum, self.steps_since_evaluation, self.clipped_steps = 0.0, 0, 0
+        self.loss_sum, self.grad_norm_sum = 0.0, 0.0
+        self.steps_since_evaluation, self.clipped_steps = 0, 0
 
     def mean_loss(self) -> float | None:
         """Mean training loss since the last evaluation in nats per character."""
         return self.loss_sum / self.steps_since_evaluation if self.steps_since_evaluation else None
+
+    def mean_grad_norm(self) -> float | None:
+        """Mean norm of the gradient before clipping since the last evaluation."""
+        return self.grad_norm_sum / self.steps_since_evaluation if self.steps_since_evaluation else None
 
     def clipped_share(self) -> float:
         """Share of the steps since the last evaluation whose gradient was clipped."""
@@ -295,9 +304,3 @@ def _compare_environment(before: Any, now: dict[str, Any]) -> None:
     changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
         logger.warning("the environment changed (%s), so results may not be bit-identical", "; ".join(changed))
-
-
-def is_finished(checkpoint: Checkpoint) -> bool:
-    """Whether the training behind a checkpoint had ended."""
-    training = parse_json(checkpoint.files[STATE], str(checkpoint.path / STATE))
-    return isinstance(training, dict) and training.get("finished") is True

@@ -295,10 +295,10 @@ class Trainer:
     def _end_step(self, step: Stepped, result: UpdateResult) -> Stepped:
         """Record the result of a step and return it with the step."""
         loss, progress = result.loss * self._ids_per_character, self.progress
-        progress.note_result(loss, result.grad_norm > self.config.clip, not result.is_finite)
+        progress.note_result(loss, result.grad_norm, result.grad_norm > self.config.clip, not result.is_finite)
         if step.step % _LOG_EVERY == 0:
-            mean_loss = progress.mean_loss()
-            self.metrics_log.write("train", step.step, self.seconds, train_nats_per_char=mean_loss, rate=step.lr)
+            means = {"train_nats_per_char": progress.mean_loss(), "grad_norm": progress.mean_grad_norm()}
+            self.metrics_log.write("train", step.step, self.seconds, **means, rate=step.lr)
         return dataclasses.replace(step, nats_per_char=loss, grad_norm=result.grad_norm, skipped=not result.is_finite)
 
     # ------------------------------------------------------------------------------------------------ evaluation
@@ -315,6 +315,7 @@ class Trainer:
             train_nats_per_char=measured.train_loss,
             valid_nats_per_char=measured.valid_loss,
             rate=progress.rate,
+            grad_norm=measured.grad_norm,
             clipped=measured.clipped_share,
             skipped_steps=progress.skipped_steps,
         )
@@ -328,6 +329,7 @@ class Trainer:
             train_nats_per_char=measured.train_loss,
             valid_nats_per_char=measured.valid_loss,
             is_best=measured.is_best,
+            grad_norm=measured.grad_norm,
             clipped_share=measured.clipped_share,
             lr=progress.rate,
             sample=measured.sample,

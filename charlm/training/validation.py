@@ -33,10 +33,13 @@ class StoppedError(Exception):
 
 
 class ValidationResult(NamedTuple):
-    """Losses in nats per character; ``train_loss`` and ``clipped_share`` of the steps since the last evaluation."""
+    """Losses in nats per character; ``train_loss``, the mean ``grad_norm`` before clipping and ``clipped_share`` are of
+    the steps since the last evaluation.
+    """
 
     train_loss: float | None
     valid_loss: float | None
+    grad_norm: float | None
     clipped_share: float
     is_best: bool
     sample: str
@@ -60,7 +63,8 @@ class Validator:
     def evaluate(self, state: TrainingState, stop: Callable[[], bool]) -> ValidationResult:
         """Evaluate ``state`` and record the result in it. Raises ``StoppedError`` soon after ``stop()`` is true."""
         progress = state.progress
-        train_loss, clipped_share = progress.mean_loss(), progress.clipped_share()
+        train_loss = progress.mean_loss()
+        clipping = progress.mean_grad_norm(), progress.clipped_share()
         with state.average.applied():
             loss = self._loss(state, stop)
             is_best = state.observe_validation(loss, train_loss)
@@ -68,7 +72,7 @@ class Validator:
             is_first = self._group.is_first
             costs = self._precision_costs(state) if is_first and (is_best or loss is None) else {}
             progress.int8_cost, progress.bf16_cost = costs.get("int8"), costs.get("bf16")
-            return ValidationResult(train_loss, loss, clipped_share, is_best, self._sample(state) if is_first else "")
+            return ValidationResult(train_loss, loss, *clipping, is_best, self._sample(state) if is_first else "")
 
     def _loss(self, state: TrainingState, stop: Callable[[], bool]) -> float | None:
         def check(predictions: int) -> None:

@@ -3,6 +3,8 @@
 import os
 import shlex
 import shutil
+import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
@@ -211,10 +213,23 @@ def test_the_card_shows_the_curve_of_the_training(text_file, tmp_path):
     (trained.run / CURVE).touch()
     runs.resume(trained.run, steps=50)
     assert "](curve.svg)" in text_of(trained.run)
+
+
+def test_the_card_of_an_export_shows_its_picture(text_file, tmp_path, monkeypatch, caplog):
+    trained = brief(text_file, tmp_path / "run", 10)
     export(trained.run, tmp_path / "exported")
-    exported = text_of(tmp_path / "exported")
-    assert "* best " in exported
-    assert "curve.svg" not in exported
+    assert "](curve.svg)" in text_of(tmp_path / "exported")
+    ET.parse(tmp_path / "exported" / CURVE)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    export(trained.run, tmp_path / "without-matplotlib")
+    monkeypatch.setattr("charlm.export.run_picture", lambda run: 1 // 0)
+    export(trained.run, tmp_path / "failing")
+    for name in ("without-matplotlib", "failing"):
+        assert not (tmp_path / name / CURVE).exists()
+        assert "curve.svg" not in text_of(tmp_path / name)
+        assert "* best " in text_of(tmp_path / name)
+    (warned,) = caplog.messages  # a missing library is not worth a warning
+    assert "by zero" in warned
 
 
 def test_without_measurements_the_card_has_no_curve(run):

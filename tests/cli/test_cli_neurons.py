@@ -50,6 +50,7 @@ def test_the_best_cells_of_each_probe(trained_run, quoted_file):
 
 def test_a_page_shows_the_text_coloured_by_the_best_cell_of_each_probe(trained_run, quoted_file):
     page = charlm("neurons", quoted_file, "-c", trained_run, "--html", "-").stdout.decode()
+    assert f"<title>{trained_run.name}/step-" in page  # a page that is given away names no path of the machine
     model, text = library.load(trained_run), quoted_file.read_text("utf-8")
     best = model.find_neurons(text, top=1)
     headings = re.findall(r"<h2>(.*?)</h2>", page)

@@ -90,7 +90,7 @@ def test_samples_do_not_act_on_the_terminal(capsys):
     )
     view = train_view._View(trainer, None, quiet=False)
     sample = "\x1b[2J\x1b]0;title\x07first\nsecond\r\x9b31m"
-    view.show(Evaluated(7, 0, 1.0, 2.0, 2.0, True, 0.0, 0.01, sample))
+    view.show(Evaluated(7, 0, 1.0, 2.0, 2.0, True, 0.5, 0.0, 0.01, sample))
     shown = capsys.readouterr().err
     assert "\\x1b[2J" in shown
     assert "\n    second\\r" in shown

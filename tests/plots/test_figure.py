@@ -138,7 +138,7 @@ def test_in_a_terminal_without_a_file(trained_run, tmp_path):
         (["{run}", "-o", "curve.gif"], 2, "must end with .svg, .png, .pdf, .html"),
         (["{run}", "--x", "tokens"], 2, "--x must be one of steps, seconds, epochs"),
         (["nowhere"], 66, "nowhere does not exist"),
-        (["{run}", "-o", "no/such/curve.svg"], 73, "could not be written"),
+        (["{run}", "-o", "no/such/curve.svg"], 73, "cannot be written"),
     ],
 )
 def test_mistakes(trained_run, tmp_path, words, code, message):

@@ -22,7 +22,7 @@ def test_all_columns_have_a_value_for_each_line(trained_run, columns):
     lines = (trained_run / METRICS).read_text().splitlines()
     assert {len(column) for column in columns.values()} == {len(lines)}
     assert list(columns) == ["kind", "step", "seconds", "epochs", "train_nats_per_char", "valid_nats_per_char", "lr",
-                             "clipped_share", "skipped_steps"]  # fmt: skip
+                             "grad_norm", "clipped_share", "skipped_steps"]  # fmt: skip
     for number, line in enumerate(map(json.loads, lines)):
         assert columns["step"][number] == line["step"]
         assert columns["lr"][number] == line["rate"]
@@ -57,15 +57,21 @@ def test_a_resumed_run_has_each_step_once(make_trainer):
     train(trainer, interrupt_after=16)
     again = resumed(trainer)
     train(again)
-    steps = [step for kind, step in zip(*(charlm.metrics(again.run)[name] for name in ("kind", "step")), strict=True)
-             if kind == "valid"]  # fmt: skip
-    assert steps == [7, 14, 21, 28, 30]
+    columns = charlm.metrics(again.run)
+    assert columns["step"] == [7, 14, 21, 28, 30]
+    whole = make_trainer("whole", steps=30)
+    train(whole)
+    assert {**columns, "seconds": None} == {**charlm.metrics(whole.run), "seconds": None}
 
 
 def test_losses_are_those_of_the_events(make_trainer):
     trainer = make_trainer(steps=21)
-    events = [event for event in train(trainer) if isinstance(event, Evaluated)]
+    seen = train(trainer)
+    events = [event for event in seen if isinstance(event, Evaluated)]
+    norms = [event.grad_norm for event in seen if isinstance(event, Stepped)]
     columns = charlm.metrics(trainer.run)
+    assert columns["grad_norm"] == [event.grad_norm for event in events]
+    assert columns["grad_norm"] == pytest.approx([sum(norms[at - 7 : at]) / 7 for at in (7, 14, 21)])
     assert columns["valid_nats_per_char"] == [event.valid_nats_per_char for event in events]
     assert columns["clipped_share"] == [event.clipped_share for event in events]
     assert len(metrics_of(trainer)) == len(events)

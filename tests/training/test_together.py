@@ -145,6 +145,10 @@ def validations(events):
     return [event.valid_nats_per_char for event in events if isinstance(event, Evaluated)]
 
 
+def grad_norms(events):
+    return [event.grad_norm for event in events if isinstance(event, Evaluated)]
+
+
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("kind", ["streams", "documents"])
 def test_several_processes_train_as_one(train_on, corpus, document_corpus, size, kind):
@@ -155,6 +159,7 @@ def test_several_processes_train_as_one(train_on, corpus, document_corpus, size,
     for trainer, events in outcomes:
         assert losses(events) == pytest.approx(losses(expected), rel=1e-5)
         assert validations(events) == pytest.approx(validations(expected), rel=1e-5)
+        assert grad_norms(events) == pytest.approx(grad_norms(expected), rel=1e-4)
         assert [event.characters for event in events if isinstance(event, Stepped)] == [
             event.characters for event in expected if isinstance(event, Stepped)
         ]
