@@ -238,6 +238,19 @@ def test_tree_is_that_of_the_repository():
     assert modules | packages == inside
 
 
+@pytest.mark.parametrize("page", [CONTRIBUTING, ROOT / "docs" / "reference" / "papers.md"], ids=name_of)
+def test_files_and_names_of_the_code_exist(page):
+    def file(path):
+        return next((folder / path for folder in (ROOT, ROOT / "charlm") if (folder / path).is_file()), None)
+
+    content = " ".join(page.read_text("utf-8").split())
+    path = r"`([\w/.]+\.(?:py|cpp|h))`"
+    assert [name for name in re.findall(path, content) if file(name) is None] == []
+    named = re.findall(rf"`([\w.]+)`(?: \([^)]*\))? in {path}", content)
+    missing = [(name, where) for name, where in named if name.rpartition(".")[2] not in file(where).read_text("utf-8")]
+    assert missing == []
+
+
 # ------------------------------------------------------------------------------------------------ generated parts
 
 
