@@ -115,8 +115,8 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
     split = split or _held_out_split(corpus)
     if split == "train" and corpus.tokenizer.kind == "char":
         say(
-            "in the train split some characters are encoded as bytes, for training, which makes them harder to predict; "
-            "name the file of the text to measure it without that"
+            "some characters of the train split are encoded as bytes for training and harder to predict; name the file "
+            "of the text to measure it without that"
         )
     files = [corpus.ids(split) for corpus in corpora]
     if not len(files[0]):
