@@ -123,6 +123,8 @@ class ModelConfig:
 class TrainingConfig:
     """How a run is trained. All automatic choices are already made, so that a resumed run needs nothing else.
 
+    The defaults are those of settings that an older checkpoint lacks. For new runs the recipe replaces many of them.
+
     At most one of ``epochs``, ``steps`` and ``seconds`` is set. Without any, training ends when the validation loss
     stops improving. ``bptt_jitter`` moves the boundaries of chunks by up to this fraction of ``bptt``. ``ar`` and
     ``tar`` are the weights of activation regularization and its temporal version (Merity et al. 2017).

@@ -17,6 +17,8 @@ import pytest
 from commands import CAN_FORK, charlm, prefork_server
 from stress import table
 
+from charlm.training.regularization import dropout_probabilities, learning_rate, weight_decay
+
 ROOT = Path(__file__).parent.parent
 README, CONTRIBUTING, INDEX = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "README.md"
 OPTIONS, RELIABILITY = (ROOT / "docs" / "reference" / name for name in ("commands.md", "reliability.md"))
@@ -237,6 +239,33 @@ def test_tree_is_that_of_the_repository():
     modules = {path.name for path in (ROOT / "charlm").glob("*.py")}
     packages = {f"{path.parent.name}/" for path in (ROOT / "charlm").glob("*/__init__.py")}
     assert modules | packages == inside
+
+
+@pytest.mark.parametrize("page", [CONTRIBUTING, ROOT / "docs" / "reference" / "papers.md"], ids=name_of)
+def test_files_and_names_of_the_code_exist(page):
+    def file(path):
+        return next((folder / path for folder in (ROOT, ROOT / "charlm") if (folder / path).is_file()), None)
+
+    content = " ".join(page.read_text("utf-8").split())
+    path = r"`([\w/.]+\.(?:py|cpp|h))`"
+    assert [name for name in re.findall(path, content) if file(name) is None] == []
+    named = re.findall(rf"`([\w.]+)`(?: \([^)]*\))? in {path}", content)
+    words = {where: set(re.findall(r"\w+", file(where).read_text("utf-8"))) for _, where in named}
+    assert [(name, where) for name, where in named if not {*name.split(".")} <= words[where]] == []
+
+
+def test_examples_of_the_recipe_are_true():
+    text = (ROOT / "docs" / "explanation" / "defaults.md").read_text("utf-8").replace(",", "")
+    rows = re.findall(r"^\| (\d+) \| (\d+) \| [\d.]+ \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) > 3
+    for characters, steps, values in rows:
+        ids = int(steps) * 4096
+        epochs = ids / int(characters)
+        expected = [
+            learning_rate("muon", 512, int(steps), epochs), weight_decay("muon", epochs),
+            *dropout_probabilities("muon", int(steps), ids, epochs),
+        ]  # fmt: skip
+        assert [float(value) for value in values.split(" | ")] == expected
 
 
 # ------------------------------------------------------------------------------------------------ generated parts

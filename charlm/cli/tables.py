@@ -108,7 +108,7 @@ def check_form(form: TableForm, tables: Sequence[TrainedTable], conditional: Tra
     if form.delimiter is not None and form.column is None and not tables:
         raise UsageError("--delimiter is for a column of a table; add --column NAME, or leave it out")
     if form.column is not None and form.as_text:
-        raise UsageError("--as-text is not a column of a table; leave out --column")
+        raise UsageError("--as-text reads all of a table, --column one column of it; give one of them")
     if form.given is not None and form.given_column is not None:
         raise UsageError("--given is one value for all documents, --given-column has one for each; give one of them")
     if conditional is None:

@@ -114,7 +114,10 @@ def _from_runs(models: Sequence[LanguageModel], split: str | None, command: str)
     corpus = corpora[0]
     split = split or _held_out_split(corpus)
     if split == "train" and corpus.tokenizer.kind == "char":
-        say("the train split also contains byte fallbacks that training adds; name its file to leave them out")
+        say(
+            "some characters of the train split are encoded as bytes for training and harder to predict; name the file "
+            "of the text to measure it without that"
+        )
     files = [corpus.ids(split) for corpus in corpora]
     if not len(files[0]):
         raise MissingInputError(f"the {split} split of {corpus.folder.parent} is empty; name a text: {command}")

@@ -1,9 +1,9 @@
 """What several runs of one recipe say about it: their spread, and the difference between two recipes.
 
 Runs that differ only in their seed are independent draws of what a recipe gives. Two recipes are compared by Welch's
-(1947) t test, which lets each have its own spread. Runs are not paired by seed: a seed sets weights and order, which
-other settings use otherwise, so that runs of two recipes with one seed have little in common (a correlation of 0.1 to
-0.3 in benchmarks/results/ablation.jsonl), and pairs leave too few degrees of freedom for a handful of runs.
+(1947) t test, which lets each have its own spread. Runs are not paired by seed. A seed sets the initial weights and the
+order of the text, but runs of two recipes with one seed have little in common (in benchmarks/results/ablation.jsonl a
+correlation of 0.1 to 0.3), and pairs leave too few degrees of freedom for a handful of runs.
 """
 
 from __future__ import annotations

@@ -76,7 +76,11 @@ class OptimizationOptions(TypedDict, total=False):
     lr: Annotated[float | None, Option("Learning rate.", "by optimizer, corpus and budget")]
     momentum: Annotated[float | None, Option("Momentum of muon and sgd.", "0.8 for muon, 0.9 for sgd")]
     beta2: Annotated[
-        float | None, Option("Decay of the second moments of adamw and adam, and of the embedding's under muon.", "0.9")
+        float | None,
+        Option(
+            "Decay of the second moments of adamw and adam, and of the embedding's under muon.",
+            "0.9; 0.999 from 2,000 ids on",
+        ),
     ]
     weight_decay: Annotated[
         float | None, Option("Weight decay on matrices.", "by corpus and budget for muon and adamw, else 0")

@@ -127,8 +127,10 @@ def _validate_table(texts: TextOptions) -> None:
     for option, value in (("--documents", texts.documents), ("--document-start", texts.document_start)):
         if value is not None:
             raise UsageError(f"with --column each row is a document; leave out {option}")
-    if texts.as_text or texts.demo:
-        raise UsageError(f"--{'as-text' if texts.as_text else 'demo'} is not a column of a table; leave out --column")
+    if texts.as_text:
+        raise UsageError("--as-text reads all of a table, --column one column of it; give one of them")
+    if texts.demo:
+        raise UsageError("--demo has a text of its own, which is not a table; leave out --column")
 
 
 def open_text(texts: TextOptions, names: Sequence[str], spool: Path | None = None) -> TextSource:

@@ -48,7 +48,7 @@ def test_a_table_is_not_learnt_as_it_stands_in_silence(table_file, tmp_path):
     [
         (["--column", "the nmae"], "has no column 'the nmae'; did you mean 'the name'? its columns are id, the name"),
         (["--column", "the name", "--documents", "lines"], "with --column each row is a document"),
-        (["--column", "the name", "--as-text"], "--as-text is not a column of a table"),
+        (["--column", "the name", "--as-text"], "--as-text reads all of a table"),
         (["--delimiter", ";"], "--delimiter is for a column of a table; add --column NAME"),
         (["--column", "the name", "--delimiter", ";;"], "--delimiter must be one character, such as ';' or tab"),
         (["--column", "the name", "--state-reset", "0.1"], "--state-reset has no effect on documents"),
@@ -194,7 +194,7 @@ def test_models_are_compared_on_a_column(table_file, run, tmp_path):
         (["score", "FILE", "--keep", "price"], "has no column 'price'; its columns are id, the name"),
         (["score", "FILE", "--as-text", "--keep", "id"], "--keep is for the rows of a table"),
         (["score", "FILE", "--html", "page.html", "--keep", "id"], "leave out --keep"),
-        (["eval", "FILE", "--column", "id", "--as-text"], "--as-text is not a column of a table"),
+        (["eval", "FILE", "--column", "id", "--as-text"], "--as-text reads all of a table"),
     ],
 )
 def test_contradictions_of_other_commands(table_file, run, words, message):
