@@ -1,12 +1,14 @@
 // Write: a prompt and its continuation. A click on another character branches from there.
 
+import { isBranch } from "./address.js";
 import { ColouredText } from "./coloured.js";
 import * as settings from "./settings.js";
 import { Writing } from "./writing.js";
 
 const byId = (id) => document.getElementById(id);
 const writing = new Writing();
-let page, text, lastSeed, hasRun = false;
+let page, text;
+let shown = null; // what the text was made with, as in the address
 
 export function connect(thePage) {
   page = thePage;
@@ -25,17 +27,17 @@ function start() {
   return begin(settings.values().seed ?? settings.newSeed());
 }
 
-function begin(seed) {
-  hasRun = true;
-  lastSeed = seed;
-  page.remember(true);
+function begin(seed, branched = false) {
+  shown = { ...page.settings(), prompt: byId("write-prompt").value, seed };
+  page.remember({ isNew: true, isBranch: branched });
   return run();
 }
 
 export async function run() {
   page.clearError();
   byId("write-stop").disabled = false;
-  const fields = { ...settings.values(), ...page.target(), prompt: byId("write-prompt").value, seed: lastSeed };
+  byId("write-back").disabled = !isBranch();
+  const fields = { ...settings.values(), ...page.target(), prompt: shown.prompt, seed: shown.seed };
   try {
     await writing.run([{ fields, text }]);
   } catch (error) {
@@ -46,22 +48,22 @@ export async function run() {
 }
 
 function branch(index, character) {
-  byId("write-prompt").value += text.text(index) + character;
-  byId("write-back").disabled = false;
-  begin(lastSeed);
+  byId("write-prompt").value = shown.prompt + text.text(index) + character;
+  begin(shown.seed, true);
   text.box.focus();
 }
 
 export const leave = () => writing.stop();
 
-export function toAddress() {
-  return { prompt: byId("write-prompt").value, ...(hasRun ? { run: 1, seed: lastSeed } : {}) };
-}
+export const toAddress = () => (shown ? { ...shown, run: 1 } : { prompt: byId("write-prompt").value });
 
 export function fromAddress({ prompt = "", run: isRun, seed }) {
   byId("write-prompt").value = prompt;
-  hasRun = isRun === "1";
-  lastSeed = hasRun && /^\d{1,15}$/.test(seed ?? "") ? Number(seed) : settings.newSeed();
-  if (hasRun) settings.set("seed", "");
+  byId("write-back").disabled = !isBranch();
+  shown = null;
+  if (isRun === "1") {
+    settings.set("seed", "");
+    shown = { ...page.settings(), prompt, seed: /^\d{1,15}$/.test(seed ?? "") ? Number(seed) : settings.newSeed() };
+  }
   text.clear();
 }
