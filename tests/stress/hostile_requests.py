@@ -141,9 +141,11 @@ def run_trials(requests: int = 5000, seed: int = 1, waits: bool = True) -> dict[
     question = {"prompt": "the ", "max_tokens": 40, "seed": 1, "logprobs": 2}
     with serving_process.serving("-c", MODEL, "--max-input", 5000, "--max-tokens", 2000) as server:
         expected = server.complete(**question)
-        memory = resident(server)
+        memory = [resident(server)]
         slow = []
         for number in range(requests):
+            if number == requests // 2:
+                memory.append(resident(server))
             data, is_whole, leaves = request(draw)
             try:
                 status = check(send(server, data, is_whole, leaves))
@@ -165,10 +167,11 @@ def run_trials(requests: int = 5000, seed: int = 1, waits: bool = True) -> dict[
         deadline = time.monotonic() + 60
         while server.metric("charlm_streams") or server.metric("charlm_waiting"):
             assert time.monotonic() < deadline, "a place is left behind"
-        grown = resident(server) - memory
+        memory.append(resident(server))
         assert server.end() == 0
         assert not any("Traceback" in line or "failed" in line for line in server.log), server.log
-    return {"requests": requests, **dict(sorted(counts.items())), "failures": 0, "grown_kilobytes": grown}
+    grown = {"grown_kilobytes": memory[2] - memory[0], "grown_second_half_kilobytes": memory[2] - memory[1]}
+    return {"requests": requests, **dict(sorted(counts.items())), "failures": 0, **grown}
 
 
 def outcome(client):
