@@ -12,7 +12,7 @@ let shown = null; // what the texts were made with, as in the address
 
 export function connect(thePage) {
   page = thePage;
-  texts = ["a", "b"].map((side) => new ColouredText(byId(`compare-text-${side}`), `The text of model ${side.toUpperCase()}`, null));
+  texts = ["a", "b"].flatMap((side) => ColouredText.several(byId(`compare-text-${side}`), `The text of model ${side.toUpperCase()}`, 1));
   byId("compare-write").addEventListener("click", () => begin("write"));
   byId("compare-score").addEventListener("click", () => begin("score"));
   byId("compare-stop").addEventListener("click", () => writing.stop());
@@ -45,7 +45,7 @@ export async function run() {
   try {
     if (action === "write") {
       const fields = { ...settings.values(), prompt, seed };
-      await writing.run(targets().map((target, i) => ({ fields: { ...fields, ...target }, text: texts[i] })));
+      await writing.run(targets().map((target, i) => ({ fields: { ...fields, ...target }, texts: [texts[i]] })));
     } else {
       const scores = await Promise.all(targets().map((target) => score(target, prompt)));
       scores.forEach((scored, i) => {
@@ -83,7 +83,7 @@ export const leave = () => writing.stop();
 
 export function toAddress() {
   if (shown) return { ...shown, run: 1 };
-  return { prompt: byId("compare-prompt").value, other: byId("compare-other").value };
+  return { ...page.settings(), prompt: byId("compare-prompt").value, other: byId("compare-other").value };
 }
 
 export function fromAddress({ prompt = "", other, action, seed, run: isRun }) {

@@ -19,16 +19,16 @@ const page = {
   models: [],
   model: () => byId("model").value,
   given: () => (byId("given-label").hidden ? undefined : byId("given").value),
-  // The settings as they are in the address.
+  // The settings as they are in the address. A model of documents writes several texts, such as names.
   settings() {
     const { max_tokens: length, ...fields } = settings.values();
-    return { ...page.target(), ...fields, length };
+    return { ...page.target(), ...fields, length, ...(page.details.documents ? { n: settings.texts() } : {}) };
   },
   // The fields that choose the model, for a request.
   target: () => ({ model: page.model(), ...(page.given() === undefined ? {} : { given: page.given() }) }),
-  // Put what is shown into the address. A result that is shown goes with the settings that it was made with.
+  // Put what is shown into the address: a result with the settings that it was made with, otherwise the present ones.
   remember(options) {
-    address.write({ mode: page.mode, ...page.settings(), ...MODES[page.mode].toAddress() }, options);
+    address.write({ mode: page.mode, ...MODES[page.mode].toAddress() }, options);
   },
   fail(error) {
     if (error.name === "AbortError") return;
@@ -50,6 +50,7 @@ async function chooseModel(name, given) {
   byId("given-name").textContent = charlm.given ?? "";
   byId("given").replaceChildren(...charlm.values.map((value) => new Option(value, value)));
   if (charlm.values.includes(given)) byId("given").value = given;
+  settings.allowSeveralTexts(page.mode === "write" && Boolean(charlm.documents));
   MODES[page.mode]?.modelChanged?.();
 }
 
@@ -62,6 +63,7 @@ function show(mode) {
     byId(`tab-${name}`).setAttribute("aria-selected", isShown);
     byId(`tab-${name}`).tabIndex = isShown ? 0 : -1;
   }
+  settings.allowSeveralTexts(mode === "write" && Boolean(page.details.documents));
   byId("settings").hidden = mode === "read" || mode === "training" || mode === "pick";
   MODES[mode].enter?.();
 }
@@ -114,6 +116,10 @@ async function start() {
 settings.build(document.querySelector(".settings"));
 for (const mode of Object.values(MODES)) mode.connect(page);
 connectTabs();
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address holds what is shown
+  document.querySelector("main section:not([hidden]) :is(textarea, .text)").focus();
+});
 byId("model").addEventListener("change", async () => {
   page.clearError();
   try {

@@ -7,12 +7,12 @@ import { Writing } from "./writing.js";
 
 const byId = (id) => document.getElementById(id);
 const writing = new Writing();
-let page, text;
-let shown = null; // what the text was made with, as in the address
+let page, texts = [];
+let shown = null; // what the texts were made with, as in the address
 
 export function connect(thePage) {
   page = thePage;
-  text = new ColouredText(byId("write-text"), "The text", branch);
+  place(1);
   byId("write-run").addEventListener("click", start);
   byId("write-stop").addEventListener("click", () => writing.stop());
   byId("write-back").addEventListener("click", () => history.back());
@@ -20,6 +20,10 @@ export function connect(thePage) {
     if (event.key === "Enter" && event.ctrlKey) start();
     if (event.key === "Escape") writing.stop();
   });
+}
+
+function place(count) {
+  texts = ColouredText.several(byId("write-text"), "The text", count, branch);
 }
 
 // A new text: with the seed that is set, otherwise with a new one, which the address keeps.
@@ -39,7 +43,8 @@ export async function run() {
   byId("write-back").disabled = !isBranch();
   const fields = { ...settings.values(), ...page.target(), prompt: shown.prompt, seed: shown.seed };
   try {
-    await writing.run([{ fields, text }]);
+    place(shown.n ?? 1);
+    await writing.run([{ fields, texts }]);
   } catch (error) {
     page.fail(error);
   } finally {
@@ -47,15 +52,15 @@ export async function run() {
   }
 }
 
-function branch(index, character) {
+function branch(text, index, character) {
   byId("write-prompt").value = shown.prompt + text.text(index) + character;
   begin(shown.seed, true);
-  text.box.focus();
+  texts[0].box.focus();
 }
 
 export const leave = () => writing.stop();
 
-export const toAddress = () => (shown ? { ...shown, run: 1 } : { prompt: byId("write-prompt").value });
+export const toAddress = () => (shown ? { ...shown, run: 1 } : { ...page.settings(), prompt: byId("write-prompt").value });
 
 export function fromAddress({ prompt = "", run: isRun, seed }) {
   byId("write-prompt").value = prompt;
@@ -65,5 +70,5 @@ export function fromAddress({ prompt = "", run: isRun, seed }) {
     settings.set("seed", "");
     shown = { ...page.settings(), prompt, seed: /^\d{1,15}$/.test(seed ?? "") ? Number(seed) : settings.newSeed() };
   }
-  text.clear();
+  place(1);
 }
