@@ -1,9 +1,9 @@
 """Make the pictures of the documentation.
 
-Only this script needs matplotlib, pyte and chromium:
+Only this script needs matplotlib, pyte, selenium and chromium with its driver:
 
-    pip install -e . && pip install matplotlib pyte
-    python docs/images/make.py loss pipeline surprisal
+    pip install -e ".[serve]" && pip install matplotlib pyte selenium
+    python docs/images/make.py loss pipeline surprisal serve
     python docs/images/make.py terminal --text tinyshakespeare.txt    # trains for 25 seconds
     python docs/images/make.py cells --text tinyshakespeare.txt
     python docs/images/make.py curve --text tinyshakespeare.txt       # trains three models, for 2 minutes
@@ -14,6 +14,7 @@ Only this script needs matplotlib, pyte and chromium:
     terminal.svg    a training in a terminal
     surprisal.png   the page that ``charlm score --html`` writes
     cells.png       the page that ``charlm neurons --html`` writes
+    serve.png       the page of ``charlm serve``
     pipeline.svg    from a text to a model to new text, and one LSTM cell
 """
 
@@ -25,6 +26,8 @@ import html
 import json
 import os
 import pty
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -308,6 +311,46 @@ def photograph(target: Path, window: tuple[int, int], command: list[str], text: 
     image.crop(box).quantize(64).save(target, optimize=True)
 
 
+# ------------------------------------------------------------------------------------------------ serve
+
+WRITTEN = "#mode=write&prompt=ROMEO%3A&seed=7&length=300&run=1"
+HELD = 30
+"""The text in serve.png, and the character whose alternatives are shown."""
+
+
+def draw_page(target: Path) -> None:
+    """Take a picture of the page of ``charlm serve``, with a text by the model that comes with charlm."""
+    from PIL import Image
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+        options.add_argument(argument)
+    command = [sys.executable, "-m", "charlm", "serve", "--checkpoint", "checkpoints/shakespeare", "--port", "0"]
+    with (
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        try:
+            address = re.search(r"http://\S+", server.stderr.readline())[0]
+            with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver"))) as browser:
+                size = {"width": 1280, "height": 940, "deviceScaleFactor": 1, "mobile": False}
+                browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+                browser.get(address + WRITTEN)
+                stop, characters = (By.ID, "write-stop"), (By.CSS_SELECTOR, "#write-text i")
+                WebDriverWait(browser, 30).until(
+                    lambda _: browser.find_elements(*characters) and not browser.find_element(*stop).is_enabled()
+                )
+                browser.find_elements(*characters)[HELD].click()
+                browser.save_screenshot(f"{folder}/page.png")
+        finally:
+            server.terminate()
+        Image.open(f"{folder}/page.png").convert("RGB").quantize(64).save(target, optimize=True)
+
+
 # ------------------------------------------------------------------------------------------------ pipeline
 
 
@@ -469,6 +512,7 @@ PICTURES = {
     "terminal.svg": draw_terminal,
     "surprisal.png": draw_surprisal,
     "cells.png": draw_cells,
+    "serve.png": draw_page,
     "pipeline.svg": draw_pipeline,
 }
 

@@ -346,11 +346,12 @@ def test_what_is_not_there_is_told(wide):
 
 
 def test_the_end_of_a_text_can_be_the_likeliest(wide):
-    lines = [choice["text"] for choice in wide.server.complete(model="lines", n=20, seed=1, max_tokens=200)]
-    _, scored = wide.server.post("/v1/score", model="lines", input=lines, alternatives=1)
+    model = {"model": "people", "given": "north"}
+    names = [choice["text"] for choice in wide.server.complete(**model, n=20, seed=1, max_tokens=200)]
+    _, scored = wide.server.post("/v1/score", **model, input=names, alternatives=1)
     ends = [each["characters"][-1] for each in scored["data"]]
-    ended = next(line for line, end in zip(lines, ends, strict=True) if end["alternatives"][0][0] == end["text"])
-    wide.open(f"#mode=pick&model=lines&prompt={quote(ended)}")
+    ended = next(name for name, end in zip(names, ends, strict=True) if end["alternatives"][0][0] == end["text"])
+    wide.open(f"#mode=pick&model=people&given=north&prompt={quote(ended)}")
     wide.until(lambda: "The text ends here" in wide.text("#pick-end"))
     assert not wide["#error"].is_displayed()
     wide.open("#mode=pick&model=salad&prompt=the%20")
