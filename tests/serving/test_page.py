@@ -294,6 +294,15 @@ def test_a_model_of_documents_writes_several(wide):
     assert not wide["#setting-n"].is_displayed()
 
 
+def test_a_model_with_conditions_is_compared_with_one_without(wide):
+    wide.open("#mode=compare&model=people&given=south&other=salad&prompt=M&length=40&action=write&seed=3&run=1")
+    wide.complete("#compare-text-b", 40)
+    wide.until(lambda: not wide["#compare-stop"].is_enabled())
+    assert [wide.text("#compare-name-a"), wide.text("#compare-name-b")] == ["people, south", "salad"]
+    assert wide.all("#compare-text-a i")
+    assert not wide["#error"].is_displayed()
+
+
 def test_a_click_holds_the_alternatives_until_another_click(wide):
     wide.open("#mode=write&prompt=the&seed=3&run=1&length=50")
     wide.complete("#write-text", 50)
@@ -340,6 +349,8 @@ def test_what_is_not_there_is_told(wide):
     wide.until(wide["#error"].is_displayed)
     assert "no model named nobody" in wide.text("#error")
     assert wide.all("#write-text i") == []
+    wide.open("#mode=compare&model=salad&other=nobody&prompt=the&action=write&seed=3&run=1")
+    wide.until(lambda: "names another model" in wide.text("#error"))
     wide.open("#mode=read&model=salad")
     wide["#read-run"].click()
     wide.until(lambda: "no text yet" in wide.text("#error"))

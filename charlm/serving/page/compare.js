@@ -1,5 +1,6 @@
 // Compare: two models write after the same prompt with the same seed, or score the same text.
 
+import { get, pathOf } from "./api.js";
 import { ColouredText } from "./coloured.js";
 import { score, summary } from "./read.js";
 import * as settings from "./settings.js";
@@ -23,10 +24,16 @@ export function connect(thePage) {
   });
 }
 
-const targets = () => [page.target(), { ...page.target(), model: byId("compare-other").value }];
+// The other model has the same condition, if it knows it, otherwise its most frequent one, or none.
+async function targets() {
+  const model = byId("compare-other").value;
+  const { charlm } = await get(`v1/models/${pathOf(model)}`);
+  const given = charlm.values.includes(page.given()) ? page.given() : charlm.values[0];
+  return [page.target(), given === undefined ? { model } : { model, given }];
+}
 
 function name() {
-  targets().forEach(({ model }, i) => { byId(`compare-name-${"ab"[i]}`).textContent = model; });
+  [page.model(), byId("compare-other").value].forEach((model, i) => { byId(`compare-name-${"ab"[i]}`).textContent = model; });
 }
 
 function begin(action) {
@@ -38,16 +45,22 @@ function begin(action) {
 
 export async function run() {
   page.clearError();
+  if (!shown) {
+    page.fail(new Error("The address names another model than these to compare with."));
+    return;
+  }
   name();
   const { prompt, action, seed } = shown;
   clear();
   byId("compare-stop").disabled = action !== "write";
   try {
+    const both = await targets();
+    both.forEach(({ model, given }, i) => { byId(`compare-name-${"ab"[i]}`).textContent = given ? `${model}, ${given}` : model; });
     if (action === "write") {
       const fields = { ...settings.values(), prompt, seed };
-      await writing.run(targets().map((target, i) => ({ fields: { ...fields, ...target }, texts: [texts[i]] })));
+      await writing.run(both.map((target, i) => ({ fields: { ...fields, ...target }, texts: [texts[i]] })));
     } else {
-      const scores = await Promise.all(targets().map((target) => score(target, prompt)));
+      const scores = await Promise.all(both.map((target) => score(target, prompt)));
       scores.forEach((scored, i) => {
         byId(`compare-summary-${"ab"[i]}`).textContent = summary(scored);
         texts[i].add(scored.characters);
