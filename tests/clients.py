@@ -98,9 +98,7 @@ def main(folder: Path) -> None:
     if not python.exists():
         venv.create(folder / "venv", with_pip=True)
     constraints = Path(__file__).parent.parent / "constraints.txt"
-    torch = next(line for line in constraints.read_text("utf-8").splitlines() if line.startswith("torch=="))
-    packages = [torch if name == "torch" else name for name in PACKAGES]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "-c", constraints, *PACKAGES], check=True)
     with serving_process.serving("-c", find_checkpoint(Path("shakespeare"))) as server:
         check_llm(python, server, folder)
         check_harness(python, server)

@@ -76,15 +76,14 @@ class _Answer:
 
     def __init__(self) -> None:
         self._texts: list[str] = []
+        self._length = 0
         self._tokens: list[Token] = []
         self._finish_reason: str | None = None
 
     def add(self, piece: Piece) -> None:
-        before = sum(map(len, self._texts)) if piece.tokens else 0
-        self._tokens += [token._replace(character=token.character + before) for token in piece.tokens]
-        if piece.tokens:
-            self._texts = ["".join(self._texts)]
+        self._tokens += [token._replace(character=token.character + self._length) for token in piece.tokens]
         self._texts.append(piece.text)
+        self._length += len(piece.text)
         self._finish_reason = piece.finish_reason or self._finish_reason
 
     def joined(self, number: int) -> Piece:

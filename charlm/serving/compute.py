@@ -8,7 +8,6 @@ becomes depends on its own prompt, seed and settings alone: see ``IdStreams``.
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
 import threading
 import time
@@ -22,11 +21,9 @@ from charlm.config import SamplingConfig
 from charlm.generation.assembler import TextAssembler
 from charlm.generation.streams import IdStreams, ReadPrompt
 from charlm.language_model import LanguageModel
-from charlm.serving.outbox import Outbox, Piece, TooSlowError
+from charlm.serving.outbox import Outbox, Piece
 from charlm.serving.tokens import TokenReader
 from charlm.tokenizer.protocol import Ids
-
-logger = logging.getLogger("charlm")
 
 _SLICES_SECONDS = 0.02
 """Time for prompts and scores between two pieces of the texts."""
@@ -223,8 +220,6 @@ class _Rounds:
             self._touched[outbox] = None
 
     def _fail(self, outbox: Outbox, error: Exception) -> None:
-        if not isinstance(error, TooSlowError):
-            logger.debug("a request failed", exc_info=error)
         outbox.is_cancelled = True
         if not outbox.is_closed:
             outbox.close(error)

@@ -80,7 +80,10 @@ class ServedModels:
         paths = self.paths()
         name = next(iter(paths), "") if name is None else name
         if name not in paths:
-            raise ApiError(404, f"the model {name!r:.80} does not exist here", "model", "model_not_found")
+            raise ApiError(
+                404, f"the model {name!r:.80} does not exist here; /v1/models lists those that do", "model",
+                "model_not_found",
+            )  # fmt: skip
         return name, paths[name]
 
     async def get(self, name: str | None) -> ServedModel:

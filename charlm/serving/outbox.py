@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
+from charlm.serving.errors import ApiError
 from charlm.serving.tokens import Token
 
 MAX_UNSENT = 500_000
@@ -49,11 +50,11 @@ class Outbox:
     # ------------------------------------------------------------------------------------- in the computing thread
 
     def put(self, piece: Piece) -> None:
-        """Add a piece. Raises ``TooSlowError`` if the client has left too much unread."""
+        """Add a piece. Raises ``ApiError`` if the client has left too much unread."""
         self._pieces.append(piece)
         self._put += piece.size
         if self.eager and self._put - self._taken > MAX_UNSENT:
-            raise TooSlowError("the client reads too slowly")
+            raise ApiError(408, "the answer was read too slowly; ask for fewer choices or logprobs, or read faster")
 
     def close(self, error: Exception | None = None) -> None:
         """No more pieces will come. After an ``error`` those that nobody has taken are dropped."""
@@ -98,7 +99,3 @@ class Outbox:
                 break
         if self.error is not None:
             raise self.error
-
-
-class TooSlowError(Exception):
-    """A client that does not read what it asked for."""

@@ -1,9 +1,9 @@
 """Make the pictures of the documentation.
 
-The files beside this one draw them. Only they need matplotlib, pyte, pillow and chromium:
+The files beside this one draw them. Only they need matplotlib, pyte, pillow, selenium, and chromium with its driver:
 
-    pip install -e . && pip install matplotlib pyte pillow
-    python docs/images/make.py loss pipeline surprisal
+    pip install -e ".[serve]" && pip install matplotlib pyte pillow selenium
+    python docs/images/make.py loss pipeline surprisal serve
     python docs/images/make.py terminal --text tinyshakespeare.txt    # trains for 25 seconds
     python docs/images/make.py cells --text tinyshakespeare.txt
     python docs/images/make.py curve --text tinyshakespeare.txt       # trains three models, for 2 minutes
@@ -14,6 +14,7 @@ The files beside this one draw them. Only they need matplotlib, pyte, pillow and
     terminal.svg    a training in a terminal
     surprisal.png   the page that ``charlm score --html`` writes
     cells.png       the page that ``charlm neurons --html`` writes
+    serve.png       the page of ``charlm serve``
     pipeline.svg    from a text to a model to new text, and one LSTM cell
 """
 
@@ -26,6 +27,7 @@ from curve import draw_curve
 from losses import draw_losses, measure
 from pages import draw_cells, draw_surprisal
 from pipeline import draw_pipeline
+from serving import draw_page
 from terminal import draw_terminal
 
 HERE = Path(__file__).parent
@@ -36,6 +38,7 @@ PICTURES = {
     "terminal.svg": draw_terminal,
     "surprisal.png": draw_surprisal,
     "cells.png": draw_cells,
+    "serve.png": draw_page,
     "pipeline.svg": draw_pipeline,
 }
 

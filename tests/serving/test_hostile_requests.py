@@ -17,9 +17,11 @@ VALUES = st.recursive(
 
 
 def test_hostile_requests_are_answered_in_the_form_of_the_api():
-    figures = run_trials(requests=400)
+    figures = run_trials(requests=400, waits=False)
     assert figures["status_200"] > 20
     assert figures["status_400"] > 150
+    assert figures["slow_clients"] == 20
+    assert figures["drips_200"] + figures["sips_200"] > 5
 
 
 @given(

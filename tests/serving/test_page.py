@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from serving_process import GOLDEN, serving
@@ -261,6 +262,7 @@ def test_a_model_with_conditions_asks_for_one(page):
 def test_the_curve_of_a_run_grows_while_it_is_trained(page, trained_run):
     log = trained_run / "metrics.jsonl"
     kept = log.read_bytes()
+    log.touch()  # a run whose file has changed a while ago is not in training
     try:
         page.open("#mode=training&model=salad")
         page.until(lambda: page.all("#training-curve polyline.valid"))
@@ -273,6 +275,112 @@ def test_the_curve_of_a_run_grows_while_it_is_trained(page, trained_run):
         assert "step 4321" in page["#training-curve"].get_attribute("aria-label")
     finally:
         log.write_bytes(kept)
+
+
+@pytest.fixture
+def wide(browser, page_server):
+    page = Page(browser, page_server, "light", 1280)
+    yield page
+    page.check()
+
+
+def test_a_model_of_documents_writes_several(wide):
+    wide.open("#mode=write&model=lines&n=5&seed=3&run=1&prompt=the")
+    wide.until(lambda: not wide["#write-stop"].is_enabled())
+    choices = wide.server.complete(model="lines", prompt="the", n=5, seed=3, max_tokens=400, temperature=0.8)
+    shown = [wide.run("return arguments[0].textContent", box) for box in wide.all("#write-text .text")]
+    ends = {"stop": " (end)", "length": ""}
+    assert shown == [f"the{choice['text']}{ends[choice['finish_reason']]}" for choice in choices]
+    wide.open("#mode=write&model=salad")
+    assert not wide["#setting-n"].is_displayed()
+
+
+def test_a_model_with_conditions_is_compared_with_one_without(wide):
+    wide.open("#mode=compare&model=people&given=south&other=salad&prompt=M&length=40&action=write&seed=3&run=1")
+    wide.complete("#compare-text-b", 40)
+    wide.until(lambda: not wide["#compare-stop"].is_enabled())
+    assert [wide.text("#compare-name-a"), wide.text("#compare-name-b")] == ["people, south", "salad"]
+    assert wide.all("#compare-text-a i")
+    assert not wide["#error"].is_displayed()
+
+
+def test_a_click_holds_the_alternatives_until_another_click(wide):
+    wide.open("#mode=write&prompt=the&seed=3&run=1&length=50")
+    wide.complete("#write-text", 50)
+    assert "Point at a character" in wide.text("#write-text .alternatives")
+    characters = wide.all("#write-text i")
+    characters[5].click()
+    webdriver.ActionChains(wide.browser).move_to_element(characters[20]).perform()
+    assert "current" in characters[5].get_attribute("class")
+    characters[5].click()
+    webdriver.ActionChains(wide.browser).move_to_element(characters[20]).perform()
+    assert "current" in characters[20].get_attribute("class")
+
+
+def test_the_address_is_that_of_the_text_that_is_shown(wide):
+    wide.open("#mode=write&model=salad&prompt=the&seed=3&run=1&length=50")
+    wide.complete("#write-text", 50)
+    script = "arguments[0].dispatchEvent(new Event('change', {bubbles: true}))"
+    wide.set("#setting-temperature", 1.5)
+    wide.run(script, wide["#setting-temperature"])
+    Select(wide["#model"]).select_by_value("people")
+    wide.until(wide["#given"].is_displayed)
+    address = wide.browser.current_url
+    assert "model=salad&temperature=0.8&" in address
+    assert "given" not in address
+    wide["#write-run"].click()
+    wide.until(lambda: "model=people" in wide.browser.current_url and "temperature=1.5" in wide.browser.current_url)
+    wide.browser.back()
+    wide.until(lambda: wide["#model"].get_attribute("value") == "salad" and len(wide.all("#write-text i")) == 50)
+
+
+def test_a_text_too_long_for_an_address_comes_back_in_the_same_window(wide):
+    wide.open("#mode=read&model=salad")
+    wide.set("#read-input", "the cat " * 600)
+    wide["#read-run"].click()
+    wide.complete("#read-text", 4800)
+    assert "run=" not in wide.browser.current_url
+    wide["#tab-pick"].click()
+    wide.browser.back()
+    wide.complete("#read-text", 4800)
+
+
+def test_what_is_not_there_is_told(wide):
+    wide.open("#mode=write&model=nobody&prompt=the&seed=3&run=1")
+    wide.until(wide["#error"].is_displayed)
+    assert "no model named nobody" in wide.text("#error")
+    assert wide.all("#write-text i") == []
+    wide.open("#mode=compare&model=salad&other=nobody&prompt=the&action=write&seed=3&run=1")
+    wide.until(lambda: "names another model" in wide.text("#error"))
+    wide.open("#mode=read&model=salad")
+    wide["#read-run"].click()
+    wide.until(lambda: "no text yet" in wide.text("#error"))
+
+
+def test_the_end_of_a_text_can_be_the_likeliest(wide):
+    model = {"model": "people", "given": "north"}
+    names = [choice["text"] for choice in wide.server.complete(**model, n=20, seed=1, max_tokens=200)]
+    _, scored = wide.server.post("/v1/score", **model, input=names, alternatives=1)
+    ends = [each["characters"][-1] for each in scored["data"]]
+    ended = next(name for name, end in zip(names, ends, strict=True) if end["alternatives"][0][0] == end["text"])
+    wide.open(f"#mode=pick&model=people&given=north&prompt={quote(ended)}")
+    wide.until(lambda: "The text ends here" in wide.text("#pick-end"))
+    assert not wide["#error"].is_displayed()
+    wide.open("#mode=pick&model=salad&prompt=the%20")
+    wide.until(lambda: wide.all("#pick-choices button"))
+    wide.all("#pick-choices button")[0].click()
+    wide.until(wide["#pick-back"].is_enabled)
+    wide["#pick-back"].click()
+    wide.until(lambda: wide["#pick-prompt"].get_property("value") == "the ")
+
+
+def test_the_first_link_skips_to_the_text(wide):
+    wide.open("#mode=pick&model=salad&prompt=the%20")
+    address = wide.browser.current_url
+    wide.run("document.querySelector('.skip').focus()")
+    wide.browser.switch_to.active_element.send_keys(Keys.ENTER)
+    assert wide.browser.switch_to.active_element.get_attribute("id") == "pick-prompt"
+    assert wide.browser.current_url == address
 
 
 def test_tabs_are_reached_by_keys(page):

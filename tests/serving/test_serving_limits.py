@@ -95,7 +95,8 @@ def test_a_client_that_reads_too_slowly_is_given_up():
     ):
         streams(server, 20)
         streams(server, 0)
-        assert b'data: {"error"' in read_all(slow)
+        assert b'data: {"error":{"message":"the answer was read too slowly' in read_all(slow)
+        assert len(server.log) == 1, server.log
 
 
 def test_time_is_limited():

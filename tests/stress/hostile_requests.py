@@ -1,7 +1,8 @@
 """Requests to ``charlm serve`` that no honest client sends: fields, sizes and encodings at random, and broken HTTP.
 
-After each the server must have answered in the form of the API, or have closed the connection; none may be a fault of
-the server (500), and afterwards it must still serve the same text, without a request or a place left behind.
+Meanwhile other clients send half of a body, or send or read in small parts. After each request the server must have
+answered in the form of the API, or have closed the connection; no answer may be a fault of the server (500), and
+afterwards it must still serve the same text, without a request or a place left behind.
 """
 
 import contextlib
@@ -11,11 +12,15 @@ import re
 import socket
 import sys
 import time
+from collections import Counter
 from http.client import HTTPException
 from pathlib import Path
 
 import serving_process
 
+from stress.slow_clients import SlowClient
+
+REQUESTS_FOR_A_SLOW_CLIENT, REQUESTS_FOR_A_GREEDY_CLIENT = 20, 500
 MODEL = Path(__file__).parent.parent / "golden" / "format1-text"
 FIELDS = ("prompt", "max_tokens", "temperature", "top_p", "n", "stop", "seed", "echo", "logprobs", "stream", "top_k",
           "min_p", "given", "model", "stream_options", "user", "best_of", "suffix", "logit_bias", "input",
@@ -127,14 +132,20 @@ def send(server, data, is_whole, leaves):
     return answer
 
 
-def run_trials(requests: int = 5000, seed: int = 1) -> dict[str, int]:
-    """Send the requests, one after another, and count the answers."""
-    draw, counts = random.Random(seed), dict[str, int]()
+def run_trials(requests: int = 5000, seed: int = 1, waits: bool = True) -> dict[str, int]:
+    """Send the requests, one after another, with slow clients beside them, and count the answers.
+
+    Slow clients that stop half way are answered after 20 seconds, for which the last ones wait only if it ``waits``.
+    """
+    draw, counts = random.Random(seed), Counter[str]()
     question = {"prompt": "the ", "max_tokens": 40, "seed": 1, "logprobs": 2}
     with serving_process.serving("-c", MODEL, "--max-input", 5000, "--max-tokens", 2000) as server:
         expected = server.complete(**question)
-        memory = resident(server)
+        memory = [resident(server)]
+        slow = []
         for number in range(requests):
+            if number == requests // 2:
+                memory.append(resident(server))
             data, is_whole, leaves = request(draw)
             try:
                 status = check(send(server, data, is_whole, leaves))
@@ -142,15 +153,35 @@ def run_trials(requests: int = 5000, seed: int = 1) -> dict[str, int]:
                 assert status or leaves or not is_whole or len(data) > 60_000, "no answer"
             except (AssertionError, OSError, HTTPException, ValueError) as error:
                 raise AssertionError(f"request {number}: {data[:300]!r}") from error
-            counts[f"status_{status}"] = counts.get(f"status_{status}", 0) + 1
+            counts[f"status_{status}"] += 1
+            if number % REQUESTS_FOR_A_SLOW_CLIENT == 0:
+                slow.append(SlowClient(server, draw, is_greedy=waits and number % REQUESTS_FOR_A_GREEDY_CLIENT == 0))
+                counts["slow_clients"] += 1
+            ended = [client for client in slow if not client.step()]
+            slow = [client for client in slow if client not in ended]
+            counts.update(map(outcome, ended))
+        for client in slow:
+            client.finish() if waits or client.kind != "stalls" else client.leave()
+        counts.update(map(outcome, slow))
         assert server.complete(**question) == expected
         deadline = time.monotonic() + 60
         while server.metric("charlm_streams") or server.metric("charlm_waiting"):
             assert time.monotonic() < deadline, "a place is left behind"
-        grown = resident(server) - memory
+        memory.append(resident(server))
         assert server.end() == 0
         assert not any("Traceback" in line or "failed" in line for line in server.log), server.log
-    return {"requests": requests, **dict(sorted(counts.items())), "failures": 0, "grown_kilobytes": grown}
+    grown = {"grown_kilobytes": memory[2] - memory[0], "grown_second_half_kilobytes": memory[2] - memory[1]}
+    return {"requests": requests, **dict(sorted(counts.items())), "failures": 0, **grown}
+
+
+def outcome(client):
+    """What became of a slow client, as a key of the counts. Raises ``AssertionError`` for an answer not as promised."""
+    if client.has_left:
+        return f"{client.kind}_left"
+    status = check(client.answer)
+    expected = (408,) if client.kind == "stalls" else (200, 408, 0) if client.unsent else (200,)
+    assert status in expected, (client.kind, client.answer[:500])  # 0: a server that closes while data come resets
+    return f"{client.kind}_{status}"
 
 
 def resident(server):

@@ -55,9 +55,10 @@ ROWS = (
     ),
     (
         "hostile_requests",
-        "{requests} requests to `charlm serve` with fields, sizes and encodings at random, and broken HTTP",
+        "{requests} requests to `charlm serve` with fields, sizes and encodings at random, and broken HTTP, beside "
+        "{slow_clients} clients that send or read in small parts, or half of a body",
         "{failures} answered with 500, {status_400} with 400, {status_200} with 200; memory grew by {grown_kilobytes} "
-        "kB; the same text is served afterwards",
+        "kB, of these {grown_second_half_kilobytes} in the second half; the same text is served afterwards",
     ),
     (
         "divergence",

@@ -19,12 +19,16 @@ const page = {
   models: [],
   model: () => byId("model").value,
   given: () => (byId("given-label").hidden ? undefined : byId("given").value),
+  // The settings as they are in the address. A model of documents writes several texts, such as names.
+  settings() {
+    const { max_tokens: length, ...fields } = settings.values();
+    return { ...page.target(), ...fields, length, ...(page.details.documents ? { n: settings.texts() } : {}) };
+  },
   // The fields that choose the model, for a request.
   target: () => ({ model: page.model(), ...(page.given() === undefined ? {} : { given: page.given() }) }),
-  remember(isNew = false) {
-    const { max_tokens: length, ...fields } = settings.values();
-    const values = { mode: page.mode, model: page.model(), given: page.given(), ...fields, length };
-    address.write({ ...values, ...MODES[page.mode].toAddress() }, isNew);
+  // Put what is shown into the address: a result with the settings that it was made with, otherwise the present ones.
+  remember(options) {
+    address.write({ mode: page.mode, ...MODES[page.mode].toAddress() }, options);
   },
   fail(error) {
     if (error.name === "AbortError") return;
@@ -46,6 +50,7 @@ async function chooseModel(name, given) {
   byId("given-name").textContent = charlm.given ?? "";
   byId("given").replaceChildren(...charlm.values.map((value) => new Option(value, value)));
   if (charlm.values.includes(given)) byId("given").value = given;
+  settings.allowSeveralTexts(page.mode === "write" && Boolean(charlm.documents));
   MODES[page.mode]?.modelChanged?.();
 }
 
@@ -58,6 +63,7 @@ function show(mode) {
     byId(`tab-${name}`).setAttribute("aria-selected", isShown);
     byId(`tab-${name}`).tabIndex = isShown ? 0 : -1;
   }
+  settings.allowSeveralTexts(mode === "write" && Boolean(page.details.documents));
   byId("settings").hidden = mode === "read" || mode === "training" || mode === "pick";
   MODES[mode].enter?.();
 }
@@ -65,7 +71,7 @@ function show(mode) {
 function connectTabs() {
   const names = Object.keys(MODES);
   for (const name of names) {
-    byId(`tab-${name}`).addEventListener("click", () => { page.clearError(); show(name); page.remember(true); });
+    byId(`tab-${name}`).addEventListener("click", () => { page.clearError(); show(name); page.remember({ isNew: true }); });
     byId(`tab-${name}`).addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
@@ -79,15 +85,19 @@ function connectTabs() {
 // Show what the address says.
 async function restore() {
   const { mode, model, given, length, ...rest } = address.read();
+  page.clearError();
   for (const { name, value } of settings.SETTINGS) settings.set(name, (name === "max_tokens" ? length : rest[name]) ?? value);
   settings.set("seed", rest.seed ?? "");
   const name = page.models.includes(model) ? model : page.models[0];
+  const isOther = model !== undefined && model !== name;
+  if (isOther) rest.run = ""; // the result would be another one
   const shown = MODES[mode] ? mode : "write";
   for (const each of Object.values(MODES)) each.leave?.();
   page.mode = "";
   await chooseModel(name, given);
   MODES[shown].fromAddress(rest);
   show(shown);
+  if (isOther) page.fail(new Error(`There is no model named ${model} here. Another one is chosen: ${name}.`));
   if (rest.run === "1") await MODES[shown].run?.();
 }
 
@@ -95,10 +105,9 @@ async function start() {
   try {
     const { data } = await get("v1/models");
     page.models = data.map((model) => model.id);
+    byId("key-form").hidden = true;
     for (const id of ["model", "compare-other"]) byId(id).replaceChildren(...page.models.map((name) => new Option(name, name)));
     await restore();
-    byId("key-form").hidden = true;
-    page.clearError();
   } catch (error) {
     page.fail(error);
   }
@@ -107,16 +116,20 @@ async function start() {
 settings.build(document.querySelector(".settings"));
 for (const mode of Object.values(MODES)) mode.connect(page);
 connectTabs();
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address holds what is shown
+  document.querySelector("main section:not([hidden]) :is(textarea, .text)").focus();
+});
 byId("model").addEventListener("change", async () => {
   page.clearError();
   try {
     await chooseModel(page.model());
-    page.remember(true);
+    page.remember({ isNew: true });
   } catch (error) {
     page.fail(error);
   }
 });
-byId("given").addEventListener("change", () => { MODES[page.mode].modelChanged?.(); page.remember(true); });
+byId("given").addEventListener("change", () => { MODES[page.mode].modelChanged?.(); page.remember({ isNew: true }); });
 byId("settings").addEventListener("change", () => page.remember());
 byId("key-form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -1,10 +1,12 @@
 // Pick: the model offers ways to go on, and the person chooses.
 
 import { post } from "./api.js";
-import { percent, ranked, shown } from "./coloured.js";
+import { percent, shown } from "./alternatives.js";
+import { ranked } from "./coloured.js";
 
 const byId = (id) => document.getElementById(id);
 const CHOICES = 8;
+const END = "<|endoftext|>";
 const LONGEST = 14; // characters that are offered at a time
 let page, taken = [], controller = null;
 
@@ -16,6 +18,7 @@ export function connect(thePage) {
     clearTimeout(timer);
     timer = setTimeout(offer, 250);
   });
+  byId("pick-back").addEventListener("click", back);
   byId("pick-choices").addEventListener("keydown", (event) => {
     const button = byId("pick-choices").querySelectorAll("button")[Number(event.key) - 1];
     if (button) button.click();
@@ -35,15 +38,26 @@ async function offer(focus = false) {
   const target = page.target();
   byId("pick-choices").setAttribute("aria-busy", "true");
   try {
-    const first = await post("v1/completions", { ...target, prompt, max_tokens: 1, temperature: 0, logprobs: CHOICES }, signal);
-    const likely = ranked(first.choices[0].logprobs.top_logprobs[0] ?? {})
-      .filter(([name]) => [...name].length === 1).slice(0, CHOICES);
+    const next = await likeliest(target, prompt, signal);
+    const likely = next.filter(([name]) => [...name].length === 1).slice(0, CHOICES);
     const prompts = likely.map(([name]) => prompt + name);
-    const rest = await post("v1/completions", { ...target, prompt: prompts, max_tokens: LONGEST, temperature: 0 }, signal);
+    const rest = likely.length
+      ? await post("v1/completions", { ...target, prompt: prompts, max_tokens: LONGEST, temperature: 0 }, signal) : null;
     show(likely.map(([name, logprob], i) => [name + rest.choices[i].text, Math.exp(logprob)]), focus);
+    const end = next.find(([name]) => name === END);
+    byId("pick-end").textContent = end ? `The text ends here: ${percent(Math.exp(end[1]))}` : "";
   } catch (error) {
     page.fail(error);
   }
+}
+
+// Names and log-probabilities of what may come next. An answer has them in the place of a character, and none where the
+// text ends; so characters are drawn that need not be likely, and several, of which hardly all are the end.
+async function likeliest(target, prompt, signal) {
+  const drawn = { prompt, n: 4, max_tokens: 1, temperature: 1000, seed: 1, logprobs: CHOICES + 1 };
+  const { choices } = await post("v1/completions", { ...target, ...drawn }, signal);
+  const top = choices.map((each) => each.logprobs.top_logprobs[0]).find(Boolean) ?? {};
+  return ranked(top).slice(0, CHOICES + 1); // without the one that was drawn
 }
 
 // Up to the end of the word, which the space belongs to.
@@ -66,6 +80,7 @@ function show(choices, focus) {
   });
   byId("pick-choices").replaceChildren(...items);
   byId("pick-choices").setAttribute("aria-busy", "false");
+  byId("pick-back").disabled = !taken.length;
   if (focus) byId("pick-choices").querySelector("button")?.focus();
 }
 
@@ -85,7 +100,7 @@ function back() {
 export const enter = () => { offer(); };
 export const modelChanged = () => { offer(); };
 export const leave = () => controller?.abort();
-export const toAddress = () => ({ prompt: byId("pick-prompt").value });
+export const toAddress = () => ({ ...page.settings(), prompt: byId("pick-prompt").value });
 
 export function fromAddress({ prompt = "" }) {
   byId("pick-prompt").value = prompt;

@@ -9,14 +9,15 @@ let page, text, hasRun = false;
 
 export function connect(thePage) {
   page = thePage;
-  text = new ColouredText(byId("read-text"), "The text", null);
-  byId("read-run").addEventListener("click", () => { hasRun = true; page.remember(true); run(); });
+  [text] = ColouredText.several(byId("read-text"), "The text", 1);
+  byId("read-run").addEventListener("click", () => { hasRun = true; page.remember({ isNew: true }); run(); });
   byId("panel-read").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && event.ctrlKey) byId("read-run").click();
   });
 }
 
 export async function score(target, input) {
+  if (!input) throw new Error("There is no text yet: type or paste one.");
   const { data } = await post("v1/score", { ...target, input, alternatives: ALTERNATIVES });
   return data[0];
 }
@@ -44,7 +45,7 @@ export function modelChanged() {
 }
 
 export function toAddress() {
-  return { text: byId("read-input").value, ...(hasRun ? { run: 1 } : {}) };
+  return { ...page.settings(), text: byId("read-input").value, ...(hasRun ? { run: 1 } : {}) };
 }
 
 export function fromAddress({ text: input = "", run: isRun }) {

@@ -24,6 +24,10 @@ export const SETTINGS = [
     name: "min_p", label: "Min p", min: 0, max: 0.5, step: 0.01, value: 0,
     words: (v) => (v === 0 ? "Off: any character may come." : `None that is less than ${percent(v)} as likely as the likeliest.`),
   },
+  {
+    name: "n", label: "Texts", min: 1, max: 20, step: 1, value: 8,
+    words: (v) => (v === 1 ? "One at a time." : `${v} at a time, each another one.`),
+  },
   { name: "max_tokens", label: "Length", min: 10, max: 2000, step: 10, value: 400, words: (v) => `At most ${v} new characters.` },
 ];
 
@@ -64,10 +68,10 @@ function row(name, label, input, output, words) {
   return home;
 }
 
-// The values as fields of a request; the seed only if there is one.
+// The values as fields of a request, except how many texts; the seed only if there is one.
 export function values() {
   const fields = {};
-  for (const { name } of SETTINGS) fields[name] = Number(inputs[name].input.value);
+  for (const { name } of SETTINGS) if (name !== "n") fields[name] = Number(inputs[name].input.value);
   const seed = inputs.seed.input.value;
   if (/^\d{1,15}$/.test(seed)) fields.seed = Number(seed);
   return fields;
@@ -78,4 +82,6 @@ export function set(name, value) {
   inputs[name].update();
 }
 
+export const texts = () => Number(inputs.n.input.value);
+export const allowSeveralTexts = (isAllowed) => { inputs.n.input.parentElement.hidden = !isAllowed; };
 export const newSeed = () => Math.floor(Math.random() * 2 ** 31);

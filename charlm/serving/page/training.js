@@ -6,14 +6,17 @@ import { Writing } from "./writing.js";
 
 const byId = (id) => document.getElementById(id);
 const SECONDS = 3;
+const DOCUMENTS = 5; // in a sample of a model that writes short texts
 const LEFT = 48, RIGHT = 12, TOP = 12, BOTTOM = 28;
 const writing = new Writing();
-let page, text, timer, sampled = "";
+let page, timer, sampled = "";
 
 export function connect(thePage) {
   page = thePage;
-  text = new ColouredText(byId("training-text"), "The sample", null);
+  place(1);
 }
+
+const place = (count) => ColouredText.several(byId("training-text"), "The sample", count);
 
 async function update() {
   clearTimeout(timer);
@@ -26,7 +29,8 @@ async function update() {
     tell(progress, charlm);
     if (sampled !== `${name} ${charlm.step} ${page.given()}`) {
       sampled = `${name} ${charlm.step} ${page.given()}`;
-      writing.run([{ fields: { ...page.target(), prompt: "", max_tokens: 300, temperature: 0.8 }, text }]).catch(page.fail);
+      const fields = { ...page.target(), prompt: "", max_tokens: 300, temperature: 0.8 };
+      writing.run([{ fields, texts: place(charlm.documents ? DOCUMENTS : 1) }]).catch(page.fail);
     }
     if (progress.in_training) timer = setTimeout(update, 1000 * SECONDS);
   } catch (error) {
@@ -89,5 +93,5 @@ export function leave() {
   writing.stop();
 }
 
-export const toAddress = () => ({});
+export const toAddress = () => page.settings();
 export const fromAddress = () => {};

@@ -1,16 +1,18 @@
 // Write: a prompt and its continuation. A click on another character branches from there.
 
+import { isBranch } from "./address.js";
 import { ColouredText } from "./coloured.js";
 import * as settings from "./settings.js";
 import { Writing } from "./writing.js";
 
 const byId = (id) => document.getElementById(id);
 const writing = new Writing();
-let page, text, lastSeed, hasRun = false;
+let page, texts = [];
+let shown = null; // what the texts were made with, as in the address
 
 export function connect(thePage) {
   page = thePage;
-  text = new ColouredText(byId("write-text"), "The text", branch);
+  place(1);
   byId("write-run").addEventListener("click", start);
   byId("write-stop").addEventListener("click", () => writing.stop());
   byId("write-back").addEventListener("click", () => history.back());
@@ -20,24 +22,29 @@ export function connect(thePage) {
   });
 }
 
+function place(count) {
+  texts = ColouredText.several(byId("write-text"), "The text", count, branch);
+}
+
 // A new text: with the seed that is set, otherwise with a new one, which the address keeps.
 function start() {
   return begin(settings.values().seed ?? settings.newSeed());
 }
 
-function begin(seed) {
-  hasRun = true;
-  lastSeed = seed;
-  page.remember(true);
+function begin(seed, branched = false) {
+  shown = { ...page.settings(), prompt: byId("write-prompt").value, seed };
+  page.remember({ isNew: true, isBranch: branched });
   return run();
 }
 
 export async function run() {
   page.clearError();
   byId("write-stop").disabled = false;
-  const fields = { ...settings.values(), ...page.target(), prompt: byId("write-prompt").value, seed: lastSeed };
+  byId("write-back").disabled = !isBranch();
+  const fields = { ...settings.values(), ...page.target(), prompt: shown.prompt, seed: shown.seed };
   try {
-    await writing.run([{ fields, text }]);
+    place(shown.n ?? 1);
+    await writing.run([{ fields, texts }]);
   } catch (error) {
     page.fail(error);
   } finally {
@@ -45,23 +52,23 @@ export async function run() {
   }
 }
 
-function branch(index, character) {
-  byId("write-prompt").value += text.text(index) + character;
-  byId("write-back").disabled = false;
-  begin(lastSeed);
-  text.box.focus();
+function branch(text, index, character) {
+  byId("write-prompt").value = shown.prompt + text.text(index) + character;
+  begin(shown.seed, true);
+  texts[0].box.focus();
 }
 
 export const leave = () => writing.stop();
 
-export function toAddress() {
-  return { prompt: byId("write-prompt").value, ...(hasRun ? { run: 1, seed: lastSeed } : {}) };
-}
+export const toAddress = () => (shown ? { ...shown, run: 1 } : { ...page.settings(), prompt: byId("write-prompt").value });
 
 export function fromAddress({ prompt = "", run: isRun, seed }) {
   byId("write-prompt").value = prompt;
-  hasRun = isRun === "1";
-  lastSeed = hasRun && /^\d{1,15}$/.test(seed ?? "") ? Number(seed) : settings.newSeed();
-  if (hasRun) settings.set("seed", "");
-  text.clear();
+  byId("write-back").disabled = !isBranch();
+  shown = null;
+  if (isRun === "1") {
+    settings.set("seed", "");
+    shown = { ...page.settings(), prompt, seed: /^\d{1,15}$/.test(seed ?? "") ? Number(seed) : settings.newSeed() };
+  }
+  place(1);
 }

@@ -18,13 +18,13 @@ export class Writing {
     this.controller?.abort();
   }
 
-  // Writes after fields.prompt into each text, one for each of the models. Resolves when all are complete or stopped.
+  // Writes after fields.prompt into the texts of each request, at once. Resolves when all are complete or stopped.
   async run(requests) {
     this.stop();
     const controller = new AbortController();
     this.controller = controller;
     try {
-      await Promise.all(requests.map(({ fields, text }) => this.#one(fields, text, controller.signal)));
+      await Promise.all(requests.map(({ fields, texts }) => this.#one(fields, texts, controller.signal)));
     } catch (error) {
       controller.abort();
       if (error.name !== "AbortError") throw error;
@@ -33,11 +33,12 @@ export class Writing {
     }
   }
 
-  async #one(fields, text, signal) {
-    text.clear(fields.prompt);
-    for await (const choice of stream({ ...fields, logprobs: ALTERNATIVES }, signal)) {
+  async #one(fields, texts, signal) {
+    for (const text of texts) text.clear(fields.prompt);
+    for await (const choice of stream({ ...fields, n: texts.length, logprobs: ALTERNATIVES }, signal)) {
       if (signal.aborted) return;
-      text.add(fromLogprobs(choice.logprobs));
+      texts[choice.index].add(fromLogprobs(choice.logprobs));
+      if (choice.finish_reason === "stop") texts[choice.index].end();
     }
   }
 }
