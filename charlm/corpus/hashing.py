@@ -65,8 +65,8 @@ def _sums(codes: Codes, starts: NDArray[np.int64], begun: int = 0) -> NDArray[np
     for chunk in range(0, len(codes), _CHUNK):
         stop = min(chunk + _CHUNK, len(codes))
         first, last = np.searchsorted(starts, (chunk, stop - 1), side="right") - 1
-        shares = np.diff(np.clip(starts[first : last + 1], chunk, stop), append=stop)
-        positions = np.arange(chunk, stop) - np.repeat(before[first : last + 1], shares)
+        counts: NDArray[np.int64] = np.diff(np.maximum(starts[first : last + 1], chunk), append=stop)
+        positions = np.arange(chunk, stop) - np.repeat(before[first : last + 1], counts)
         # A sum of one mixed number for each (code, position) does not depend on where a document is cut into pieces.
         mixed[chunk:stop] = mix(codes[chunk:stop].astype(np.uint64) + (positions.astype(np.uint64) << np.uint64(21)))
     sums: NDArray[np.uint64] = np.add.reduceat(mixed, starts)

@@ -212,10 +212,15 @@ def _write(
     progress: ProgressCallback = lambda characters: None,
 ) -> None:
     """Write the pieces of each block with ``writers``."""
-    for read, pieces in workers.map(encoder.encode, enumerate(splitter.blocks())):
-        progress(read)
+
+    def write(block: tuple[int, list[Encoded]]) -> int:
+        read, pieces = block
         for writer, piece in zip(writers, pieces, strict=False):  # only one writer where all is of one split
             writer.write(piece)
+        return read
+
+    for read in workers.map_in_order(write, workers.map(encoder.encode, enumerate(splitter.blocks()))):
+        progress(read)
 
 
 def _utf8_size(counts: NDArray[np.int64], kind: str) -> int:
@@ -242,7 +247,9 @@ def _write_description(
         fingerprints = writers["train"].fingerprints()
         write_bytes(folder / FINGERPRINTS, fingerprints.astype("<u8").tobytes())
         for name in SPLITS[1:]:
-            splits[name]["repeated"] = int(np.isin(writers[name].fingerprints(), fingerprints).sum())
+            own = writers[name].fingerprints()
+            first, last = (np.searchsorted(fingerprints, own, side) for side in ("left", "right"))
+            splits[name]["repeated"] = int(np.count_nonzero(first < last))
     symbol_counts = np.append(counts, splits["train"]["documents"] if tokenizer.document_kind else 0)
     probabilities = symbol_counts[symbol_counts > 0] / symbol_counts.sum()
     description = {

@@ -208,14 +208,12 @@ def _file_stamp(path: Path, here: Path) -> str:
 
 def count_controls(codes: Codes) -> int:
     """How many of ``codes`` are control characters that texts do not have, NUL among them."""
-    count = int(np.count_nonzero(codes < 0x20))
-    # Unsigned numbers wrap around: less than 0x21 are those from 0x7F to 0x9F.
-    count += int(np.count_nonzero(codes - codes.dtype.type(0x7F) < 0x21))
+    count = np.count_nonzero(codes < 0x20) + np.count_nonzero(codes >= 0x7F) - np.count_nonzero(codes >= 0xA0)
     for usual in _USUAL_CONTROLS:
         if not count:
             break
-        count -= int(np.count_nonzero(codes == usual))
-    return count
+        count -= np.count_nonzero(codes == usual)
+    return int(count)
 
 
 def open_source(

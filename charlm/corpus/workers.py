@@ -30,6 +30,7 @@ class Workers:
     def __init__(self, threads: int | None = None) -> None:
         count = min(cores() if threads is None else threads, MAX_THREADS)
         self._pool = ThreadPoolExecutor(count, "corpus") if count > 1 else None
+        self._one = ThreadPoolExecutor(1, "corpus") if count > 1 else None
         self._waiting = count + 1
         self._stopped = False
 
@@ -40,20 +41,29 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped = True
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        for pool in filter(None, (self._pool, self._one)):
+            pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """The results of ``function`` for ``items``, in order; an error of ``function`` is raised in its place.
 
         At most ``threads`` + 2 items are held at a time. ``items`` are made by the caller's thread.
         """
-        if self._pool is None:
+        return self._map(self._pool, function, items)
+
+    def map_in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """``map`` for a ``function`` that must be called in order: one further thread calls it."""
+        return self._map(self._one, function, items)
+
+    def _map(
+        self, pool: ThreadPoolExecutor | None, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        if pool is None:
             yield from map(function, items)
             return
         waiting = deque[Future[Result]]()
         for item in items:
-            waiting.append(self._pool.submit(function, item))
+            waiting.append(pool.submit(function, item))
             if len(waiting) > self._waiting:
                 yield waiting.popleft().result()
         while waiting:
