@@ -63,10 +63,14 @@ def test_an_error_is_raised_in_its_place_and_ends_what_was_begun(count):
             time.sleep(0.001)
         ended.append(True)
 
-    with pytest.raises(ValueError, match="two"), Workers(count) as workers:
-        workers.begin(until_unwanted)
-        for result in workers.map(work, range(9)):
-            done.append(result)
+    def run():
+        with Workers(count) as workers:
+            workers.begin(until_unwanted)
+            for result in workers.map(work, range(9)):
+                done.append(result)
+
+    with pytest.raises(ValueError, match="two"):
+        run()
     assert done == [0, 1]
     assert ended == [True] * (count > 1)  # with one thread it never began
     assert not corpus_threads()
@@ -84,6 +88,7 @@ ASCII = "".join(RANDOM.choice("abcdefg  \n") for _ in range(20_000)) + "\n\nthe 
 MIXED = "".join(RANDOM.choice("aé日😀  \n") for _ in range(8_000)) + "".join(map(chr, range(0x400, 0x460)))
 INVALID = MIXED.encode()[:9_000] + b"\xff\n" + MIXED.encode()[9_000:]
 TABLE = "name\tkind\n" + "".join(f"{'é' * (n % 7)}{n}\t{'red' if n % 3 else 'blü'}\n" for n in range(2_000))
+ROWS = DocumentOptions("rows", conditional=True)
 
 KINDS = {
     "ASCII": (ASCII, {}),
@@ -95,7 +100,7 @@ KINDS = {
     "replaced": (INVALID, {"decoding": Decoding(errors="replace")}),
     "skipped": (INVALID, {"decoding": Decoding(errors="skip-document"), "documents": DocumentOptions("lines")}),
     "normalized": (MIXED, {"decoding": Decoding(normalization="nfkc")}),
-    "table": (TABLE, {"documents": DocumentOptions("rows", conditional=True), "table": TableOptions("name", "\t", "kind")}),
+    "table": (TABLE, {"table": TableOptions("name", "\t", "kind"), "documents": ROWS}),
     "validation text": (ASCII, {"valid": MIXED}),
 }  # fmt: skip
 
