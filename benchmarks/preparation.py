@@ -1,12 +1,14 @@
 """How fast a corpus is prepared: MB of text per second, with one thread and with several.
 
-    python benchmarks/preparation.py FILE... [--threads 1 2 4] [--megabytes 100] [--rounds 3] [--before FOLDER] [--json]
+    python benchmarks/preparation.py FILE... [--threads 1 2 4] [--megabytes 100] [--rounds 3] [--before FOLDER]
+                                     [--processor-time] [--json]
 
 Each FILE is repeated to --megabytes in the system's temporary folder (TMPDIR), which needs four times as much. It is
 prepared as running text, with the tokenizer "byte", and as documents (lines), each time in a new process, which reads
 it once first, so that all find it in memory. The contenders take turns in each round; the figures are medians. With
 --before, the charlm in another folder, such as the checkout of an older commit, takes part. All must write the same
-files.
+files. On a busy machine, --processor-time gives MB per second of processor time instead, which says nothing of several
+threads.
 
     N threads          MB/s with --threads N
     gain               MB/s with the last of --threads / MB/s with the first
@@ -36,14 +38,15 @@ from charlm.corpus.preparation import prepare
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import open_source
 
-text, folder, kind, documents, threads = sys.argv[1:]
+text, folder, kind, documents, threads, measure = sys.argv[1:]
 Path(text).read_bytes()
 options = {"documents": DocumentOptions(documents)} if documents else {}
 if "threads" in inspect.signature(prepare).parameters:
     options["threads"] = int(threads)
-start = time.perf_counter()
+clock = time.process_time if measure == "processor" else time.perf_counter
+start = clock()
 prepare(Path(folder), open_source([text]), kind, **options)
-seconds = time.perf_counter() - start
+seconds = clock() - start
 files = b"".join(file.read_bytes() for file in sorted(Path(folder).iterdir()))
 print(json.dumps([seconds, hashlib.sha256(files).hexdigest()]))
 """
@@ -56,6 +59,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=100, help="size of each text (default 100)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--before", type=Path, help="a folder with another charlm")
+    parser.add_argument("--processor-time", action="store_true", help="MB per second of processor time")
     arguments = parser.parse_args()
     report(arguments, [measure(file, case, arguments) for file in arguments.files for case in CASES])
 
@@ -73,7 +77,8 @@ def measure(file: Path, case: str, arguments: argparse.Namespace) -> dict[str, A
         size = text.stat().st_size / MB
 
         def contender(code: Path, threads: int) -> Callable[[], float]:
-            return lambda: _seconds(text, case, code, threads, digests)
+            clock = "processor" if arguments.processor_time else "wall"
+            return lambda: _seconds(text, case, code, (str(threads), clock), digests)
 
         seconds = take_turns({name: contender(*args) for name, args in contenders.items()}, arguments.rounds)
     speeds = {name: size / median(values) for name, values in seconds.items()}
@@ -91,10 +96,10 @@ def _write_repeated(file: Path, text: Path, size: float) -> None:
             out.write(content)
 
 
-def _seconds(text: Path, case: str, code: Path, threads: int, digests: set[str]) -> float:
+def _seconds(text: Path, case: str, code: Path, how: tuple[str, str], digests: set[str]) -> float:
     kind, documents = CASES[case]
     with tempfile.TemporaryDirectory(dir=text.parent) as folder:
-        command = [sys.executable, "-c", _PREPARE, text, folder, kind, documents or "", str(threads)]
+        command = [sys.executable, "-c", _PREPARE, text, folder, kind, documents or "", *how]
         environment = {**os.environ, "PYTHONPATH": str(code)}
         result = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     seconds, digest = json.loads(result.stdout)
