@@ -66,7 +66,7 @@ def main() -> None:
 
 def measure(file: Path, case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row of the table."""
-    here = Path(__file__).parents[1]
+    here = Path(__file__).resolve().parents[1]
     contenders = {f"{threads} threads": (here, threads) for threads in arguments.threads}
     if arguments.before is not None:
         contenders["before"] = (arguments.before, 1)
@@ -100,8 +100,8 @@ def _seconds(text: Path, case: str, code: Path, how: tuple[str, str], digests: s
     kind, documents = CASES[case]
     with tempfile.TemporaryDirectory(dir=text.parent) as folder:
         command = [sys.executable, "-c", _PREPARE, text, folder, kind, documents or "", *how]
-        environment = {**os.environ, "PYTHONPATH": str(code)}
-        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+        environment = {**os.environ, "PYTHONPATH": str(code.resolve())}
+        result = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, cwd=folder)
     seconds, digest = json.loads(result.stdout)
     digests.add(digest)
     return float(seconds)
