@@ -299,7 +299,8 @@ def _new_run(
         try:
             run.clear_beginning()
             try:
-                corpus = _prepare(run.path, source, texts, document_options(texts, options), run_options.progress)
+                documents, threads = document_options(texts, options), options.get("threads")
+                corpus = _prepare(run.path, source, texts, documents, run_options.progress, threads)
                 sync_folders([corpus.folder, *run.created])
             except OSError as error:
                 where = error.filename or run.path
@@ -343,6 +344,7 @@ def _prepare(
     texts: TextOptions,
     documents: DocumentOptions | None,
     progress: ProgressCallback,
+    threads: int | None,
 ) -> Corpus:
     folder = run / "corpus"
     folder.mkdir()
@@ -356,7 +358,7 @@ def _prepare(
     named = {"valid": texts.valid, "test": texts.test}
     others = {name: open_text(texts, [path]) for name, path in named.items() if path is not None}
     shares = parse_split(texts.split or DEFAULT_SPLIT)
-    corpus = prepare(folder, source, texts.tokenizer, shares, others, progress, documents)
+    corpus = prepare(folder, source, texts.tokenizer, shares, others, progress, documents, threads)
     spool.unlink(missing_ok=True)
     characters = corpus.sizes["train"].characters
     if characters < MIN_CHARACTERS:

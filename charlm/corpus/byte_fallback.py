@@ -48,7 +48,9 @@ def encode_with_fallback(
     """
     random = np.random.Generator(np.random.Philox(key=[_RANDOM_KEY, block]))
     in_bytes = np.zeros(len(codes), np.bool_)
-    rare = np.flatnonzero(rates.take(codes) if fixed is None else rates.take(np.where(fixed, 0, codes)) * ~fixed)
+    rare = _rare(codes, rates) if fixed is None else _rare(np.where(fixed, 0, codes), rates)
+    if fixed is not None:
+        rare = rare[~fixed[rare]]
     in_bytes[rare] = random.random(len(rare)) < rates[codes[rare]]
     replaced = (
         random.integers(len(codes), size=random.binomial(len(codes), 1.0 / UNKNOWN_INTERVAL)) if len(codes) else rare
@@ -60,6 +62,13 @@ def encode_with_fallback(
         codes[replaced] = _random_unicode(random, len(replaced))
         in_bytes[replaced] = True
     return tokenizer.encode_codes(codes, in_bytes)
+
+
+def _rare(codes: Codes, rates: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Where ``codes`` have a rate."""
+    if not rates[: int(codes.max(initial=0)) + 1].any():  # as in most blocks of ASCII
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(rates.take(codes) > 0)
 
 
 def _random_unicode(random: np.random.Generator, count: int) -> NDArray[np.uint32]:

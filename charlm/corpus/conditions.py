@@ -78,26 +78,21 @@ def values_of(piece: Piece, kind: str) -> list[str]:
 
 
 class ConditionCounts:
-    """Counts the conditions of the training documents, for the tokenizer ``kind``."""
+    """Counts the conditions of the training documents."""
 
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
+    def __init__(self) -> None:
         self.values: Counter[str] = Counter()
         """How many documents have a value."""
 
-    def take(self, piece: Piece) -> Piece:
-        """Count the conditions of ``piece``. Returns its documents without them.
-
-        Raises ``DataError`` for too many distinct values.
-        """
-        self.values.update(values_of(piece, self._kind))
+    def add(self, values: list[str]) -> None:
+        """Count the conditions of some documents. Raises ``DataError`` for too many distinct values."""
+        self.values.update(values)
         if len(self.values) > MAX_VALUES:
             examples = ", ".join(f"{value:.20}" for value in itertools.islice(self.values, 3))
             raise DataError(
                 f"the condition has more than {MAX_VALUES:,} distinct values ({examples}, ...); choose a column with a "
                 "few values, each of which occurs often"
             )
-        return without_prefixes(piece)
 
     def characters(self) -> Counter[int]:
         """How often each code point occurs in the conditions."""

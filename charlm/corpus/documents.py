@@ -72,10 +72,12 @@ def _split_at_lines(blocks: Iterable[Codes]) -> Iterator[Part]:
         ends = line_ends(codes, mac)
         if len(codes):
             in_line = not len(ends) or int(ends[-1]) < len(codes) - 1
+        firsts = begins(codes, ends)
         keep = np.ones(len(codes), np.bool_)
         keep[ends] = False
-        keep[begins(codes, ends)] = False
-        yield Part(codes[keep], _kept_before(keep, ends), np.arange(line, line + len(ends)))
+        keep[firsts] = False
+        removed = ends - firsts + 1
+        yield Part(codes[keep], firsts - (np.cumsum(removed) - removed), np.arange(line, line + len(ends)))
         line += len(ends)
     if len(pending) and mac:  # it ends the last line
         pending, in_line = pending[:0], True

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from charlm.errors import DataError, UsageError
 from charlm.tokenizer.normalization import NORMALIZATIONS
 
@@ -161,7 +163,7 @@ class _Decoder:
         except UnicodeError as error:
             raise self._undecodable(error) from None
         self._bytes += len(data)
-        self._lines += text.count("\n")
+        self._lines += _line_feeds(data) if self.codec in _UTF8_NAMES else text.count("\n")
         if text:
             yield text
 
@@ -195,6 +197,11 @@ class _Decoder:
                 f"{encoding}-be"
             )
         return DataError(f"{self._name} is not {encoding} ({str(error)[:60]}); {self._decoding.advice}")
+
+
+def _line_feeds(data: bytes) -> int:
+    """As ``data.count``, several times faster."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == 0x0A))
 
 
 def _refuse_utf16_and_utf32(head: bytes, name: str, decoding: Decoding) -> None:

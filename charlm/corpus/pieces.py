@@ -81,7 +81,7 @@ def without_empty(pieces: Iterable[Piece]) -> Iterator[Piece]:
         codes, ends, _ = piece
         lengths = np.diff(ends, prepend=-carried)
         carried = len(codes) - int(ends[-1]) if len(ends) else carried + len(codes)
-        yield piece.chosen(lengths > 0)
+        yield piece if lengths.all() else piece.chosen(lengths > 0)
 
 
 class InvalidDocuments:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 
 from charlm.config import dump_json
 from charlm.corpus.byte_fallback import encode_with_fallback, fallback_rates
-from charlm.corpus.conditions import ConditionCounts, prefix_codes
+from charlm.corpus.conditions import ConditionCounts, prefix_codes, values_of, without_prefixes
 from charlm.corpus.prepared import FINGERPRINTS, SPLITS, Corpus, content_digest, open_corpus, source_stamp
-from charlm.corpus.split_writer import SplitWriter, write_bytes
-from charlm.corpus.splitting import DocumentOptions, Fractions, ProgressCallback, Splitter, make_splitter
+from charlm.corpus.split_writer import Encoded, SplitWriter, encoded, write_bytes
+from charlm.corpus.splitting import Block, DocumentOptions, Fractions, ProgressCallback, Splitter, make_splitter
 from charlm.corpus.tables import TableSource
 from charlm.corpus.text import TextSource
 from charlm.corpus.trained_table import TrainedTable
+from charlm.corpus.workers import Workers
 from charlm.errors import CannotCreateError, DataError
 from charlm.tokenizer.bytes import ByteTokenizer
 from charlm.tokenizer.characters import CharTokenizer
@@ -45,13 +47,16 @@ def prepare(
     others: dict[str, TextSource] | None = None,
     progress: ProgressCallback = lambda characters: None,
     documents: DocumentOptions | None = None,
+    threads: int | None = None,
 ) -> Corpus:
     """Write the corpus ``folder`` from ``source`` for the tokenizer ``kind``.
 
     ``others`` are separate texts for "valid" and "test". With a "valid" text, all of ``source`` is training text; with
     only a "test" text, its test fraction is. ``progress`` is called with the number of characters read since the last
-    call, in total three times the length of the text. Raises ``DataError`` where the text cannot be read or is too
-    short, ``CannotCreateError`` where the folder cannot be written.
+    call, in total three times the length of the text. ``threads`` is that of ``Workers``; it changes no file.
+
+    Raises ``DataError`` where the text cannot be read or is too short, ``CannotCreateError`` where the folder cannot be
+    written.
     """
     others = others or {}
     choices: dict[str, Any] = {
@@ -64,29 +69,32 @@ def prepare(
         split = _ALL_TRAIN
     elif "test" in others:
         split = (split[0] + split[2], split[1], 0.0)
-    splitter = make_splitter(source, kind, split, documents, progress)
-    conditions = ConditionCounts(kind) if documents is not None and documents.conditional else None
-    counts = _count(splitter, kind, progress, conditions)
-    tokenizer = _build_tokenizer(counts, kind, documents, conditions, source.decoding.normalization)
-    splitters = [splitter]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            writers = {name: SplitWriter(folder, name, tokenizer, stack) for name in SPLITS}
-            _write(writers, splitter, tokenizer, counts, progress)
-            for name, other in others.items():
-                splitters.append(make_splitter(other, kind, _ALL_TRAIN, documents))
-                for piece, _, _ in splitters[-1].pieces():
-                    writers[name].write(tokenizer.encode_codes(piece.codes), piece)
-            choices |= _changes(groups, sum(each.skipped for each in splitters))
-            if isinstance(source, TableSource):
-                values = {} if conditions is None else conditions.values
-                choices["table"] = TrainedTable(source.options.column, source.options.given, values).as_dict()
-            _write_description(folder, tokenizer, counts, writers, groups, {"fingerprint": stamp, **choices})
-    except OSError as error:
-        raise CannotCreateError(
-            f"{error.filename or folder} cannot be written ({error.strerror}); choose another place with --out"
-        ) from None
+    with Workers(threads) as workers:
+        digest = workers.begin(partial(content_digest, groups))
+        splitter = make_splitter(source, kind, split, documents, workers, progress)
+        conditions = ConditionCounts() if documents is not None and documents.conditional else None
+        counts = _count(splitter, kind, workers, progress, conditions)
+        tokenizer = _build_tokenizer(counts, kind, documents, conditions, source.decoding.normalization)
+        splitters = [splitter]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as stack:
+                is_documents, has_prefixes = documents is not None, conditions is not None
+                writers = {name: SplitWriter(folder, name, is_documents, has_prefixes, stack) for name in SPLITS}
+                _write(list(writers.values()), splitter, _Encoder(tokenizer, counts), workers, progress)
+                for name, other in others.items():
+                    splitters.append(make_splitter(other, kind, _ALL_TRAIN, documents, workers))
+                    _write([writers[name]], splitters[-1], _Encoder(tokenizer), workers)
+                choices |= _changes(groups, sum(each.skipped for each in splitters))
+                if isinstance(source, TableSource):
+                    values = {} if conditions is None else conditions.values
+                    choices["table"] = TrainedTable(source.options.column, source.options.given, values).as_dict()
+                choices |= {"fingerprint": stamp, "sha256": digest()}
+                _write_description(folder, tokenizer, counts, writers, groups, choices)
+        except OSError as error:
+            raise CannotCreateError(
+                f"{error.filename or folder} cannot be written ({error.strerror}); choose another place with --out"
+            ) from None
     if source_stamp(groups) != stamp:
         raise DataError("the text was changed while it was read; try again, or train on a copy of it")
     return open_corpus(folder)
@@ -131,15 +139,24 @@ def log_surprises(corpus: Corpus) -> None:
 
 
 def _count(
-    splitter: Splitter, kind: str, progress: ProgressCallback, conditions: ConditionCounts | None
+    splitter: Splitter, kind: str, workers: Workers, progress: ProgressCallback, conditions: ConditionCounts | None
 ) -> NDArray[np.int64]:
     """[codes] how often each occurs in the training split; those of conditions are counted by ``conditions``."""
     counts = np.zeros(256 if kind == "byte" else 0x110000, np.int64)
-    for pieces in splitter.pieces():
-        progress(sum(len(piece.codes) for piece in pieces))
-        piece = pieces[0] if conditions is None else conditions.take(pieces[0])
-        found = np.bincount(piece.codes) if len(piece.codes) else np.zeros(0, np.int64)
+
+    def count(block: Block) -> tuple[int, NDArray[np.int64], list[str]]:
+        pieces = block()
+        text, values = pieces[0], list[str]()
+        if conditions is not None:
+            text, values = without_prefixes(text), values_of(text, kind)
+        found = np.bincount(text.codes) if len(text.codes) else np.zeros(0, np.int64)
+        return sum(len(piece.codes) for piece in pieces), found, values
+
+    for read, found, values in workers.map(count, splitter.blocks()):
+        progress(read)
         counts[: len(found)] += found
+        if conditions is not None:
+            conditions.add(values)
     distinct = int(np.count_nonzero(counts))
     if distinct < 2:
         raise DataError(
@@ -165,22 +182,45 @@ def _build_tokenizer(
     return DocumentTokenizer(inner, documents.document_kind, conditions is not None, documents.start)
 
 
+class _Encoder:
+    """Encodes blocks for ``tokenizer``. With the ``counts`` of the training text, its pieces get byte fallback."""
+
+    def __init__(self, tokenizer: Tokenizer, counts: NDArray[np.int64] | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._rates = None if counts is None or not tokenizer.has_byte_fallback else fallback_rates(counts)
+
+    def encode(self, numbered: tuple[int, Block]) -> tuple[int, list[Encoded]]:
+        """The number of codes of a block, which comes with its number, and its pieces."""
+        number, block = numbered
+        train, *others = pieces = block()
+        tokenizer = self._tokenizer
+        if self._rates is None:
+            ids = tokenizer.encode_codes(train.codes)
+        else:
+            fixed = None if tokenizer.separator_id is None else prefix_codes(train)
+            ids = encode_with_fallback(train.codes, tokenizer, self._rates, number, fixed)
+        done = [encoded(train, ids, tokenizer)]
+        done += [encoded(piece, tokenizer.encode_codes(piece.codes), tokenizer) for piece in others]
+        return sum(len(piece.codes) for piece in pieces), done
+
+
 def _write(
-    writers: dict[str, SplitWriter],
+    writers: list[SplitWriter],
     splitter: Splitter,
-    tokenizer: Tokenizer,
-    counts: NDArray[np.int64],
-    progress: ProgressCallback,
+    encoder: _Encoder,
+    workers: Workers,
+    progress: ProgressCallback = lambda characters: None,
 ) -> None:
-    rates = fallback_rates(counts)
-    for block, pieces in enumerate(splitter.pieces()):
-        progress(sum(len(piece.codes) for piece in pieces))
-        for name, piece in zip(SPLITS, pieces, strict=True):
-            if name == "train" and tokenizer.has_byte_fallback:
-                fixed = None if tokenizer.separator_id is None else prefix_codes(piece)
-                writers[name].write(encode_with_fallback(piece.codes, tokenizer, rates, block, fixed), piece)
-            else:
-                writers[name].write(tokenizer.encode_codes(piece.codes), piece)
+    """Write the pieces of each block with ``writers``."""
+
+    def write(block: tuple[int, list[Encoded]]) -> int:
+        read, pieces = block
+        for writer, piece in zip(writers, pieces, strict=False):  # only one writer where all is of one split
+            writer.write(piece)
+        return read
+
+    for read in workers.map_in_order(write, workers.map(encoder.encode, enumerate(splitter.blocks()))):
+        progress(read)
 
 
 def _utf8_size(counts: NDArray[np.int64], kind: str) -> int:
@@ -207,7 +247,9 @@ def _write_description(
         fingerprints = writers["train"].fingerprints()
         write_bytes(folder / FINGERPRINTS, fingerprints.astype("<u8").tobytes())
         for name in SPLITS[1:]:
-            splits[name]["repeated"] = int(np.isin(writers[name].fingerprints(), fingerprints).sum())
+            own = writers[name].fingerprints()
+            first, last = (np.searchsorted(fingerprints, own, side) for side in ("left", "right"))
+            splits[name]["repeated"] = int(np.count_nonzero(first < last))
     symbol_counts = np.append(counts, splits["train"]["documents"] if tokenizer.document_kind else 0)
     probabilities = symbol_counts[symbol_counts > 0] / symbol_counts.sum()
     description = {
@@ -215,7 +257,6 @@ def _write_description(
         "name": groups[0].name,
         "encoding": groups[0].encoding,
         "sources": [group.names for group in groups],
-        "sha256": content_digest(groups),
         "tokenizer": tokenizer.description(),
         "distinct_characters": int(np.count_nonzero(counts)),
         "unigram_nats": float(-(probabilities * np.log(probabilities)).sum()),

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,9 +185,9 @@ def source_stamp(groups: Sequence[TextSource]) -> str:
     ).hexdigest()
 
 
-def content_digest(groups: Sequence[TextSource]) -> str:
-    """The SHA-256 digest of the digests of the texts, in hexadecimal."""
-    return hashlib.sha256("".join(source.sha256() for source in groups).encode()).hexdigest()
+def content_digest(groups: Sequence[TextSource], unwanted: Callable[[], bool] = lambda: False) -> str:
+    """The SHA-256 digest of the digests of the texts, in hexadecimal; any value once it is ``unwanted``."""
+    return hashlib.sha256("".join(source.sha256(unwanted) for source in groups).encode()).hexdigest()
 
 
 def parse_split(text: str) -> tuple[float, float, float]:

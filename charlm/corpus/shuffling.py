@@ -18,11 +18,9 @@ def shuffled(numbers: NDArray[np.int64], size: int, *key: int) -> NDArray[np.int
     """
     half_bits = np.uint64(max(4, (max(1, size - 1).bit_length() + 1) // 2))
     round_keys = mix(np.uint64(hash_key(key)) + np.arange(_ROUNDS, dtype=np.uint64))
-    positions = numbers.astype(np.uint64)
-    outside = np.ones(len(positions), np.bool_)
-    while outside.any():
+    positions = _feistel(numbers.astype(np.uint64), half_bits, round_keys)
+    while (outside := positions >= size).any():
         positions[outside] = _feistel(positions[outside], half_bits, round_keys)
-        outside = positions >= size
     return positions.astype(np.int64)
 
 

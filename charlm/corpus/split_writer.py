@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from charlm.corpus.conditions import without_prefixes
-from charlm.corpus.hashing import DocumentHasher
+from charlm.corpus.hashing import DocumentHasher, Sums, document_sums
 from charlm.corpus.pieces import Piece
 from charlm.system.disk import naming
 from charlm.tokenizer.conditions import prefix_mask
-from charlm.tokenizer.protocol import Ids, Tokenizer, id_dtype
+from charlm.tokenizer.protocol import Codes, Ids, Tokenizer, id_dtype
+
+
+class Encoded(NamedTuple):
+    """A piece as it is written, and what it adds to the description of its split."""
+
+    ids: Ids
+    ends: NDArray[np.int64]
+    """[E] after how many of ``ids`` documents end."""
+    prefix_ids: int
+    characters: int
+    """Those of the documents' texts, without conditions and ends; ``bytes`` likewise."""
+    bytes: int
+    sums: Sums | None
+    """Those of the documents' texts, if there are documents."""
+
+
+def encoded(piece: Piece, ids: Ids, tokenizer: Tokenizer) -> Encoded:
+    """``piece``, whose ids without end markers are ``ids``."""
+    ids = tokenizer.with_ends(ids, piece.ends).astype(id_dtype(tokenizer.vocabulary_size), copy=False)
+    ends, prefix_ids, sums = np.zeros(0, np.int64), 0, None
+    if tokenizer.document_kind:
+        ends = np.flatnonzero(ids == tokenizer.end_id) + 1
+        if tokenizer.separator_id is not None:  # two documents are equal whatever their conditions
+            prefix_ids = int(np.count_nonzero(prefix_mask(tokenizer, ids)))
+            piece = without_prefixes(piece)
+        sums = document_sums(piece)
+    codes = piece.codes
+    return Encoded(
+        ids, ends, prefix_ids, len(codes), len(codes) if tokenizer.kind == "byte" else _utf8_size(codes), sums
+    )
+
+
+def _utf8_size(codes: Codes) -> int:
+    if codes.dtype.itemsize == 1:  # ASCII
+        return len(codes)
+    return len(codes) + sum(int(np.count_nonzero(codes >= start)) for start in (0x80, 0x800, 0x10000))
 
 
 class SplitWriter:
@@ -25,29 +61,25 @@ class SplitWriter:
     ``stack`` closes the files if ``finish`` is not reached.
     """
 
-    def __init__(self, folder: Path, split: str, tokenizer: Tokenizer, stack: contextlib.ExitStack) -> None:
-        self._tokenizer = tokenizer
-        self._dtype = id_dtype(tokenizer.vocabulary_size)
-        self._counts_V = np.zeros(tokenizer.vocabulary_size, np.int64)
-        self._prefix_counts_V = np.zeros(tokenizer.vocabulary_size, np.int64)
+    def __init__(self, folder: Path, split: str, is_documents: bool, has_prefixes: bool, stack: ExitStack) -> None:
+        self._has_prefixes = has_prefixes
+        self._size = {"ids": 0, "characters": 0, "bytes": 0}
+        self._documents = self._prefix_ids = 0
         self._ids = _HashedFile(folder / f"{split}.ids", stack)
-        self._ends = _HashedFile(folder / f"{split}.ends", stack) if tokenizer.document_kind else None
+        self._ends = _HashedFile(folder / f"{split}.ends", stack) if is_documents else None
         self._hasher = DocumentHasher()
         self._fingerprints: list[NDArray[np.uint64]] = []
 
-    def write(self, ids: Ids, piece: Piece) -> None:
-        """Add ``piece``, whose ids without end markers are ``ids``."""
-        ids = self._tokenizer.with_ends(ids, piece.ends)
-        if self._ends is not None:
-            ends = np.flatnonzero(ids == self._tokenizer.end_id) + 1
-            self._ends.write((ends + int(self._counts_V.sum())).astype("<u8").tobytes())
-            if self._tokenizer.separator_id is not None:  # two documents are equal whatever their conditions
-                prefixes = prefix_mask(self._tokenizer, ids)
-                self._prefix_counts_V += np.bincount(ids[prefixes], minlength=self._tokenizer.vocabulary_size)
-                piece = without_prefixes(piece)
-            self._fingerprints.append(self._hasher.update(piece))
-        self._ids.write(ids.astype(self._dtype, copy=False).tobytes())
-        self._counts_V += np.bincount(ids, minlength=self._tokenizer.vocabulary_size)
+    def write(self, piece: Encoded) -> None:
+        """Add the next piece."""
+        if self._ends is not None and piece.sums is not None:
+            self._ends.write((piece.ends + self._size["ids"]).astype("<u8", copy=False))
+            self._fingerprints.append(self._hasher.add(piece.sums))
+        self._ids.write(piece.ids)
+        self._documents += len(piece.ends)
+        self._prefix_ids += piece.prefix_ids
+        for name, count in (("ids", len(piece.ids)), ("characters", piece.characters), ("bytes", piece.bytes)):
+            self._size[name] += count
 
     def fingerprints(self) -> NDArray[np.uint64]:
         """The fingerprints of all documents, ascending."""
@@ -55,34 +87,26 @@ class SplitWriter:
 
     def finish(self) -> dict[str, Any]:
         """Sync and close the files. Returns their description: sizes and digests."""
-        end_id = self._tokenizer.end_id
-        documents = 0 if end_id is None else int(self._counts_V[end_id])
-        predicted_V = self._counts_V - self._prefix_counts_V
-        description = {
-            "ids": int(self._counts_V.sum()),
-            "characters": int(predicted_V[self._tokenizer.starts_character].sum()) - documents,
-            "bytes": int(predicted_V @ self._tokenizer.byte_lengths) - documents,
-            "sha256": self._ids.finish(),
-        }
+        description = {**self._size, "sha256": self._ids.finish()}
         if self._ends is None:
             return description
-        if self._tokenizer.separator_id is not None:
-            description["prefix_ids"] = int(self._prefix_counts_V.sum())
-        return {**description, "documents": documents, "ends_sha256": self._ends.finish()}
+        if self._has_prefixes:
+            description["prefix_ids"] = self._prefix_ids
+        return {**description, "documents": self._documents, "ends_sha256": self._ends.finish()}
 
 
 class _HashedFile:
     """A file that is written, synced and hashed. ``stack`` closes it if ``finish`` is not reached."""
 
-    def __init__(self, path: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, path: Path, stack: ExitStack) -> None:
         self._path = path
         self._digest = hashlib.sha256()
         self._file = stack.enter_context(open(path, "wb"))  # noqa: SIM115  # closed by finish, or by ``stack``
 
-    def write(self, data: bytes) -> None:
+    def write(self, numbers: NDArray[Any]) -> None:
         with naming(self._path):
-            self._file.write(data)
-        self._digest.update(data)
+            self._file.write(numbers.data)
+        self._digest.update(numbers.data)
 
     def finish(self) -> str:
         """Sync and close the file. Returns its SHA-256 digest in hexadecimal."""

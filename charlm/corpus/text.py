@@ -12,12 +12,11 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from charlm.corpus.blocks import BLOCK_BYTES, file_blocks, read_blocks, reading
 from charlm.corpus.documents import split_documents
@@ -38,8 +37,8 @@ MAX_CONTROL_SHARE = 0.005
 """A text with a larger share of control characters gets a warning."""
 _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zip")
-# Tab, line feed, vertical tab, form feed, carriage return; escape, which colours logs; next line.
-_USUAL_CONTROLS = (0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x1B, 0x85)
+# Line feed, carriage return, tab, vertical tab, form feed; escape, which colours logs; next line.
+_USUAL_CONTROLS = (0x0A, 0x0D, 0x09, 0x0B, 0x0C, 0x1B, 0x85)
 
 
 class TextSource:
@@ -181,12 +180,17 @@ class TextSource:
                 return None
         return total
 
-    def sha256(self) -> str:
-        """The SHA-256 digest of the bytes of all files as they are on disk, in hexadecimal."""
+    def sha256(self, unwanted: Callable[[], bool] = lambda: False) -> str:
+        """The SHA-256 digest of the bytes of all files as they are on disk, in hexadecimal.
+
+        Any value once it is ``unwanted``.
+        """
         digest = hashlib.sha256()
         for path in self.paths:
             small = self._small.get(path)
             for data in read_blocks(path, unpack=False, any_file=True) if small is None else [small]:
+                if unwanted():
+                    break
                 digest.update(data)
         return digest.hexdigest()
 
@@ -204,8 +208,12 @@ def _file_stamp(path: Path, here: Path) -> str:
 
 def count_controls(codes: Codes) -> int:
     """How many of ``codes`` are control characters that texts do not have, NUL among them."""
-    low: NDArray[np.int64] = np.bincount(codes[(codes < 0x20) | ((codes >= 0x7F) & (codes < 0xA0))], minlength=0xA0)
-    return int(low.sum() - low[list(_USUAL_CONTROLS)].sum())
+    count = np.count_nonzero(codes < 0x20) + np.count_nonzero(codes >= 0x7F) - np.count_nonzero(codes >= 0xA0)
+    for usual in _USUAL_CONTROLS:
+        if not count:
+            break
+        count -= np.count_nonzero(codes == usual)
+    return int(count)
 
 
 def open_source(

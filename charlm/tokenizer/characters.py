@@ -26,6 +26,8 @@ from charlm.tokenizer.vocabulary import train_model
 _UNICODE_SIZE = 0x110000
 _SPACE_PIECE = "\u2581"
 NOT_PIECES = (0x0000, 0x2581)
+_SHORT_RUN = 500
+"""Longer runs of ids than this are copied run by run, which is faster than a mask."""
 
 
 class CharTokenizer:
@@ -133,13 +135,18 @@ class CharTokenizer:
         byte_pieces = self._byte_ids[np.frombuffer(text.encode("utf-8"), np.uint8)]
         lengths = 1 + (replaced >= 0x80).astype(np.int64) + (replaced >= 0x800) + (replaced >= 0x10000)
         # A character's first byte piece comes at its position plus the ids that the characters before it have added.
-        begins = positions + np.cumsum(lengths - 1) - (lengths - 1)
+        added = np.append(0, np.cumsum(lengths - 1))
         within = np.arange(len(byte_pieces)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        targets = np.repeat(begins, lengths) + within
-        out = np.empty(len(ids) - len(positions) + len(byte_pieces), self.dtype)
-        keeps_id = np.ones(len(out), np.bool_)
-        keeps_id[targets] = False
-        out[keeps_id] = ids[~fallback]
+        targets = np.repeat(positions + added[:-1], lengths) + within
+        out = np.empty(len(ids) + int(added[-1]), self.dtype)
+        if len(positions) <= len(ids) // _SHORT_RUN:
+            starts, stops = [0, *(positions + 1).tolist()], [*positions.tolist(), len(ids)]
+            for start, stop, shift in zip(starts, stops, added.tolist(), strict=True):
+                out[start + shift : stop + shift] = ids[start:stop]
+        else:
+            keeps_id = np.ones(len(out), np.bool_)
+            keeps_id[targets] = False
+            out[keeps_id] = ids[~fallback]
         out[targets] = byte_pieces
         return out
 

@@ -79,8 +79,10 @@ class DocumentTokenizer:
 
     def _with_inserted(self, ids: Ids, places: NDArray[np.int64], inserted: int) -> Ids:
         """``ids`` with the id ``inserted`` after ``places[i]`` characters, for each i."""
-        begins = np.append(np.flatnonzero(self.starts_character[ids]), len(ids))
-        return np.insert(ids.astype(self._dtype), begins[places], inserted)
+        within = np.flatnonzero(~self.starts_character[ids])  # the few ids that go on with a character
+        # A place is that many ids later as ids within characters come before it.
+        later = np.searchsorted(within - np.arange(len(within)), places, side="right")
+        return np.insert(ids.astype(self._dtype, copy=False), places + later, inserted)
 
     def decode(self, ids: Ids) -> str:
         return self.inner.decode(np.asarray(ids)[self._has_text(ids)])
