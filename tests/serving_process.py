@@ -16,12 +16,13 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 class Server:
-    """``charlm serve`` with some options. Its messages are in ``log``."""
+    """``charlm serve`` with some options. Its messages are in ``log``. It may be started by some ``code``."""
 
-    def __init__(self, *options, env=None):
+    def __init__(self, *options, env=None, code=None):
         self.log = []
+        program = ["-m", "charlm"] if code is None else ["-c", code]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "charlm", "serve", "--port", "0", "--threads", "1", *map(str, options)],
+            [sys.executable, *program, "serve", "--port", "0", "--threads", "1", *map(str, options)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             env={**os.environ, **(env or {})},
         )  # fmt: skip
@@ -93,8 +94,8 @@ class Server:
 
 
 @contextmanager
-def serving(*options, env=None):
-    server = Server(*options, env=env)
+def serving(*options, env=None, code=None):
+    server = Server(*options, env=env, code=code)
     try:
         yield server
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 WRITTEN = "#mode=write&prompt=ROMEO%3A&seed=7&length=300&run=1"
-HELD = 30
+HELD = 27
 """The text in serve.png, and the character whose alternatives are shown."""
 
 

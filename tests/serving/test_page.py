@@ -259,6 +259,7 @@ def test_a_model_with_conditions_asks_for_one(page):
     assert not page["#error"].is_displayed()
 
 
+@pytest.mark.parametrize("page", LOOKS[::3], indirect=True, ids=["light-390", "dark-1280"])
 def test_the_curve_of_a_run_grows_while_it_is_trained(page, trained_run):
     log = trained_run / "metrics.jsonl"
     kept = log.read_bytes()

@@ -144,15 +144,23 @@ def test_a_long_prompt_lets_others_pass():
         streams(server, 0)
 
 
-@pytest.mark.slow
-def test_a_request_that_does_not_come_is_not_waited_for(small):
+IMPATIENT = """
+from charlm.cli.app import main
+from charlm.serving import exchange, server
+exchange.BODY_SECONDS, server.IDLE_SECONDS = 1.0, 1
+main()
+"""
+
+
+def test_a_request_that_does_not_come_is_not_waited_for():
     """Nothing, half of the headers, half of them after a whole request, and half of a body."""
     whole = b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"
     sent = [b"", HEAD, whole + HEAD, HEAD + b"content-length: 99\r\n\r\n{"]
     with ExitStack() as stack:
+        server = stack.enter_context(serving("-c", GOLDEN / "format1-text", code=IMPATIENT))
         connections = []
         for data in sent:
-            connections.append(stack.enter_context(socket.create_connection(("127.0.0.1", small.port), timeout=60)))
+            connections.append(stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60)))
             connections[-1].sendall(data)
         answers = [b"".join(iter(lambda each=each: each.recv(65536), b"")) for each in connections]
     assert answers[:2] == [b"", b""]
