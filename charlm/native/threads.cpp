@@ -90,6 +90,15 @@ struct TaskQueue {
 
 }  // namespace
 
+Barrier::Barrier(int team_size) : team_size_(team_size), began_(now()) {}
+
+bool Barrier::oversubscribed() const {
+  if (late_arrivals_.load(std::memory_order_relaxed) <= kMaxLateArrivals) return false;
+  // Members that have cores of their own wait, too, where their shares of long work take unequal times, but not long.
+  const double time_of_others = double(team_size_ - 1) * double(now() - began_);
+  return double(microseconds_waited_.load(std::memory_order_relaxed)) > kMaxWaitingShare * time_of_others;
+}
+
 void Barrier::wait() {
   const unsigned phase = phase_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == team_size_) {
@@ -98,14 +107,14 @@ void Barrier::wait() {
     return;
   }
   constexpr int kSpins = 4000;
-  for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-    if (spins < kSpins) {
-      spin_wait_hint();
-    } else {
-      if (spins == kSpins) late_arrivals_.fetch_add(1, std::memory_order_relaxed);
-      std::this_thread::yield();
-    }
+  for (int spins = 0; spins < kSpins; ++spins) {
+    if (phase_.load(std::memory_order_acquire) != phase) return;
+    spin_wait_hint();
   }
+  const int64_t began = now();
+  while (phase_.load(std::memory_order_acquire) == phase) std::this_thread::yield();
+  late_arrivals_.fetch_add(1, std::memory_order_relaxed);
+  microseconds_waited_.fetch_add(now() - began, std::memory_order_relaxed);
 }
 
 void run_team(int team_size, const std::function<void(const Member&)>& work) {

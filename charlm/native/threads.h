@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <functional>
 
 namespace charlm {
@@ -13,17 +14,20 @@ namespace charlm {
 // Where the threads of a team wait for each other. A thread spins for a short time and then yields its core.
 class Barrier {
  public:
-  explicit Barrier(int team_size) : team_size_(team_size) {}
+  explicit Barrier(int team_size);
   void wait();
-  // Whether the team has so often waited for a thread without a core that a single thread would be faster.
-  bool oversubscribed() const { return late_arrivals_.load(std::memory_order_relaxed) > kMaxLateArrivals; }
+  // Whether the team has waited so often and so long for threads without a core that a single thread may be faster.
+  bool oversubscribed() const;
   bool never_late() const { return late_arrivals_.load(std::memory_order_relaxed) == 0; }
 
  private:
   static constexpr int kMaxLateArrivals = 6;
+  static constexpr double kMaxWaitingShare = 0.25;
 
   const int team_size_;
+  const int64_t began_;
   std::atomic<int> late_arrivals_{0};
+  std::atomic<int64_t> microseconds_waited_{0};  // for late arrivals, by all members
   std::atomic<int> arrived_{0};
   std::atomic<unsigned> phase_{0};
 };
