@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 from commands import CHARLM, QUICK, charlm, one_line
+from serving_process import GOLDEN
 
 import charlm as library
 
@@ -124,7 +125,7 @@ def test_an_alarm_comes_with_its_line(document_run):
         (["--errors", "ignore"], 2, "strict, replace, skip-document"),
         (["--document-start", "["], 2, "regular expression"),
         (["--document-start", "^a", "--documents", "lines"], 2, "leave out --documents"),
-        (["--percentile", "-c", "shakespeare"], 66, "neither percentiles"),
+        (["--percentile", "-c", str(GOLDEN / "format1-text")], 66, "neither percentiles"),
     ],
 )
 def test_mistakes(document_run, tmp_path, options, code, hint):

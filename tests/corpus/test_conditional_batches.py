@@ -48,12 +48,13 @@ def test_conditions_are_read_and_texts_are_predicted(lengths, batch, bptt, seed)
     while batches.epochs(cursor) < 1:
         chunk = batches.chunk(cursor)
         if chunk.fresh:
-            done, rows = done + rows, [([], []) for _ in chunk.lengths_B]
+            done, rows = done + rows, [([], []) for _ in chunk.inputs_TB.T]
         assert len(chunk.inputs_TB) <= bptt + (longest if chunk.fresh else 0)
         assert chunk.inputs_TB.size <= max(batch * bptt, len(chunk.inputs_TB))
-        assert batches.carried_rows(cursor) == (0 if chunk.fresh else len(chunk.lengths_B))
+        assert batches.carried_rows(cursor) == (0 if chunk.fresh else chunk.inputs_TB.shape[1])
         assert chunk.predictions == (chunk.targets_TB != IGNORE_INDEX).sum() > 0
-        for row, length in enumerate(chunk.lengths_B):
+        for row, targets in enumerate(chunk.targets_TB.T):
+            length = int(np.flatnonzero(targets != IGNORE_INDEX)[-1]) + 1
             rows[row][0].extend(chunk.inputs_TB[:length, row].tolist())
             rows[row][1].extend(target for target in chunk.targets_TB[:, row].tolist() if target != IGNORE_INDEX)
         cursor = batches.next_cursor(cursor)
