@@ -62,7 +62,7 @@ class Page:
     def open(self, fragment=""):
         self.browser.get("about:blank")
         self.browser.get(f"{self.server.address}/{fragment}")
-        self.until(lambda: self["#model"].get_attribute("value") and self.all("[role=tab][aria-selected=true]"))
+        self.until(lambda: self["#model"].get_attribute("value") and self.all("main[aria-busy=false]"))
         return self
 
     def __getitem__(self, selector):

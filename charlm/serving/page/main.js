@@ -65,13 +65,20 @@ function show(mode) {
   }
   settings.allowSeveralTexts(mode === "write" && Boolean(page.details.documents));
   byId("settings").hidden = mode === "read" || mode === "training" || mode === "pick";
+}
+
+// A mode that the person chose: a new entry of the history, before the mode itself changes the address.
+function choose(mode) {
+  page.clearError();
+  show(mode);
+  page.remember({ isNew: true });
   MODES[mode].enter?.();
 }
 
 function connectTabs() {
   const names = Object.keys(MODES);
   for (const name of names) {
-    byId(`tab-${name}`).addEventListener("click", () => { page.clearError(); show(name); page.remember({ isNew: true }); });
+    byId(`tab-${name}`).addEventListener("click", () => choose(name));
     byId(`tab-${name}`).addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
@@ -94,9 +101,16 @@ async function restore() {
   const shown = MODES[mode] ? mode : "write";
   for (const each of Object.values(MODES)) each.leave?.();
   page.mode = "";
-  await chooseModel(name, given);
-  MODES[shown].fromAddress(rest);
-  show(shown);
+  const main = document.querySelector("main");
+  main.inert = main.ariaBusy = true; // what is entered now would be replaced
+  try {
+    await chooseModel(name, given);
+    MODES[shown].fromAddress(rest);
+    show(shown);
+    MODES[shown].enter?.();
+  } finally {
+    main.inert = main.ariaBusy = false;
+  }
   if (isOther) page.fail(new Error(`There is no model named ${model} here. Another one is chosen: ${name}.`));
   if (rest.run === "1") await MODES[shown].run?.();
 }
