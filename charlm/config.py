@@ -369,3 +369,10 @@ def parse_duration(text: str, option: str = "--time") -> float:
     if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", written):
         raise UsageError(f"{option} {text!r} has no unit; write {written}s, {written}m or {written}h")
     raise UsageError(f"{option} {text!r:.60} is not a duration; write 90s, 10m, 2h or 1h30m")
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as 0:42, 12:05 or 1:02:03."""
+    whole = int(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -27,7 +27,7 @@ from charlm.checkpoint.step import (
 )
 from charlm.checkpoint.transfer import transfer_weights
 from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_duration
-from charlm.corpus.preparation import log_surprises, prepare
+from charlm.corpus.preparation import log_warnings, prepare
 from charlm.corpus.prepared import Corpus, open_corpus, parse_split
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import TextSource
@@ -366,7 +366,7 @@ def _prepare(
             f"the training part of the text has only {characters} characters; use a text of at least {MIN_CHARACTERS}, "
             "preferably several hundred thousand"
         )
-    log_surprises(corpus)
+    log_warnings(corpus)
     return corpus
 
 

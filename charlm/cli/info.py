@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from charlm.cli.options import CheckpointOption, DeviceOption, JsonOption
-from charlm.cli.output import bits, chosen_checkpoint, duration, write_json, write_text
+from charlm.cli.output import bits, chosen_checkpoint, write_json, write_text
+from charlm.config import format_duration
 from charlm.errors import DataError
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "trained",
-            f"{facts['step']} steps in {duration(facts['seconds'])} on {training['device']}, {training['precision']}",
+            f"{facts['step']} steps in {format_duration(facts['seconds'])} "
+            f"on {training['device']}, {training['precision']}",
         ),
         *_speed_rows(training),
         (

@@ -15,6 +15,7 @@ from textwrap import TextWrapper
 from typing import Any
 
 from charlm.cli.lines import escaped
+from charlm.config import format_duration
 from charlm.errors import CannotCreateError, InputOutputError
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -170,15 +171,8 @@ class _Lines:
             say(f"{self._description}: {self._done:,} characters")
             return
         share = min(1.0, self._done / self._total)
-        left = duration((now - self._start) * (1 - share) / share)
+        left = format_duration((now - self._start) * (1 - share) / share)
         say(f"{self._description}: {share:.0%} of {self._total:,} characters, {left} left")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 0:42, 12:05 or 1:02:03."""
-    whole = int(seconds)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def bits(nats: float) -> float:

@@ -12,7 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 from charlm.cli.advice import shell_command
-from charlm.cli.output import bits, duration, indented, progress_bar, say, terminal_width, write_json
+from charlm.cli.output import bits, indented, progress_bar, say, terminal_width, write_json
+from charlm.config import format_duration
 from charlm.corpus.line_hint import looks_like_lines
 from charlm.corpus.prepared import Corpus
 from charlm.errors import InterruptedBySignal
@@ -61,7 +62,7 @@ def run_training(
         _follow(prepared, signals)
         return
     if prepared.finished:
-        step, spent = trainer.progress.step, duration(trainer.progress.seconds)
+        step, spent = trainer.progress.step, format_duration(trainer.progress.seconds)
         say(
             f"{trainer.run} has already finished, at step {step} after {spent}; extend it with a higher --steps, "
             "--epochs or --time"
@@ -263,11 +264,11 @@ class _View:
         ]
         done = (event.budget_spent or 0.0) - self._start_progress
         if event.budget_spent is not None and done > 0:
-            parts.append(f"{duration(elapsed / done * max(0.0, 1 - event.budget_spent))} left")
+            parts.append(f"{format_duration(elapsed / done * max(0.0, 1 - event.budget_spent))} left")
         return parts
 
     def _evaluation(self, event: Evaluated) -> None:
-        parts = [f"step {event.step}, epoch {event.epoch + 1}, {duration(event.seconds)}:"]
+        parts = [f"step {event.step}, epoch {event.epoch + 1}, {format_duration(event.seconds)}:"]
         if event.train_nats_per_char is not None:
             parts.append(f"training loss {event.train_nats_per_char:.4f} nats/char (mean since the last evaluation),")
         if event.valid_nats_per_char is not None:
@@ -283,7 +284,7 @@ class _View:
 def _show_result(trainer: Trainer, reason: str) -> None:
     progress = trainer.progress
     why = "the validation loss stopped improving" if reason == "early stop" else "the limit was reached"
-    say(f"done after {progress.step} steps in {duration(trainer.seconds)}: {why}")
+    say(f"done after {progress.step} steps in {format_duration(trainer.seconds)}: {why}")
     if progress.best is not None:
         say(
             f"best validation loss: {progress.best:.4f} nats/char ({bits(progress.best):.3f} bits/char) "

@@ -113,7 +113,7 @@ def _changes(groups: list[TextSource], skipped: int) -> dict[str, Any]:
     return changed
 
 
-def log_surprises(corpus: Corpus) -> None:
+def log_warnings(corpus: Corpus) -> None:
     """Log a warning of what a user may not expect of a corpus that was just prepared."""
     description, sizes, kind = corpus.description, corpus.sizes, corpus.tokenizer.document_kind
     if replaced := description.get("replaced"):

@@ -15,7 +15,7 @@ from typing import TypeVar
 from charlm.system.cores import cores
 
 MAX_THREADS = 4
-"""More than this many are not faster: reading, cutting and writing, which is done in order, takes as long."""
+"""Reading, cutting and writing are done in order, so more than a few can hardly help. Only two were measured."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -60,6 +60,7 @@ def torch_has_bfloat16() -> bool:
 
 
 def _torch_lstm(x_TBI: Tensor, state: LayerState, weights: tuple[Tensor, ...]) -> tuple[Tensor, LayerState]:
+    """torch's kernel for one layer; ``weights`` are W_ih, W_hh and torch's two biases."""
     h_BH, c_BH = state
     first = h_BH.to(x_TBI.dtype).unsqueeze(0), c_BH.to(x_TBI.dtype).unsqueeze(0)
     # has_biases, num_layers, dropout, train, bidirectional, batch_first

@@ -12,7 +12,7 @@ from charlm.checkpoint.differences import differing_settings, section, settings_
 from charlm.checkpoint.evaluations import noted_evaluation
 from charlm.checkpoint.run_folder import RUNS, without_runs
 from charlm.checkpoint.step import CONFIG, STATE, open_checkpoint, step_folders
-from charlm.config import ModelConfig, TrainingConfig, from_dict
+from charlm.config import ModelConfig, TrainingConfig, format_duration, from_dict
 from charlm.errors import CharlmError, MissingInputError
 from charlm.notebook import html_table
 
@@ -62,9 +62,7 @@ class RunSummary:
     @property
     def time(self) -> str:
         """``seconds`` as 0:42, 12:05 or 1:02:03."""
-        whole = int(self.seconds)
-        hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-        return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        return format_duration(self.seconds)
 
     def as_dict(self) -> dict[str, Any]:
         """The values that ``charlm runs --json`` prints."""

@@ -6,7 +6,7 @@ import pytest
 
 from charlm.corpus import byte_fallback
 from charlm.corpus.encodings import Decoding
-from charlm.corpus.preparation import log_surprises, prepare
+from charlm.corpus.preparation import log_warnings, prepare
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.text import open_source
 from charlm.errors import DataError
@@ -209,7 +209,7 @@ def test_invalid_bytes_are_replaced_or_their_documents_left_out(tmp_path, caplog
         path.write_bytes(content)
         source = open_source([str(path)], decoding=Decoding(errors=errors))
         corpus = prepare(folder, source, split=(0.5, 0.25, 0.25), documents=DocumentOptions("lines"))
-        log_surprises(corpus)
+        log_warnings(corpus)
         documents = sorted(itertools.chain(*(lines_of(corpus, split) for split in ("train", "valid", "test"))))
         replaced = sorted(line.decode("utf-8", "replace") for line in lines)
         if errors == "replace":
@@ -271,7 +271,7 @@ def test_what_was_not_asked_for_is_not_in_the_description(tmp_path, text):
     ],
 )  # fmt: skip
 def test_one_document_and_empty_parts_are_said_in_one_line(tmp_path, caplog, content, options, message):
-    log_surprises(prepared(tmp_path, content, **options))
+    log_warnings(prepared(tmp_path, content, **options))
     assert len(caplog.messages) == (message is not None)
     assert message is None or message in caplog.messages[0]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from charlm.corpus.encodings import Decoding
-from charlm.corpus.preparation import log_surprises, prepare
+from charlm.corpus.preparation import log_warnings, prepare
 from charlm.corpus.splitting import DocumentOptions
 from charlm.corpus.tables import TableOptions, open_table, open_texts
 from charlm.errors import DataError, UsageError
@@ -146,7 +146,7 @@ def test_a_corpus_of_a_table_counts_what_was_invalid(tmp_path, caplog, errors):
     (tmp_path / "t.csv").write_bytes(BAD + rows)
     source = open_table([str(tmp_path / "t.csv")], TableOptions("name", given="kind"), Decoding(errors=errors))
     corpus = prepare(tmp_path / "corpus", source, documents=DocumentOptions("rows", conditional=True))
-    log_surprises(corpus)
+    log_warnings(corpus)
     total = sum(size.documents for size in corpus.sizes.values())
     if errors == "replace":
         assert (total, corpus.description["replaced"]) == (45, 3)
