@@ -83,7 +83,7 @@ def export_run(run: Path, out: Path, weights: str) -> Exported:
     card = generate_part(config, (checkpoint.validation, checkpoint.step), curve, bool(picture)) + "\n"
     _write(out, {CARD: card.encode(), **picture, **with_manifest(files)})
     written = read_model_parts(open_checkpoint(out))
-    losses = _losses(checkpoint.path, parts, written)
+    losses = _losses(checkpoint.path, parts.calibrated(), written.calibrated())
     table = TrainedTable.of(config, CONFIG)
     given = () if table is None or table.given is None else ("--given", table.frequent()[0][0])
     return Exported(out, checkpoint.step, _size(checkpoint.path), _size(out), *losses, given)

@@ -105,7 +105,7 @@ class LanguageModel(ModelStates):
         cls, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> LanguageModel:
         """A model from an opened checkpoint; arguments and errors as in ``load``."""
-        return cls._from_parts(checkpoint, read_model_parts(checkpoint), (device, precision, threads))
+        return cls._from_parts(checkpoint, read_model_parts(checkpoint).calibrated(), (device, precision, threads))
 
     @classmethod
     def _from_parts(cls, checkpoint: Checkpoint, parts: ModelParts, options: _EngineOptions) -> LanguageModel:

@@ -122,6 +122,7 @@ def _rows(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfi
         ("characters", ", ".join(f"{int(size['characters']):,} {word}" for word, size in sizes if size)),
         *([(f"documents ({_escaped(document_kind)})", ", ".join(counts))] if document_kind else []),
         ("best validation loss", _loss(*best)),
+        *_temperature_row(config),
         ("trained", f"{int(config['step']):,} steps in {float(config['seconds']):,.0f} seconds"),
         ("seed", f"{training.seed}"),
         (
@@ -133,6 +134,12 @@ def _rows(config: Mapping[str, Any], model: ModelConfig, training: TrainingConfi
 
 
 _SPLITS = (("train", "training"), ("valid", "validation"), ("test", "test"))
+
+
+def _temperature_row(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "temperature" not in config:
+        return []
+    return [("temperature", f"{float(config['temperature']):.3f}, fitted after that; the logits are divided by it")]
 
 
 def _loss(nats: float | None, step: int | None) -> str:

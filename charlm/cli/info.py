@@ -88,8 +88,16 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             "validation",
             "not evaluated at this step" if loss is None else f"loss {loss:.4f} nats/char ({bits(loss):.3f} bits/char)",
         ),
+        *_temperature_rows(facts),
         ("engine", facts["engine"]),
     ]
+
+
+def _temperature_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    temperature = facts.get("temperature")
+    if temperature is None:
+        return []
+    return [("temperature", f"{temperature:.3f}, fitted on the validation text; the logits are divided by it")]
 
 
 def _normal_form(facts: dict[str, Any]) -> str:

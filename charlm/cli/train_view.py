@@ -20,7 +20,7 @@ from charlm.errors import InterruptedBySignal
 from charlm.model.lstm import recurrence_name
 from charlm.runs import PreparedRun
 from charlm.system.signals import StopSignals
-from charlm.training.events import Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
+from charlm.training.events import Calibrated, Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
 from charlm.training.observers import ObserverOptions, observing
 from charlm.training.trainer import Trainer
 
@@ -90,7 +90,7 @@ def run_training(
             view.show(event)
     if view.reason == "interrupted":
         _raise_interrupted(trainer, signals)
-    _show_result(trainer, view.reason)
+    _show_result(trainer, view.reason, view.temperature)
     _report(trainer, view.reason, as_json)
 
 
@@ -197,6 +197,7 @@ class _View:
 
     def __init__(self, trainer: Trainer, bar: Any, quiet: bool) -> None:
         self.reason = ""
+        self.temperature: float | None = None
         self._bar = bar
         self._quiet = quiet
         self._first = trainer.progress.step == 0
@@ -220,6 +221,8 @@ class _View:
             self._step(event)
         elif isinstance(event, Evaluated) and not self._quiet:
             self._evaluation(event)
+        elif isinstance(event, Calibrated):
+            self.temperature = event.temperature
         elif isinstance(event, Saved):
             pass  # only a failure is shown
 
@@ -281,7 +284,7 @@ class _View:
         say(indented(event.sample.strip()))
 
 
-def _show_result(trainer: Trainer, reason: str) -> None:
+def _show_result(trainer: Trainer, reason: str, temperature: float | None) -> None:
     progress = trainer.progress
     why = "the validation loss stopped improving" if reason == "early stop" else "the limit was reached"
     say(f"done after {progress.step} steps in {format_duration(trainer.seconds)}: {why}")
@@ -289,6 +292,10 @@ def _show_result(trainer: Trainer, reason: str) -> None:
         say(
             f"best validation loss: {progress.best:.4f} nats/char ({bits(progress.best):.3f} bits/char) "
             f"at step {progress.best_step}"
+        )
+    if temperature is not None:
+        say(
+            f"calibrated: the logits are divided by {temperature:.2f}, fitted on the validation text, which lowers the loss"
         )
     table = trainer.corpus.table
     given = [] if table is None or table.given is None else ["--given", table.frequent()[0][0]]

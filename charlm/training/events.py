@@ -67,6 +67,14 @@ class RolledBack:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """Training is over, and the best model, whose logits are divided by ``temperature`` from now on, is saved again."""
+
+    step: int
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Finished:
     """Training is over. ``reason``: "budget" spent, "early stop", or "interrupted"; saved in each case."""
 
@@ -77,4 +85,4 @@ class Finished:
     best_nats_per_char: float | None
 
 
-Event = Stepped | Evaluated | Saved | SaveFailed | RolledBack | Finished
+Event = Stepped | Evaluated | Saved | SaveFailed | RolledBack | Calibrated | Finished

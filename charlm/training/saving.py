@@ -13,7 +13,7 @@ import torch
 
 import charlm
 from charlm.checkpoint.model_card import update_card
-from charlm.checkpoint.model_parts import read_model_parts
+from charlm.checkpoint.model_parts import ModelParts, read_model_parts
 from charlm.checkpoint.run_folder import RunFolder
 from charlm.checkpoint.step import (
     ALL_FILES,
@@ -35,6 +35,7 @@ from charlm.corpus.batches import Batches
 from charlm.corpus.prepared import Corpus, SplitSize
 from charlm.engine import create_engine
 from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
+from charlm.evaluation.calibration import MAX_CALIBRATION_IDS, MIN_CALIBRATION_IDS, fit_temperature
 from charlm.evaluation.dynamic import compute_gradient_rms, gradient_rms_segments, make_network
 from charlm.evaluation.percentiles import MAX_IDS, measure_percentiles
 from charlm.model.char_lm import CharLM
@@ -42,6 +43,7 @@ from charlm.plots.characters import card_plot
 from charlm.system.processes import ALONE, Group
 from charlm.training.events import Saved, SaveFailed
 from charlm.training.state import TrainingState
+from charlm.training.validation_text import ValidationText
 
 MAX_FAILED_SAVES = 3
 MIN_GRADIENT_SEGMENTS = 10
@@ -151,33 +153,59 @@ class Saver:
         kept = f"the last good checkpoint is step {steps[-1]} in {self._run}" if steps else "nothing was saved"
         return f"{kept}; train again with a lower --lr (now {lr:g})"
 
-    def save_gradients(
-        self, device: torch.device, seconds: float, stop: Callable[[], bool], percentile_ids: int = MAX_IDS
-    ) -> None:
-        """Save the best step again with what ``charlm eval --dynamic`` and ``charlm score --percentile`` need.
+    def save_measurements(
+        self,
+        device: torch.device,
+        seconds: float,
+        stop: Callable[[], bool],
+        calibration_ids: int = MAX_CALIBRATION_IDS,
+        percentile_ids: int = MAX_IDS,
+    ) -> float | None:
+        """Save the best step again with its temperature and what ``eval --dynamic`` and ``score --percentile`` need.
 
-        That is the rms of its gradients, computed on ``device``, and the percentiles of held-out documents, from
-        ``percentile_ids`` ids at most. Without them, both read the corpus again. The rms is computed from as much text
-        as is possible in ``seconds``, and left out if that is too little. ``stop()`` ends it early, and nothing is
-        saved then. Raises
-        ``InputOutputError``.
+        The temperature is fitted on ``calibration_ids`` of the validation text at most, and returned; None without
+        enough of it. The others are the rms of the gradients, computed on ``device``, and the percentiles of held-out
+        documents, from ``percentile_ids`` ids at most; without them, both commands read the corpus again. The rms is
+        computed from as much text as is possible in ``seconds``, and left out if that is too little. ``stop()`` ends it
+        early, and nothing is saved then. Raises ``InputOutputError``.
         """
         end = self._clock() + seconds
         best = open_checkpoint(self._run, "best", ALL_FILES)
-        parts = read_model_parts(best)
+        raw = read_model_parts(best)
+        temperature = self._fit_temperature(raw, calibration_ids, stop)
+        parts = raw if temperature is None else dataclasses.replace(raw, temperature=temperature).calibrated()
         model = make_network(parts.config, parts.weights).to(device)
         engine = create_engine(parts.config, parts.weights, str(device), threads=torch.get_num_threads())
         percentiles = measure_percentiles(engine, parts.tokenizer, self._corpus, stop, percentile_ids)
-        files = dict[str, bytes]()
-        if percentiles is not None:
-            files[CONFIG] = dump_json({**best.config, "percentiles": percentiles.as_dict()})
+        measured = {
+            **({} if percentiles is None else {"percentiles": percentiles.as_dict()}),
+            **({} if temperature is None else {"temperature": temperature}),
+        }
+        files = {CONFIG: dump_json({**best.config, **measured})} if measured else {}
         segments = gradient_rms_segments(best.step)
         if math.isfinite(end):
             segments = min(segments, self._affordable_segments(model, end))
         if segments >= MIN_GRADIENT_SEGMENTS:
             files[GRADIENTS] = tensors_to_bytes(compute_gradient_rms(model, self._corpus, segments, stop))
-        if files and not stop():
+        if stop():
+            return None
+        if files:
             save_step(self._run, best.step, {**best.files, **files})
+        return temperature
+
+    def _fit_temperature(self, parts: ModelParts, max_ids: int, stop: Callable[[], bool]) -> float | None:
+        text = ValidationText(self._corpus, max_ids)
+        if max_ids < MIN_CALIBRATION_IDS or len(text.ids) < MIN_CALIBRATION_IDS:
+            return None
+
+        def loss(temperature: float) -> float:
+            scaled = dataclasses.replace(parts, temperature=temperature).calibrated()
+            engine = create_engine(scaled.config, scaled.weights, "cpu", threads=torch.get_num_threads())
+            nats = math.nan if stop() else text.loss(engine)
+            return math.nan if nats is None else nats
+
+        temperature = fit_temperature(loss)
+        return None if stop() else temperature
 
     def _affordable_segments(self, model: CharLM, end: float) -> int:
         """How many segments there is time for until ``end``; one is computed to know."""

@@ -1,8 +1,8 @@
 """A training's limit in seconds, and how it is kept: the time that the end will take is reserved.
 
-After the last step come an evaluation, two saves and, if there is time left for them, the percentiles of held-out
-documents and the size of the gradients. How long they take is known from earlier ones, or estimated. Times are in
-seconds, counted from the start of the run.
+After the last step come an evaluation, two saves, the calibration and, if there is time left for them, the percentiles
+of held-out documents and the size of the gradients. How long they take is known from earlier ones, or estimated. Times
+are in seconds, counted from the start of the run.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from charlm.config import TrainingConfig
+from charlm.evaluation.calibration import MAX_CALIBRATION_IDS, PASSES
 from charlm.evaluation.dynamic import gradient_rms_ids
 from charlm.evaluation.percentiles import MAX_IDS
 from charlm.training.state import Progress
 
 GRADIENT_SHARE = 0.02
 """Of the limit, at most, for the size of the gradients and the percentiles."""
+CALIBRATION_SHARE = 0.03
+"""Of the limit, at most, for the temperature."""
 _MAX_RESERVED = 0.5
 """Of the limit. The rest is for steps, even if the end then takes longer."""
 _CPU_GRADIENT_COST = 5
@@ -79,6 +82,14 @@ class TimeLimit:
         """The time left when training has ended, except for the save that follows."""
         return self.limit - seconds - self.save_seconds
 
+    def calibration_ids(self, progress: Progress) -> int:
+        """From how many ids the temperature can be fitted."""
+        per_id = PASSES * max(1e-9, self._evaluation_seconds_per_id(progress))
+        return int(min(MAX_CALIBRATION_IDS, self.evaluation_ids, CALIBRATION_SHARE * self.limit / per_id))
+
+    def _calibration_seconds(self, progress: Progress) -> float:
+        return PASSES * self._evaluation_seconds_per_id(progress) * self.calibration_ids(progress)
+
     def percentile_ids(self, seconds: float, progress: Progress) -> int:
         """From how many ids the percentiles can be measured in half of that time."""
         left = max(0.0, self.left_for_gradients(seconds)) / 2
@@ -86,7 +97,8 @@ class TimeLimit:
 
     def _last_step_ends(self, progress: Progress) -> float:
         gradients = min(self._gradient_seconds(progress.step), GRADIENT_SHARE * self.limit)
-        reserved = self._evaluation_seconds(progress) + gradients + 2 * self.save_seconds
+        measured = self._evaluation_seconds(progress) + self._calibration_seconds(progress) + gradients
+        reserved = measured + 2 * self.save_seconds
         return self.limit - min(reserved, _MAX_RESERVED * self.limit)
 
     def _evaluation_seconds(self, progress: Progress) -> float:

@@ -22,12 +22,13 @@ from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.batches import make_batches
 from charlm.corpus.prepared import Corpus
 from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
+from charlm.evaluation.calibration import MAX_CALIBRATION_IDS
 from charlm.evaluation.percentiles import MAX_IDS
 from charlm.model.char_lm import CharLM
 from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
 from charlm.system.processes import ALONE, Group
 from charlm.training.carried import CarriedRows
-from charlm.training.events import Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
+from charlm.training.events import Calibrated, Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
 from charlm.training.memory import need_and_advice, refuse_too_large
 from charlm.training.metrics_log import MetricsLog
 from charlm.training.saving import NonFiniteError, Saver
@@ -170,7 +171,7 @@ class Trainer:
             except NonFiniteError as error:
                 raise DivergedError(f"{error}; {self.saver.advice(self.config.lr)}") from None
         if reason != "interrupted" and self.group.is_first:
-            yield from self._save_gradients()
+            yield from self._save_measurements()
         yield Finished(self.progress.step, self.seconds, reason, self.progress.best_step, self.progress.best)
 
     def _copy_weights(self) -> None:
@@ -347,20 +348,30 @@ class Trainer:
             self._limit.save_seconds = self._clock() - began
         return saved
 
-    def _save_gradients(self) -> Iterator[Event]:
+    def _save_measurements(self) -> Iterator[Event]:
         try:
             with memory_errors(self._memory_advice):
-                self.saver.save_gradients(
-                    self.device, self._gradient_seconds(), self._stop_requested, self._percentile_ids()
+                temperature = self.saver.save_measurements(
+                    self.device,
+                    self._gradient_seconds(),
+                    self._stop_requested,
+                    self._calibration_ids(),
+                    self._percentile_ids(),
                 )
+            if temperature is not None:
+                yield Calibrated(self.progress.step, temperature)
         except CharlmError as error:
-            lost = "dynamic evaluation and percentiles will have to read the corpus: what they need was not saved"
+            lost = "the model is not calibrated, and dynamic evaluation and percentiles will have to read the corpus"
             reason = f"{lost} ({str(error).partition(';')[0]})"
             yield SaveFailed(self.progress.step, reason, will_retry=False)
 
     def _gradient_seconds(self) -> float:
         """How long computing the size of the gradients may take."""
         return math.inf if self._limit is None else self._limit.left_for_gradients(self.seconds)
+
+    def _calibration_ids(self) -> int:
+        """From how many ids the temperature is fitted."""
+        return MAX_CALIBRATION_IDS if self._limit is None else self._limit.calibration_ids(self.progress)
 
     def _percentile_ids(self) -> int:
         """From how many ids the percentiles of held-out documents are measured."""
