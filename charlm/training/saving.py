@@ -194,15 +194,14 @@ class Saver:
         return temperature
 
     def _fit_temperature(self, parts: ModelParts, max_ids: int, stop: Callable[[], bool]) -> float | None:
-        text = ValidationText(self._corpus, max_ids)
-        if max_ids < MIN_CALIBRATION_IDS or len(text.ids) < MIN_CALIBRATION_IDS:
+        text = ValidationText(self._corpus)
+        if min(max_ids, len(text.ids)) < MIN_CALIBRATION_IDS:
             return None
 
         def loss(temperature: float) -> float:
             scaled = dataclasses.replace(parts, temperature=temperature).calibrated()
             engine = create_engine(scaled.config, scaled.weights, "cpu", threads=torch.get_num_threads())
-            nats = math.nan if stop() else text.loss(engine)
-            return math.nan if nats is None else nats
+            return math.nan if stop() else text.sample_loss(engine, max_ids)
 
         temperature = fit_temperature(loss)
         return None if stop() else temperature

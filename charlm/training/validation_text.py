@@ -27,6 +27,10 @@ class ValidationText:
         """In nats per character; None without a validation text."""
         return self._measure(engine, self.ids, progress) if len(self.ids) else None
 
+    def sample_loss(self, engine: LossEngine, max_ids: int) -> float:
+        """The loss on ``max_ids`` of the validation text at most: pieces from all of it, or the first documents."""
+        return self._measure(engine, self._spread(self.ids, max_ids), no_progress)
+
     def precision_loss(self, engine: Engine) -> float:
         """The loss on a sample large enough to tell two precisions of an engine apart."""
         return self._measure(engine, self._sample, no_progress)
