@@ -295,7 +295,7 @@ def _show_result(trainer: Trainer, reason: str, temperature: float | None) -> No
         )
     if temperature is not None:
         say(
-            f"calibrated: the logits are divided by {temperature:.2f}, which gives the lowest loss on the validation text"
+            f"calibrated: the logits are divided by {temperature:.2f}, which gives the lowest loss on validation text"
         )
     table = trainer.corpus.table
     given = [] if table is None or table.given is None else ["--given", table.frequent()[0][0]]
