@@ -215,8 +215,9 @@ def measure(text: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def model_class_replaced(model_class: type[CharLM]) -> Iterator[None]:
-    """Train ``model_class`` instead of ``CharLM``, without gradients for dynamic evaluation (tied models only)."""
-    with mock.patch.object(state, "CharLM", model_class), mock.patch.object(Saver, "save_gradients"):
+    """Train ``model_class`` instead of ``CharLM``, without what follows training (tied models only)."""
+    without = mock.patch.object(Saver, "save_measurements", return_value=None)
+    with mock.patch.object(state, "CharLM", model_class), without:
         yield
 
 

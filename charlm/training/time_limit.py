@@ -15,10 +15,8 @@ from charlm.evaluation.dynamic import gradient_rms_ids
 from charlm.evaluation.percentiles import MAX_IDS
 from charlm.training.state import Progress
 
-GRADIENT_SHARE = 0.02
-"""Of the limit, at most, for the size of the gradients and the percentiles."""
-CALIBRATION_SHARE = 0.03
-"""Of the limit, at most, for the temperature."""
+MEASUREMENT_SHARE, CALIBRATION_SHARE = 0.02, 0.01
+"""Of the limit, at most: for the temperature, the size of the gradients and the percentiles; for the first alone."""
 _MAX_RESERVED = 0.5
 """Of the limit. The rest is for steps, even if the end then takes longer."""
 _CPU_GRADIENT_COST = 5
@@ -96,9 +94,9 @@ class TimeLimit:
         return int(min(MAX_IDS, left / max(1e-9, self._evaluation_seconds_per_id(progress))))
 
     def _last_step_ends(self, progress: Progress) -> float:
-        gradients = min(self._gradient_seconds(progress.step), GRADIENT_SHARE * self.limit)
-        measured = self._evaluation_seconds(progress) + self._calibration_seconds(progress) + gradients
-        reserved = measured + 2 * self.save_seconds
+        measurements = self._calibration_seconds(progress) + self._gradient_seconds(progress.step)
+        measurements = min(measurements, MEASUREMENT_SHARE * self.limit)
+        reserved = self._evaluation_seconds(progress) + measurements + 2 * self.save_seconds
         return self.limit - min(reserved, _MAX_RESERVED * self.limit)
 
     def _evaluation_seconds(self, progress: Progress) -> float:

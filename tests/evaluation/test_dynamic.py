@@ -27,7 +27,7 @@ NEW = "mad dogs hate moths; " * 40
 
 
 def network(run):
-    parts = read_model_parts(open_checkpoint(run))
+    parts = read_model_parts(open_checkpoint(run)).calibrated()
     model = CharLM(parts.config)
     model.load_weights(parts.weights)
     return model
@@ -35,7 +35,7 @@ def network(run):
 
 def rms_of(run):
     checkpoint = open_checkpoint(run)
-    parts = read_model_parts(checkpoint)
+    parts = read_model_parts(checkpoint).calibrated()
     config, weights = parts.config, parts.weights
     return gradient_rms(checkpoint.path, config, weights)
 

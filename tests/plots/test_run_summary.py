@@ -20,9 +20,9 @@ def folder(trained_run, rival_run, document_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("all")
     for run, name in ((trained_run, "b"), (rival_run, "a"), (document_run, "lines")):
         shutil.copytree(run, folder / name)
+        (folder / name / EVALUATIONS).unlink(missing_ok=True)  # other tests evaluate these runs
     (folder / "README.md").write_text("not a run")
     (folder / "nothing").mkdir()
-    (folder / "lines" / EVALUATIONS).unlink(missing_ok=True)
     return folder
 
 

@@ -210,7 +210,7 @@ def test_gradients_that_could_not_be_saved_are_reported_and_not_tried_again(make
     def refuse(*arguments):
         raise InputOutputError("no room; make some")
 
-    monkeypatch.setattr(trainer.saver, "save_gradients", refuse)
+    monkeypatch.setattr(trainer.saver, "save_measurements", refuse)
     failed, finished = train(trainer)[-2:]
     assert (type(failed), failed.will_retry, finished.reason) == (SaveFailed, False, "budget")
     assert "no room" in failed.reason
