@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scratch import use_memory
 from serving_process import serving
 from stress.helpers import restore_signal_handlers
 
@@ -25,6 +26,7 @@ from charlm.corpus.text import open_source
 from charlm.errors import UsageError
 from charlm.training.trainer import Trainer
 
+use_memory()
 torch.set_num_threads(1)
 restore_signal_handlers()
 
