@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from prefork import Server
+from prefork import ADDRESS, Client, Server
 
 CAN_FORK = sys.platform == "linux"
 CHARLM = [sys.executable, "-m", "charlm"]
@@ -16,8 +16,10 @@ QUICK = ["--size", "tiny", "--batch", "4", "--bptt", "16", "--eval-every", "10",
 
 
 @functools.cache
-def prefork_server() -> Server:
-    """The process, one for each pytest process, that runs commands in forks."""
+def prefork_server() -> Client:
+    """The process that runs commands in forks: one for all workers of pytest-xdist (see ``conftest.py``)."""
+    if ADDRESS in os.environ:
+        return Client(os.environ[ADDRESS])
     server = Server()
     atexit.register(server.close)
     return server

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import CAN_FORK, prefork_server
+from prefork import ADDRESS
 from scratch import use_memory
 from serving_process import serving
 from stress.helpers import restore_signal_handlers
@@ -29,6 +31,12 @@ from charlm.training.trainer import Trainer
 use_memory()
 torch.set_num_threads(1)
 restore_signal_handlers()
+
+
+def pytest_configure(config):
+    """Start the process that runs commands for all workers of pytest-xdist, before they start."""
+    if CAN_FORK and config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ[ADDRESS] = prefork_server().address
 
 
 @contextmanager

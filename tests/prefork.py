@@ -1,16 +1,19 @@
 """Runs charlm's command line in forks of a process that has imported torch but has never computed with it.
 
-Importing torch and its optimizers takes up to three seconds of processor time, which every ``charlm train`` pays again.
-Here one process pays it once, and forks for each command. What a command does from its ``main`` on is the same.
+Importing torch and its optimizers takes up to three seconds of processor time, which every ``charlm train`` pays again,
+and other commands a third of a second. Here one process pays it once, and forks for each command. What a command does
+from its ``main`` on is the same, except that ``charlm compare`` measures speeds in less time.
 
 ``python prefork.py SOCKET`` serves. ``Server.run`` sends a command to it; so does the script that ``Server.install``
 writes, which replaces ``charlm`` on PATH.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
+import pkgutil
 import select
 import shlex
 import signal
@@ -20,11 +23,18 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-IMPORTED_FIRST = ("charlm.cli.train_view", "charlm.runs", "safetensors.numpy", "sentencepiece", "torch._dynamo")
+IMPORTED_FIRST = (
+    "safetensors.numpy", "sentencepiece", "torch._dynamo", "pydantic", "matplotlib.figure",
+    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+)  # fmt: skip
+"""What the commands import beside all of charlm, as far as it is installed."""
+ADDRESS = "PREFORK_ADDRESS"
+"""The variable of the environment that has the address of a server, if there is one already."""
+SPEED_SECONDS = 0.005
+"""How long ``charlm compare`` generates to measure a speed, a tenth of the usual; no test depends on the speeds."""
 MAX_SECONDS = 120
 MAX_BYTES = 1 << 20
 """Of a request: the arguments and the environment of a command."""
@@ -43,42 +53,53 @@ def request(address: str, arguments: list[str], cwd: str, environment: dict[str,
         return int(connection.recv(16))
 
 
-class Server:
-    """The process that forks. It ends with ``close``, or when this process ends."""
+class Client:
+    """Uses the server at an address, which may still be starting."""
 
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory()
-        self._address = str(Path(self._folder.name) / "socket")
-        command = [sys.executable, __file__, self._address]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch reads it when it is imported
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
-        while not Path(self._address).exists():
-            assert self._process.poll() is None, "the process that forks has ended"
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def _check(self) -> None:
+        """Raise if the server has ended."""
+
+    def _wait(self) -> None:
+        end = time.monotonic() + MAX_SECONDS
+        while not Path(self.address).exists():
+            self._check()
+            assert time.monotonic() < end, "there is no process that forks"
             time.sleep(0.01)
 
     def run(self, arguments: list[str], cwd: Path, environment: dict[str, str], stdin: bytes | None = None):
         """Like ``subprocess.run``: the exit code and the output of ``charlm ARGUMENTS``, whose stdin is a pipe."""
+        self._wait()
         with _open_for_reading(stdin) as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
             streams = [file.fileno() for file in (given, out, error)]
-            code = request(self._address, arguments, str(cwd), environment, streams)
+            code = request(self.address, arguments, str(cwd), environment, streams)
             for file in (out, error):
                 file.seek(0)
             return subprocess.CompletedProcess(arguments, code, out.read(), error.read())
 
-    def install(self, folder: Path, patterns: Iterable[str]) -> None:
-        """Write a ``charlm`` into ``folder``, to stand before the real one on PATH.
-
-        It sends a command whose arguments match one of the shell ``patterns`` to this server, and runs the real one
-        for all others.
-        """
-        names = [sys.executable, __file__, self._address, Path(sys.executable).with_name("charlm")]
-        python, client, address, charlm = (shlex.quote(str(name)) for name in names)
+    def install(self, folder: Path) -> None:
+        """Write a ``charlm``, to stand before the real one on PATH, that sends all commands to the server."""
+        self._wait()
+        python, client, address = map(shlex.quote, (sys.executable, __file__, self.address))
         script = folder / "charlm"
-        script.write_text(
-            f'#!/bin/sh\ncase "$*" in\n{"|".join(patterns)}) exec {python} -S -E {client} {address} "$@" ;;\n'
-            f'*) exec {charlm} "$@" ;;\nesac\n'
-        )
+        script.write_text(f'#!/bin/sh\nexec {python} -S -E {client} {address} "$@"\n')
         script.chmod(0o755)
+
+
+class Server(Client):
+    """Starts the process that forks, which ends with ``close``, or when this process ends."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        super().__init__(str(Path(self._folder.name) / "socket"))
+        command = [sys.executable, __file__, self.address]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # torch reads it when it is imported
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+
+    def _check(self) -> None:
+        assert self._process.poll() is None, "the process that forks has ended"
 
     def close(self) -> None:
         """End the process."""
@@ -102,8 +123,7 @@ def _open_for_reading(data: bytes | None) -> BinaryIO:
 
 def serve(address: str) -> None:
     """Fork for each connection, until stdin is closed."""
-    for module in IMPORTED_FIRST:
-        importlib.import_module(module)
+    _import_all()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(address + ".new")
     listener.listen()
@@ -117,6 +137,19 @@ def serve(address: str) -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+
+
+def _import_all() -> None:
+    import charlm
+    from charlm.evaluation import comparison
+
+    modules = [module.name for module in pkgutil.walk_packages(charlm.__path__, "charlm.")]
+    for name in (*IMPORTED_FIRST, *modules):
+        if not name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # of what is not installed, and of the engine, which is no module
+                importlib.import_module(name)
+    comparison._SPEED_SECONDS = SPEED_SECONDS
+    gc.freeze()  # else each fork would copy the memory of all modules when it collects garbage
 
 
 def _answer(connection: socket.socket) -> None:

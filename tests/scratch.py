@@ -9,8 +9,6 @@ import tempfile
 from pathlib import Path
 
 MEMORY = Path("/dev/shm")
-DISK = Path(tempfile.gettempdir())
-"""Where temporary files are otherwise."""
 NEEDED_BYTES = 4 << 30
 """Several times what a run of all tests leaves."""
 
@@ -19,11 +17,11 @@ def use_memory() -> None:
     """Keep temporary files in memory, here and in all processes started from now on, unless TMPDIR says where."""
     if "TMPDIR" not in os.environ and _is_usable(MEMORY):
         os.environ["TMPDIR"] = str(MEMORY)
-        tempfile.tempdir = None  # it has been read above
+        tempfile.tempdir = None  # it may have been read before
 
 
 def _is_usable(folder: Path) -> bool:
-    """Whether the folder has enough space, for programs too: tests build some, and a container may forbid to run them."""
+    """Whether there is enough space in the folder, and programs may run there: tests build some."""
     if not os.access(folder, os.W_OK):
         return False
     return shutil.disk_usage(folder).free >= NEEDED_BYTES and not os.statvfs(folder).f_flag & os.ST_NOEXEC

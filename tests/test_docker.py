@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from scratch import DISK
 
 ROOT = Path(__file__).parent.parent
 SHARED_MEMORY = Path("/dev/shm")
@@ -26,7 +25,7 @@ def test_every_copied_file_is_in_the_build_context():
 @pytest.fixture
 def folder():
     """A folder on the disk, because what is in memory is mounted."""
-    with tempfile.TemporaryDirectory(dir=DISK) as name:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         yield Path(name)
 
 
