@@ -4,8 +4,8 @@ Importing torch and its optimizers takes up to three seconds of processor time, 
 and other commands a third of a second. Here one process pays it once, and forks for each command. What a command does
 from its ``main`` on is the same, except that ``charlm compare`` measures speeds in less time.
 
-``python prefork.py SOCKET`` serves. ``Server.run`` sends a command to it; so does the script that ``Server.install``
-writes, which replaces ``charlm`` on PATH.
+``python prefork.py SOCKET`` serves. ``Client.run`` and ``start`` send a command to it; so does the script that
+``install`` writes, which replaces ``charlm`` on PATH.
 """
 
 import contextlib
@@ -28,14 +28,16 @@ from typing import BinaryIO
 
 IMPORTED_FIRST = (
     "safetensors.numpy", "sentencepiece", "torch._dynamo", "pydantic", "matplotlib.figure",
-    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "uvicorn.lifespan.on",
+    "uvicorn.loops.asyncio",
 )  # fmt: skip
 """What the commands import beside all of charlm, as far as it is installed."""
 ADDRESS = "PREFORK_ADDRESS"
 """The variable of the environment that has the address of a server, if there is one already."""
 SPEED_SECONDS = 0.005
 """How long ``charlm compare`` generates to measure a speed, a tenth of the usual; no test depends on the speeds."""
-MAX_SECONDS = 120
+MAX_SECONDS, MAX_SECONDS_STARTED = 120, 1800
+"""After which a command is killed that is waited for, or that runs beside the tests."""
 MAX_BYTES = 1 << 20
 """Of a request: the arguments and the environment of a command."""
 
@@ -43,14 +45,43 @@ MAX_BYTES = 1 << 20
 # ---------------------------------------------------------------------------------------------------- the clients
 
 
-def request(address: str, arguments: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> int:
-    """Run a command with three open files as its standard streams; returns its exit code."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_BYTES)
-        connection.connect(address)
-        message = json.dumps([arguments, cwd, environment]).encode()
-        socket.send_fds(connection, [message], streams)
-        return int(connection.recv(16))
+class Process:
+    """A command that runs in a fork: like ``subprocess.Popen``, as far as the tests use it."""
+
+    def __init__(
+        self, address: str, arguments: list[str], cwd: str, environment: dict[str, str], streams: list[int], limit: int
+    ) -> None:
+        self.returncode: int | None = None
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_BYTES)
+        self._connection.connect(address)
+        message = json.dumps([arguments, cwd, environment, limit]).encode()
+        socket.send_fds(self._connection, [message], streams)
+        self.pid = int(self._connection.recv(16))
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, minus the number of the signal that has killed it; raises ``TimeoutExpired``."""
+        if self.returncode is None:
+            if not select.select([self._connection], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("charlm", timeout or 0)
+            self.returncode = int(self._connection.recv(16))
+            self._connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, unless it has ended."""
+        self.send_signal(signal.SIGKILL)
 
 
 class Client:
@@ -74,10 +105,15 @@ class Client:
         self._wait()
         with _open_for_reading(stdin) as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
             streams = [file.fileno() for file in (given, out, error)]
-            code = request(self.address, arguments, str(cwd), environment, streams)
+            code = Process(self.address, arguments, str(cwd), environment, streams, MAX_SECONDS).wait()
             for file in (out, error):
                 file.seek(0)
             return subprocess.CompletedProcess(arguments, code, out.read(), error.read())
+
+    def start(self, arguments: list[str], cwd: Path, environment: dict[str, str], streams: list[int]) -> Process:
+        """Start a command with three open files as its standard streams."""
+        self._wait()
+        return Process(self.address, arguments, str(cwd), environment, streams, MAX_SECONDS_STARTED)
 
     def install(self, folder: Path) -> None:
         """Write a ``charlm``, to stand before the real one on PATH, that sends all commands to the server."""
@@ -153,24 +189,28 @@ def _import_all() -> None:
 
 
 def _answer(connection: socket.socket) -> None:
-    """Fork once more for the command, wait for it, and send its exit code."""
+    """Fork once more for the command; send its process number, and its exit code when it has ended."""
     message, streams, _, _ = socket.recv_fds(connection, MAX_BYTES, 3)
     process = os.fork()
     if not process:
         connection.close()
         _be_charlm(*json.loads(message), streams)
+    for stream in streams:
+        os.close(stream)
+    connection.send(str(process).encode())
     status = os.waitpid(process, 0)[1]
-    connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        connection.send(str(os.waitstatus_to_exitcode(status)).encode())
     os._exit(0)
 
 
-def _be_charlm(arguments: list[str], cwd: str, environment: dict[str, str], streams: list[int]) -> None:
+def _be_charlm(arguments: list[str], cwd: str, environment: dict[str, str], limit: int, streams: list[int]) -> None:
     """Become the command: its folder, its environment, its standard streams, its exit code."""
     from charlm.cli import app
 
     code = 1
     try:
-        signal.alarm(MAX_SECONDS)
+        signal.alarm(limit)
         os.chdir(cwd)
         os.environ.clear()
         os.environ.update(environment)
@@ -195,4 +235,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:
         serve(sys.argv[1])
     else:
-        sys.exit(request(sys.argv[1], sys.argv[2:], str(Path.cwd()), dict(os.environ), [0, 1, 2]))
+        sys.exit(Process(sys.argv[1], sys.argv[2:], str(Path.cwd()), dict(os.environ), [0, 1, 2], MAX_SECONDS).wait())
