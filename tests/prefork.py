@@ -226,8 +226,12 @@ def _be_charlm(arguments: list[str], cwd: str, environment: dict[str, str], limi
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         os.write(2, traceback.format_exc().encode())
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # Python does not end with an error where stderr cannot be written
+        sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        code = 120  # as Python itself ends
     os._exit(code)
 
 
