@@ -28,13 +28,13 @@ from charlm.corpus.text import open_source
 from charlm.errors import UsageError
 from charlm.training.trainer import Trainer
 
-use_memory()
 torch.set_num_threads(1)
 restore_signal_handlers()
 
 
 def pytest_configure(config):
-    """Start the process that runs commands for all workers of pytest-xdist, before they start."""
+    """Choose where to write, and start the process that runs commands for all workers of pytest-xdist."""
+    use_memory()
     if CAN_FORK and config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         os.environ[ADDRESS] = prefork_server().address
 
