@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import CAN_FORK, prefork_server
+from prefork import ADDRESS
+from scratch import use_memory
 from serving_process import serving
 from stress.helpers import restore_signal_handlers
 
@@ -27,6 +30,13 @@ from charlm.training.trainer import Trainer
 
 torch.set_num_threads(1)
 restore_signal_handlers()
+
+
+def pytest_configure(config):
+    """Choose where to write, and start the process that runs commands for all workers of pytest-xdist."""
+    use_memory()
+    if CAN_FORK and config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ[ADDRESS] = prefork_server().address
 
 
 @contextmanager

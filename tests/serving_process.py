@@ -12,21 +12,32 @@ from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+from commands import start
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
 class Server:
-    """``charlm serve`` with some options. Its messages are in ``log``. It may be started by some ``code``."""
+    """``charlm serve`` with some options. Its messages are in ``log``. It may be started by some ``code``.
+
+    It is a fork, or with ``env`` (variables to add to the environment) or ``code`` a new process.
+    """
 
     def __init__(self, *options, env=None, code=None):
         self.log = []
-        program = ["-m", "charlm"] if code is None else ["-c", code]
-        self.process = subprocess.Popen(
-            [sys.executable, *program, "serve", "--port", "0", "--threads", "1", *map(str, options)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **(env or {})},
-        )  # fmt: skip
-        for line in self.process.stderr:
+        words = ["serve", "--port", "0", "--threads", "1", *map(str, options)]
+        reader, writer = os.pipe()
+        self._stderr = open(reader, encoding="utf-8")  # noqa: SIM115  # open until it ends
+        if env is None and code is None:
+            self.process = start(*words, stderr=writer)
+        else:
+            program = ["-m", "charlm"] if code is None else ["-c", code]
+            self.process = subprocess.Popen(
+                [sys.executable, *program, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=writer,
+                env={**os.environ, **(env or {})},
+            )  # fmt: skip
+        os.close(writer)
+        for line in self._stderr:
             self.log.append(line)
             if found := re.search(r" at http://(\S+?):(\d+)/ ", line):
                 self.host, self.port = found[1].strip("[]"), int(found[2])
@@ -34,7 +45,7 @@ class Server:
         else:
             self.process.wait()
             raise AssertionError("".join(self.log))
-        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
+        self._reader = threading.Thread(target=lambda: self.log.extend(self._stderr))
         self._reader.start()
 
     @property
@@ -89,7 +100,7 @@ class Server:
         self.process.send_signal(number)
         code = self.process.wait(60)
         self._reader.join()
-        self.process.stderr.close()
+        self._stderr.close()
         return code
 
 

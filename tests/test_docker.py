@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,16 @@ def test_every_copied_file_is_in_the_build_context():
 
 
 @pytest.fixture
-def start(tmp_path):
+def folder():
+    """A folder on the disk, because what is in memory is mounted."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def start(folder):
     """Run the entry point in an empty folder with a charlm that prints its arguments."""
-    program = tmp_path / "bin" / "charlm"
+    program = folder / "bin" / "charlm"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
     program.chmod(0o755)
@@ -32,7 +40,7 @@ def start(tmp_path):
 
     def run(*arguments):
         command = ["sh", ROOT / "docker-entrypoint.sh", *arguments]
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
         assert result.stdout == "".join(f"{argument}|" for argument in arguments)
         return result.stderr
 
@@ -40,8 +48,8 @@ def start(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("mountpoint"), reason="needs Linux and mountpoint")
-def test_a_run_that_would_be_lost_is_warned_about(start, tmp_path):
-    if any(os.path.ismount(folder) for folder in [tmp_path, *tmp_path.parents][:-1]):
+def test_a_run_that_would_be_lost_is_warned_about(start, folder):
+    if any(os.path.ismount(path) for path in [folder, *folder.parents][:-1]):
         pytest.skip("temporary files are in a mounted folder")
     for arguments in ([], ["a text.txt"], ["--out", "runs/new"], ["--out=/nowhere/new"], ["--resume"]):
         assert "the run will be lost with the container" in start("train", *arguments), arguments

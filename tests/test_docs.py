@@ -14,7 +14,7 @@ import venv
 from pathlib import Path
 
 import pytest
-from commands import CAN_FORK, charlm, prefork_server
+from commands import CAN_FORK, CHARLM, charlm, prefork_server
 from stress import table
 
 from charlm.training.regularization import dropout_probabilities, learning_rate, weight_decay
@@ -105,8 +105,7 @@ def make_environment(folder):
     commands = folder / ".venv" / "bin"
     venv.create(commands.parent, symlinks=True)
     if CAN_FORK:
-        # Commands that import torch, and those that the pages use most; the others run in new processes.
-        prefork_server().install(commands, patterns=("train*", "eval*", "compare*", "score*", "neurons*", "*--adapt*"))
+        prefork_server().install(commands)
     else:
         (commands / "charlm").symlink_to(Path(sys.executable).with_name("charlm"))
     for name in ("pyproject.toml", "constraints.txt", "CMakeLists.txt"):
@@ -271,20 +270,20 @@ def test_examples_of_the_recipe_are_true():
 # ------------------------------------------------------------------------------------------------ generated parts
 
 
+def help_of(command: str, environment: dict[str, str]) -> str:
+    if CAN_FORK:
+        return prefork_server().run([command, "--help"], ROOT, environment).stdout.decode()
+    line = [*CHARLM, command, "--help"]
+    return subprocess.run(line, capture_output=True, text=True, check=True, env=environment).stdout
+
+
 def generated_help() -> str:
     """The help of all commands."""
     environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"}
     environment.pop("CHARLM_DEVICE", None)
     parts = []
     for command in COMMANDS:
-        shown = subprocess.run(
-            [sys.executable, "-m", "charlm", command, "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
-        usage = shown.stdout.replace("python -m charlm", "charlm").strip()
+        usage = help_of(command, environment).replace("python -m charlm", "charlm").strip()
         parts.append(f"## charlm {command}\n\n```text\n{usage}\n```\n")
     return HELP + "\n".join(parts) + END
 

@@ -11,8 +11,10 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 MAX_BYTES = 1_000_000
 
-QUICK = [(r"^STEPS = \d+", "STEPS = 8"), (r"range\(6000\)", "range(900)"), (r"text\[:40000\]", "text[:4000]")]
-"""What is replaced, so that the trainings take seconds: steps, and the sizes of texts and tables."""
+QUICK = [(r"^STEPS = \d+", "STEPS = 8"), (r"range\(6000\)", "range(900)"), (r"text\[:40000\]", "text[:4000]"),
+         (r"steps=None, eval_every=20", "steps=None, eval_every=2")]  # fmt: skip
+"""What is replaced, so that the trainings take seconds: steps, also those until the loss no longer falls, and the sizes
+of texts and tables."""
 
 
 def code_of(notebook):

@@ -50,11 +50,11 @@ def test_results_are_tables(model, trained_run):
 # ------------------------------------------------------------------------------------------------ in a kernel
 
 
-def execute(folder, *sources, raises=False):
-    """Run cells in a new kernel; returns their outputs, a list for each."""
+def execute(folder, *sources):
+    """Run cells in a new kernel, whether or not one fails; returns their outputs, a list for each."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
-                            allow_errors=raises)  # fmt: skip
+                            allow_errors=True)  # fmt: skip
     client.execute()
     return [cell.outputs for cell in notebook.cells]
 
@@ -67,52 +67,72 @@ def printed(outputs):
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_a_training_in_a_notebook(text_file, tmp_path):
-    """Progress, results, runs and the curve are shown; an interruption saves, and the kernel lives on."""
-    interrupt = f"""
+TRAIN = f"import charlm\ntrained = charlm.train('salad.txt', steps=20, out='run', {BRIEF})\ntrained"
+STOPPED = f"""
 import os, signal
 from charlm.training.events import Stepped
 def interrupt(event):
     if isinstance(event, Stepped) and event.step == 12:
         os.kill(os.getpid(), signal.SIGINT)
-stopped = charlm.train({str(text_file)!r}, on_event=interrupt, steps=100000, progress=False, {BRIEF}, out="stopped")
+stopped = charlm.train('salad.txt', on_event=interrupt, steps=100000, progress=False, {BRIEF}, out="stopped")
 stopped
 """
-    trained, curve, runs, quiet, stopped, after = execute(
-        tmp_path,
-        f"import charlm\ntrained = charlm.train({str(text_file)!r}, steps=20, out='run', {BRIEF})\ntrained",
-        "charlm.plot(trained.run)",
-        "charlm.list_runs('.')",
-        "charlm.resume(trained.run, steps=22, progress=False).step",
-        interrupt,
-        "charlm.resume(stopped.run, steps=14, progress=False).step",
-    )
-    assert "ended by" in shown(trained, "text/html")
-    bar = shown(trained, "application/vnd.jupyter.widget-view+json") + printed(trained)
-    assert bar, "no progress bar"
-    assert shown(curve, "image/png").startswith("iVBOR")
-    assert "salad" in shown(runs, "text/html")
-    assert (shown(quiet, "text/plain"), printed(quiet)) == ("22", "")
-    assert "interrupted" in shown(stopped, "text/html")
-    assert shown(after, "text/plain") == "14"
-    assert open_checkpoint(tmp_path / "stopped", "latest").step == 14
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_two_interruptions_end_the_cell_and_not_the_kernel(text_file, tmp_path):
-    cell = f"""
-import os, signal, time
-from charlm.training.events import Stepped
+STOPPED_TWICE = f"""
+import time
 def interrupt(event):
     if isinstance(event, Stepped) and event.step == 12:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.3)
-charlm.train({str(text_file)!r}, on_event=interrupt, steps=100000, progress=False, {BRIEF})
+charlm.train('salad.txt', on_event=interrupt, steps=100000, progress=False, {BRIEF}, out="twice")
 """
-    failed, after = execute(tmp_path, "import charlm\n" + cell, "6 * 7", raises=True)
-    assert [output.ename for output in failed if output.output_type == "error"] == ["KeyboardInterrupt"]
-    assert shown(after, "text/plain") == "42"
+
+
+@pytest.fixture(scope="module")
+def notebook(text, tmp_path_factory):
+    """A folder, and the outputs of cells that one kernel runs there."""
+    folder = tmp_path_factory.mktemp("notebook")
+    (folder / "salad.txt").write_text(text, encoding="utf-8", newline="")
+    cells = {
+        "trained": TRAIN,
+        "curve": "charlm.plot(trained.run)",
+        "runs": "charlm.list_runs('.')",
+        "quiet": "charlm.resume(trained.run, steps=22, progress=False).step",
+        "stopped": STOPPED,
+        "resumed": "charlm.resume(stopped.run, steps=14, progress=False).step",
+        "stopped twice": STOPPED_TWICE,
+        "after": "6 * 7",
+    }
+    return folder, dict(zip(cells, execute(folder, *cells.values()), strict=True))
+
+
+def errors(outputs):
+    return [output.ename for output in outputs if output.output_type == "error"]
+
+
+in_a_kernel = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+
+@pytest.mark.slow
+@in_a_kernel
+def test_a_training_in_a_notebook(notebook):
+    """Progress, results, runs and the curve are shown; an interruption saves, and the kernel lives on."""
+    folder, outputs = notebook
+    assert not [name for name in outputs if errors(outputs[name]) and name != "stopped twice"]
+    assert "ended by" in shown(outputs["trained"], "text/html")
+    bar = shown(outputs["trained"], "application/vnd.jupyter.widget-view+json") + printed(outputs["trained"])
+    assert bar, "no progress bar"
+    assert shown(outputs["curve"], "image/png").startswith("iVBOR")
+    assert "salad" in shown(outputs["runs"], "text/html")
+    assert (shown(outputs["quiet"], "text/plain"), printed(outputs["quiet"])) == ("22", "")
+    assert "interrupted" in shown(outputs["stopped"], "text/html")
+    assert shown(outputs["resumed"], "text/plain") == "14"
+    assert open_checkpoint(folder / "stopped", "latest").step == 14
+
+
+@pytest.mark.slow
+@in_a_kernel
+def test_two_interruptions_end_the_cell_and_not_the_kernel(notebook):
+    _, outputs = notebook
+    assert errors(outputs["stopped twice"]) == ["KeyboardInterrupt"]
+    assert shown(outputs["after"], "text/plain") == "42"

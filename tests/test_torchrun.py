@@ -74,7 +74,7 @@ def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-STEPS = ["--steps", 200, "--eval-every", 50]
+STEPS = ["--steps", 100, "--eval-every", 25]
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,12 @@ BUILD = "import json, sys; from scikit_build_core.build import {0}; {0}(*map(jso
 pytestmark = pytest.mark.slow
 
 
-def build_wheel(folder, hook="build_wheel", **environment):
-    """Build a wheel with the portable kernels only, which takes a third of the time; return its path and messages."""
-    settings = {"build-dir": str(folder / "build")}
+def build_wheel(folder, hook="build_wheel", objects=None, **environment):
+    """Build a wheel with the portable kernels only, which takes a third of the time; return its path and messages.
+
+    With ``objects``, a folder that is kept, only sources that have changed are compiled.
+    """
+    settings = {"build-dir": str(objects or folder / "build")}
     settings |= {f"cmake.define.CHARLM_HAS_{name}": "OFF" for name in ("avx2", "avx512", "avx512_bf16", "amx")}
     built = subprocess.run(
         [sys.executable, "-c", BUILD.format(hook), json.dumps(str(folder)), json.dumps(settings)],
@@ -34,8 +37,8 @@ def build_wheel(folder, hook="build_wheel", **environment):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    return build_wheel(tmp_path_factory.mktemp("wheel"))[0]
+def wheel(tmp_path_factory, request):
+    return build_wheel(tmp_path_factory.mktemp("wheel"), objects=request.config.cache.mkdir("wheel"))[0]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commands import CHARLM, QUICK, charlm, one_line
+from commands import CHARLM, QUICK, charlm, one_line, pipe, start
 
 
 def test_help_is_quick_to_load_and_free_of_torch():
@@ -258,10 +258,9 @@ def test_closed_streams_do_no_harm(trained_run):
 
 
 def test_a_full_stderr_does_not_stop_a_training(text_file, tmp_path):
-    command = [*CHARLM, "train", str(text_file), "--out", str(tmp_path / "run"), "--steps", "20", *QUICK]
-    with open("/dev/full", "w") as full:
-        result = subprocess.run(command, stderr=full, stdin=subprocess.DEVNULL, capture_output=False, check=False)
-    assert result.returncode == 0
+    with open("/dev/full", "wb") as full:
+        process = start("train", text_file, "--out", tmp_path / "run", "--steps", 20, *QUICK, stderr=full)
+        assert process.wait(60) == 0
     assert (tmp_path / "run" / "step-20").is_dir()
 
 
@@ -298,20 +297,16 @@ def test_a_run_in_use(text_file, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_save_and_tell_how_to_resume(text_file, tmp_path, number, code):
-    command = [*CHARLM, "train", str(text_file), "--steps", "1000000", "--out", str(tmp_path / "run"), *QUICK]
-    pipes = {"stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-    with subprocess.Popen(command, **pipes) as process:
-        try:
-            stderr = b""
-            while b"first loss" not in stderr:
-                stderr = process.stderr.readline()
-                assert process.poll() is None, stderr
-            time.sleep(0.2)
-            process.send_signal(number)
-            _, rest = process.communicate(timeout=30)
-        finally:
-            process.kill()
-    assert process.returncode == code
+    words = ["train", text_file, "--steps", 1000000, "--out", tmp_path / "run", *QUICK]
+    with pipe(*words) as (process, stderr):
+        line = b""
+        while b"first loss" not in line:
+            line = stderr.readline()
+            assert process.poll() is None, line
+        time.sleep(0.2)
+        process.send_signal(number)
+        assert process.wait(30) == code
+        rest = stderr.read()
     assert b"charlm train --resume --out" in rest.splitlines()[-1]
     assert b"Traceback" not in rest
     result = charlm("train", "--resume", "--out", tmp_path / "run", "--steps", 1)
@@ -319,38 +314,40 @@ def test_signals_save_and_tell_how_to_resume(text_file, tmp_path, number, code):
 
 
 def test_a_terminal_shows_that_ctrl_c_was_noticed(text_file, tmp_path):
-    command = [*CHARLM, "train", str(text_file), "--steps", "1000000", "--out", str(tmp_path / "run"), *QUICK]
     terminal, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=inside, stderr=inside) as process:
-        os.close(inside)
-        shown = b""
-        try:
-            while b" left" not in shown and process.poll() is None:
-                shown += os.read(terminal, 65536)
-            process.send_signal(signal.SIGINT)
-            with suppress(OSError):  # how a terminal ends whose other side is closed
-                while piece := os.read(terminal, 65536):
-                    shown += piece
-        finally:
-            process.kill()
-            os.close(terminal)
+    words = ["train", text_file, "--steps", 1000000, "--out", tmp_path / "run", *QUICK]
+    process = start(*words, stdout=inside, stderr=inside)
+    os.close(inside)
+    shown = b""
+    try:
+        while b" left" not in shown and process.poll() is None:
+            shown += os.read(terminal, 65536)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # how a terminal ends whose other side is closed
+            while piece := os.read(terminal, 65536):
+                shown += piece
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
     text = shown.decode()
     assert 0 < text.find("stopping after this step and saving") < text.find("stopped and saved at step")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_while_stdin_is_read_leave_no_files(tmp_path, number, code):
-    command = [*CHARLM, "train", "-", *QUICK]
-    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+    path = tmp_path / "stderr"
+    streams = {"name": "stdin", "cwd": tmp_path}
+    with open(path, "wb") as stderr, pipe("train", "-", *QUICK, stderr=stderr, **streams) as (process, _):
         while not list(tmp_path.glob("checkpoints/stdin/corpus/text")):
+            assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(number)
-        assert process.wait(timeout=30) == code
-        said = process.stderr.read().splitlines()
-        assert said[-1].startswith(b"charlm: ")
-        assert said[:-1] in ([], [b"waiting for a text on stdin"])
+        assert process.wait(30) == code
+    said = path.read_bytes().splitlines()
+    assert said[-1].startswith(b"charlm: ")
+    assert said[:-1] in ([], [b"waiting for a text on stdin"])
     assert not (tmp_path / "checkpoints").exists()
 
 

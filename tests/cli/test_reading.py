@@ -232,10 +232,11 @@ def test_a_prompt_from_a_pipe_loses_one_line_end(trained_run, stdin, prompt):
 
 
 def test_waiting_for_stdin_is_said_after_a_second(trained_run, tmp_path):
-    for arguments in (["generate"], ["score"], ["eval", "-"]):
-        command = [*CHARLM, *arguments, "-c", str(trained_run)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, **pipes) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    commands = [[*CHARLM, *arguments, "-c", trained_run] for arguments in (["generate"], ["score"], ["eval", "-"])]
+    started = [subprocess.Popen(command, **pipes) for command in commands]  # they wait at the same time
+    for process in started:
+        with process:
             line = process.stderr.readline()  # before anything is written
             assert line.startswith(b"waiting for a ")
             assert line.endswith(b" on stdin\n")

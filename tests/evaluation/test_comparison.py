@@ -2,13 +2,13 @@ import json
 import math
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import CHARLM, charlm, one_line
+from commands import charlm, one_line
+from commands import start as start_charlm
 from conftest import peak_kilobytes
 
 import charlm as library
@@ -401,15 +401,19 @@ def test_what_cannot_be_compared(trained_run, document_run, text_file, tmp_path)
 
 def test_an_interrupt_ends_it_at_once(trained_run, text_file, tmp_path):
     (tmp_path / "long.txt").write_text(text_file.read_text("utf-8") * 1000, "utf-8")
-    command = [*CHARLM, "compare", trained_run, trained_run, tmp_path / "long.txt", "--threads", "1"]
-    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        time.sleep(2)
-        assert process.poll() is None
-        began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
-        assert time.monotonic() - began < 1
-        assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
+    words = ["compare", trained_run, trained_run, tmp_path / "long.txt", "--threads", 1]
+    with open(tmp_path / "output", "wb") as output:
+        process = start_charlm(*words, stdout=output, stderr=output)
+        try:
+            time.sleep(1)
+            assert process.poll() is None
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+            assert time.monotonic() - began < 1
+        finally:
+            process.kill()
+    assert (tmp_path / "output").read_bytes() == b""
 
 
 def test_a_longer_text_takes_no_more_memory(text_file, tmp_path):

@@ -1,6 +1,7 @@
 """The native engine under sanitizers, with the newest instruction set of this machine, and on another processor.
 
-The stress test of the same name checks every instruction set.
+The stress test of the same name checks every instruction set. The programs are kept in pytest's cache until a source
+changes, because building takes longer than the checks.
 """
 
 import shutil
@@ -13,11 +14,11 @@ NEWEST = INSTRUCTION_SETS[0] if INSTRUCTION_SETS else "portable"
 
 
 @pytest.mark.parametrize("sanitizer", sanitizers.SANITIZERS)
-def test_sanitizers_report_nothing(sanitizer, tmp_path):
+def test_sanitizers_report_nothing(sanitizer, tmp_path, request):
     reason = sanitizers.why_not(sanitizer, tmp_path)
     if reason:
         pytest.skip(reason)
-    sanitizers.check(sanitizer, [NEWEST], tmp_path)
+    sanitizers.check(sanitizer, [NEWEST], tmp_path, request.config.cache.mkdir("sanitizers"))
 
 
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-g++") is None, reason="aarch64-linux-gnu-g++ is missing")

@@ -273,14 +273,19 @@ const output = Object.assign(document.createElement("output"), {id: "report", te
 </script>"""
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """A function that opens markup in a browser, and returns the document as it is after its scripts have run."""
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
+@pytest.fixture(scope="module")
+def program():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
         pytest.skip(f"no browser here: none of {', '.join(BROWSERS)}")
-    if subprocess.run([program, "--version"], capture_output=True, check=False).returncode:
-        pytest.skip(f"{program} does not start")  # Ubuntu's package without snap is such a one
+    if subprocess.run([found, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{found} does not start")  # Ubuntu's package without snap is such a one
+    return found
+
+
+@pytest.fixture
+def browser(program, tmp_path):
+    """A function that opens markup in a browser, and returns the document as it is after its scripts have run."""
 
     def opened(markup, *options):
         path = tmp_path / "page.html"

@@ -70,8 +70,16 @@ def test_what_is_being_served_is_completed():
         assert server.process.wait(60) == 0
 
 
+IMPATIENT = """
+from charlm.cli import app
+from charlm.serving import server
+server.CUT_OFF_SECONDS, server.END_SECONDS = 0.4, 1  # instead of 4 and 5
+app.main()
+"""
+
+
 def test_what_is_not_completed_in_time_is_cut_off():
-    with serving("-c", MODEL, "--max-tokens", 10**9) as server:
+    with serving("-c", MODEL, "--max-tokens", 10**9, code=IMPATIENT) as server:
         body = b'{"max_tokens": 1000000000, "stream": true}'
         with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
             head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"

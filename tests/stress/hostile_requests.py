@@ -139,7 +139,7 @@ def run_trials(requests: int = 5000, seed: int = 1, waits: bool = True) -> dict[
     """
     draw, counts = random.Random(seed), Counter[str]()
     question = {"prompt": "the ", "max_tokens": 40, "seed": 1, "logprobs": 2}
-    with serving_process.serving("-c", MODEL, "--max-input", 5000, "--max-tokens", 2000) as server:
+    with serving_process.serving("-c", MODEL, "--max-input", 5000, "--max-tokens", 2000, env={}) as server:
         expected = server.complete(**question)
         memory = [resident(server)]
         slow = []

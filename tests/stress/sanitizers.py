@@ -4,6 +4,7 @@ Every report of a sanitizer is therefore an error of the engine. The driver prin
 pass. ``run_trials`` checks each instruction set of this machine with each sanitizer.
 """
 
+import hashlib
 import platform
 import re
 import shutil
@@ -54,9 +55,13 @@ def _options(sanitizer: str) -> list[str]:
     return [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", *SANITIZERS[sanitizer]]
 
 
-def check(sanitizer: str, names: Sequence[str], folder: Path) -> None:
-    """Raise AssertionError if a sanitizer reports anything or the driver fails, with these instruction sets."""
-    result = run([build("g++", _options(sanitizer), names, folder), *names])
+def check(sanitizer: str, names: Sequence[str], folder: Path, kept: Path | None = None) -> None:
+    """Raise AssertionError if a sanitizer reports anything or the driver fails, with these instruction sets.
+
+    The program is built in ``folder``, or taken from the folder ``kept`` if nothing has changed since it was built.
+    """
+    program = _built(sanitizer, names, folder, kept) if kept else build("g++", _options(sanitizer), names, folder)
+    result = run([program, *names])
     assert not any(report in result.stderr for report in REPORTS), result.stderr
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.splitlines() == [*(f"{name} checked" for name in names), "ok"]
@@ -80,6 +85,23 @@ def can_build(compiler: str, options: Sequence[str], folder: Path) -> bool:
     source.write_text("int main() {}\n")
     made = subprocess.run([compiler, *options, source, "-o", folder / "nothing"], capture_output=True, check=False)
     return made.returncode == 0
+
+
+def _built(sanitizer: str, names: Sequence[str], folder: Path, kept: Path) -> Path:
+    """The program for a sanitizer in ``kept``, built again if the compiler, an option or a source is another one."""
+    options = _options(sanitizer)
+    version = subprocess.run(["g++", "--version"], capture_output=True, check=True).stdout
+    digest = hashlib.sha256(repr((version, options, build_options(), CLOCK, names)).encode())
+    for source in sorted(path for place in (SOURCES, DRIVER.parent) for path in place.glob("*.[ch]*")):
+        digest.update(source.name.encode() + source.read_bytes())
+    program = kept / f"{sanitizer}-{digest.hexdigest()}"
+    if not program.exists():
+        for older in kept.glob(f"{sanitizer}-*"):
+            older.unlink()
+        partial = program.with_suffix(".part")
+        shutil.copy2(build("g++", options, names, folder), partial)
+        partial.rename(program)
+    return program
 
 
 def build(compiler: str, options: Sequence[str], names: Sequence[str], folder: Path) -> Path:

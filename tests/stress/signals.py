@@ -56,14 +56,13 @@ def run_trials(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = _text(folder, megabytes)
-        ready = _seconds_to_first_step(folder, text)
+        code, ready = _second_trainer(folder, text)
         for number in range(moments):
             draw = random.Random(f"{seed} {number}")
             times["train"].append(_stopped_once(folder, text, _trial(draw, number, ready, seconds), figures))
         for number in range(twice):
             draw = random.Random(f"{seed} twice {number}")
             times["twice"].append(_stopped_twice(folder, text, _trial(draw, number, ready, seconds), draw))
-        code = _second_trainer(folder, text)
         if others:
             figures["doubled_signals"] = _signals_sent_twice(folder, text, moments // 10)
             times["others"] = _other_commands(folder, text, random.Random(seed), max(1, moments // 5), figures)
@@ -150,16 +149,6 @@ def _wait(process: subprocess.Popen[bytes], limit: float, stderr_path: Path, abo
         process.wait()
         raise AssertionError(f"{about}: still there after {limit} s: {stderr_path.read_text()}") from None
     return time.monotonic() - start
-
-
-def _seconds_to_first_step(folder: Path, text: Path) -> float:
-    run = folder / "run"
-    start = time.monotonic()
-    with _started(_training(text, run, None), folder) as (process, stderr_path):
-        _wait_for_step(process, run, stderr_path)
-        ready = time.monotonic() - start
-    shutil.rmtree(run)
-    return ready
 
 
 def _wait_for_step(process: subprocess.Popen[bytes], run: Path, stderr_path: Path) -> None:
@@ -293,23 +282,28 @@ def _signals_sent_twice(folder: Path, text: Path, trials: int) -> int:
 # ---------------------------------------------------------------------------------------------------- two trainers
 
 
-def _second_trainer(folder: Path, text: Path) -> int:
-    """Check that a second trainer on a run is refused in one line, and the first continues."""
+def _second_trainer(folder: Path, text: Path) -> tuple[int, float]:
+    """Check that a second trainer on a run is refused in one line, and the first continues.
+
+    Returns the exit code of the second, and after how many seconds the first had saved a step.
+    """
     run = folder / "runs" / "run"
     codes = set()
-    with _started(_training(text, run, None), folder) as (process, _):
+    start = time.monotonic()
+    with _started(_training(text, run, None), folder) as (process, stderr_path):
         while not (run / "corpus").exists():
+            assert process.poll() is None, stderr_path.read_text()
             time.sleep(0.01)
         codes.add(_refused("train", text, "--out", run, *QUICK))  # while it prepares
-        while not RunFolder(run).step_numbers():
-            time.sleep(0.01)
+        _wait_for_step(process, run, stderr_path)
+        ready = time.monotonic() - start
         codes.add(_refused("train", "--resume", "--out", run))
         codes.add(_refused("train", text, "--out", run, *QUICK))
         assert process.poll() is None
     (code,) = codes
     _check_resumes(run, RunFolder(run).step_numbers()[-1])
     shutil.rmtree(run.parent)
-    return code
+    return code, ready
 
 
 def _refused(*arguments: Any) -> int:
