@@ -294,9 +294,7 @@ def _show_result(trainer: Trainer, reason: str, temperature: float | None) -> No
             f"at step {progress.best_step}"
         )
     if temperature is not None:
-        say(
-            f"calibrated: the logits are divided by {temperature:.2f}, which gives the lowest loss on validation text"
-        )
+        say(f"calibrated: the logits are divided by {temperature:.2f}, which gives the lowest loss on validation text")
     table = trainer.corpus.table
     given = [] if table is None or table.given is None else ["--given", table.frequent()[0][0]]
     command = shell_command("generate", "--checkpoint", trainer.run, *given)
