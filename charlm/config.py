@@ -31,6 +31,7 @@ MAX_VOCABULARY = 1_200_000
 
 OPTIMIZERS = ("muon", "adamw", "adam", "sgd", "rmsprop")
 AVERAGES = ("ema", "triggered", "none")
+MAX_GENERATIONS = 100
 MAX_VALIDATION_IDS = 1 << 17
 """Evaluations during training read at most this many ids of the validation text; ``charlm eval`` reads all of it."""
 SCHEDULES = ("plateau", "cosine", "constant")
@@ -131,6 +132,8 @@ class TrainingConfig:
     ``save_every`` is in seconds if ``save_every_unit`` is "seconds", else in steps. The warm-up takes ``warmup`` steps,
     or the share ``warmup_share`` of the budget if that is above 0. Evaluations read at most ``validation_ids``.
     ``ids_per_second`` is the speed for which the other values were chosen, None where it had no influence on them.
+    ``soft_weight`` is the share of the soft targets of a teacher in the loss, 0 without a teacher. ``generations`` is
+    how many models are trained in equal shares of the budget, each with the best one before it as its teacher.
 
     Raises ``UsageError`` for invalid values.
     """
@@ -164,6 +167,8 @@ class TrainingConfig:
     precision: str = "fp32"
     threads: int | None = None
     ids_per_second: float | None = None
+    soft_weight: float = 0.0
+    generations: int = 1
 
     def __post_init__(self) -> None:
         _require_choice("--optimizer", self.optimizer, OPTIMIZERS)
@@ -211,6 +216,15 @@ class TrainingConfig:
             self.ids_per_second is None or 0 < self.ids_per_second < math.inf,
             f"ids_per_second must be above 0, not {self.ids_per_second}",
         )
+        _require(
+            1 <= self.generations <= MAX_GENERATIONS,
+            f"--generations must be 1 to {MAX_GENERATIONS}, not {self.generations}",
+        )
+        _require(
+            self.generations == 1 or bool(budgets),
+            "--generations needs to know when training ends: add --time, --steps or --epochs",
+        )
+        _require(0 <= self.soft_weight <= 1, f"soft_weight must be 0 to 1, not {self.soft_weight}")
         _require(
             _DEVICE.fullmatch(self.device) is not None,
             f"--device {self.device!r:.40} is not a device; use auto, cpu, cuda or mps",

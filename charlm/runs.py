@@ -1,6 +1,7 @@
 """Runs: a corpus is prepared in a folder, and a model is trained there. ``charlm.train`` and ``charlm.resume``.
 
     checkpoints/<run>/corpus/      the prepared ids, the vocabulary, corpus.json
+    checkpoints/<run>/soft-targets/  what a teacher predicts of the training text
     checkpoints/<run>/step-N/      checkpoints: the best and the latest
     checkpoints/<run>/metrics.jsonl
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 from charlm.arguments import check_callable, check_flags, check_path, check_paths
 from charlm.checkpoint.model_parts import read_model_parts
 from charlm.checkpoint.run_folder import RUNS, RunFolder
+from charlm.checkpoint.shipped import find_checkpoint
 from charlm.checkpoint.step import (
     ALL_FILES,
     Checkpoint,
@@ -62,6 +64,7 @@ from charlm.training.resuming import (
     with_limit,
 )
 from charlm.training.speed import MachineSpeed
+from charlm.training.teachers import open_teacher, prepare_soft_targets
 from charlm.training.text_options import (
     DEFAULT_SPLIT,
     TextOptions,
@@ -82,7 +85,10 @@ ProgressCallback = Callable[[int], None]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where to save and what to run on. The model starts with the weights of the checkpoint ``init_from``."""
+    """Where to save and what to run on. The model starts with the weights of the checkpoint ``init_from``.
+
+    It learns from the predictions of ``teachers``, if there are any: from the mean of their probabilities.
+    """
 
     out: Path | None = None
     init_from: Path | None = None
@@ -90,6 +96,9 @@ class RunOptions:
     precision: str = "auto"
     progress: ProgressCallback = field(default=lambda characters: None)
     """Called while the corpus is prepared, with the number of characters read since the last call."""
+    teachers: Sequence[Path] = ()
+    teacher_progress: ProgressCallback = field(default=lambda ids: None)
+    """Called while they read the training text, with the number of ids read since the last call."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,7 @@ def train(
     errors: str = "strict",
     normalize: str = "none",
     init_from: str | Path | None = None,
+    teacher: str | Path | Sequence[str | Path] | None = None,
     device: str = "auto",
     precision: str = "auto",
     on_event: Callable[[Event], object] | None = None,
@@ -159,6 +169,7 @@ def train(
     """Train on a file, a folder or several of them, as ``charlm train`` does, and return where the run is.
 
     Of tables, ``column`` names the text; each row is a document. ``given`` names the column of its condition.
+    ``teacher`` is a run, or several, whose predictions the model learns from.
     ``on_event`` is called with every event of the training. Ctrl-C, or the interruption of a notebook's cell, saves and
     returns with the reason "interrupted"; a second one raises ``KeyboardInterrupt`` without saving.
 
@@ -192,6 +203,7 @@ def train(
         None if init_from is None else check_path("init_from", init_from),
         str(device),
         precision,
+        teachers=[] if teacher is None else check_paths("teacher", teacher),
     )
     with new_run(texts, check_options(options, TrainingOptions, "train"), run_options) as prepared:
         return _run_to_end(prepared.trainer, on_event, observers)
@@ -287,11 +299,12 @@ def _new_run(
     together.check_batch(launch, options.get("batch"))
     device = trusted_device(choose_device(run_options.device), run_options.device)
     precision = choose_precision(run_options.precision, device)
-    base = None if run_options.init_from is None else open_checkpoint(run_options.init_from)
+    base = None if run_options.init_from is None else open_checkpoint(find_checkpoint(run_options.init_from))
     architecture = None if base is None else from_dict(ModelConfig, base.config.get("model"), str(base.path))
     # Fail early: preparing the corpus may take minutes.
     check_texts(texts, base)
     validate(options, documents=texts.document_kind is not None, architecture=architecture)
+    teacher = open_teacher(run_options.teachers, options.get("threads"))
     warn_of_high_rate(options.get("optimizer") or DEFAULT_OPTIMIZER, options.get("lr"))
     source = None if texts.demo or texts.corpus == ["-"] else open_text(texts, texts.corpus)
     run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
@@ -311,6 +324,9 @@ def _new_run(
             if seconds is not None:
                 speedometer = MachineSpeed(corpus, parse_duration(seconds), processes, local_processes)
             began = time.monotonic()
+            if teacher is not None:
+                seed = options.get("seed") or TrainingConfig.seed
+                prepare_soft_targets(run.path, corpus, teacher, seed, run_options.teacher_progress)
             recipe = resolve(
                 options,
                 corpus.sizes["train"],
@@ -321,6 +337,7 @@ def _new_run(
                 speedometer=speedometer,
                 architecture=architecture,
                 processes=processes,
+                has_teacher=teacher is not None,
             )
             group, begin = ALONE, None
             if launch is not None:

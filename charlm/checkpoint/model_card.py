@@ -89,8 +89,8 @@ def generate_part(config: Mapping[str, Any], best: Best, curve: str = "", has_pi
     return (
         f"{BEGIN}\n\n# {name}\n\nA character-level LSTM language model. It generates text like its training text, "
         f"and measures how probable a text is.\n\n| | |\n|---|---|\n{table}\n\n"
-        "## How it was trained\n\nFILE is the text with the digest above. The options `--valid`, `--test` and "
-        "`--init-from` are not shown.\n\n"
+        "## How it was trained\n\nFILE is the text with the digest above. The options `--valid`, `--test`, "
+        "`--init-from` and `--teacher` are not shown.\n\n"
         f"    {command}\n\n{_training(curve, has_picture)}{_use(config)}\n\n{END}"
     )
 
@@ -175,7 +175,7 @@ def _training_options(config: Mapping[str, Any], model: ModelConfig, training: T
     """All options of the model and of training, given by the user or chosen by charlm."""
     values = {**to_dict(model), **to_dict(training), "device": training.device.partition(":")[0]}
     not_options = ("vocabulary_size", "threads", "save_every_unit", "seconds", "warmup_share", "validation_ids")
-    for name in (*not_options, "ids_per_second", *(["warmup"] if training.warmup_share else [])):
+    for name in (*not_options, "ids_per_second", "soft_weight", *(["warmup"] if training.warmup_share else [])):
         del values[name]
     if config["tokenizer"].get("documents") is not None:  # documents do not use these
         del values["state_reset"], values["bptt_jitter"]

@@ -2,6 +2,7 @@
 
     checkpoints/<run>/.lock          locked while the run is trained
     checkpoints/<run>/corpus/        the prepared corpus
+    checkpoints/<run>/soft-targets/  what the teacher predicts of it, if there is one
     checkpoints/<run>/step-N/        the steps: the best and the latest, see ``checkpoint.step``
     checkpoints/<run>/metrics.jsonl
 
@@ -29,9 +30,10 @@ logger = logging.getLogger("charlm")
 RUNS = Path("checkpoints")
 """Where runs are created and looked for unless the user names another place."""
 CORPUS, METRICS, CURVE, TENSORBOARD = "corpus", "metrics.jsonl", "curve.svg", "tensorboard"
+SOFT_TARGETS = "soft-targets"
 
 _LOCK = ".lock"
-_BEFORE_FIRST_STEP = {_LOCK, CORPUS, METRICS, CURVE, TENSORBOARD}
+_BEFORE_FIRST_STEP = {_LOCK, CORPUS, SOFT_TARGETS, METRICS, CURVE, TENSORBOARD}
 """What a run has before its first step, besides unfinished files."""
 _DELETED_PREFIX = ".deleted-"
 _MAX_RUNS_OF_A_NAME = 9_999
@@ -91,7 +93,8 @@ class RunFolder:
         """
         if self.step_numbers():
             raise CannotCreateError(f"{self.path} was trained by another process a moment ago; choose another --out")
-        shutil.rmtree(self.path / CORPUS, ignore_errors=True)
+        for name in (CORPUS, SOFT_TARGETS):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         self.clean()
 
     def discard_without_steps(self) -> None:

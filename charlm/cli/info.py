@@ -76,7 +76,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "recipe",
             f"{training['optimizer']}, lr {training['lr']:g}, {training['schedule']}, clip {training['clip']}, "
-            f"average {training.get('average', 'none')}, {_batch(facts)}, seed {training['seed']}",
+            f"average {training.get('average', 'none')}, {_batch(facts)}, seed {training['seed']}{_teaching(facts)}",
         ),
         (
             "trained",
@@ -98,6 +98,14 @@ def _temperature_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if temperature is None:
         return []
     return [("temperature", f"{temperature:.3f}, fitted on the validation text; the logits are divided by it")]
+
+
+def _teaching(facts: dict[str, Any]) -> str:
+    """How many generations there are, or who the teachers were."""
+    generations, taught = facts["training"].get("generations", 1), facts.get("soft_targets")
+    if generations > 1:
+        return f", {generations} generations"
+    return "" if taught is None else f", learned from {', '.join(taught['teachers'])}"
 
 
 def _normal_form(facts: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
@@ -54,8 +54,8 @@ class TrainCommand(GroupedCommand):
         ),
         "Limit": ("time", "epochs", "steps"),
         "Run": (
-            "out", "resume", "init_from", "save_every", "eval_every", "seed", "plot", "tensorboard", "quiet", "json",
-            "help",
+            "out", "resume", "init_from", "teacher", "save_every", "eval_every", "seed", "plot", "tensorboard", "quiet",
+            "json", "help",
         ),
         "Machine": ("device", "precision", "threads"),
         "Model": (*definitions(ShapeOptions), *definitions(DropoutOptions)),
@@ -118,6 +118,13 @@ def train(
     out: Annotated[Path | None, typer.Option("--out", help="The run's folder. [default: checkpoints/NAME]")] = None,
     init_from: Annotated[
         Path | None, typer.Option("--init-from", help="Start from the weights of this run or step.")
+    ] = None,
+    teacher: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--teacher",
+            help="Learn from what this run predicts of the text; may be given several times, then from their mean.",
+        ),
     ] = None,
     tokenizer: Annotated[
         str,
@@ -197,7 +204,7 @@ def train(
     training = check_options(options, TrainingOptions, "train")
     # All mistakes that can be found without torch are told before it is loaded.
     if is_first_process() and not is_restarted():
-        _check_run(out, resume, init_from, training)
+        _check_run(out, resume, [*([] if init_from is None else [init_from]), *(teacher or ())], training)
     validate(training, documents=any(option is not None for option in (documents, document_start, column)))
     check_files([*(corpus or ()), *(name for name in (valid, test) if name is not None)])
     from charlm.training.text_options import TextOptions, check_texts
@@ -211,11 +218,13 @@ def train(
     check_device_name(device)
     if precision != "auto":
         TrainingConfig(precision=precision)  # raises an error for an unknown one
-    from charlm.cli.train_view import PreparationProgress, run_training
+    from charlm.cli.train_view import PreparationProgress, TeacherProgress, run_training
     from charlm.runs import RunOptions, new_run, resumed_run
     from charlm.system.signals import StopSignals
 
-    run_options = RunOptions(out, init_from, device, precision, PreparationProgress(quiet))
+    run_options = RunOptions(
+        out, init_from, device, precision, PreparationProgress(quiet), teacher or (), TeacherProgress(quiet)
+    )
     with StopSignals() as signals:
         if "-" in (corpus or ()) and is_first_process():
             wait_for_stdin()
@@ -238,9 +247,10 @@ def _check_sources(corpus: bool, demo: bool, resume: bool) -> None:
     raise UsageError("give exactly one of a text (charlm train FILE), --demo or --resume")
 
 
-def _check_run(out: Path | None, resume: bool, init_from: Path | None, options: TrainingOptions) -> None:
-    """Raise what preparing the run would raise for its folder, or that of the weights to start from."""
+def _check_run(out: Path | None, resume: bool, models: Sequence[Path], options: TrainingOptions) -> None:
+    """Raise what preparing the run would raise for its folder, or for the ``models`` that it starts or learns from."""
     from charlm.checkpoint.run_folder import RUNS, RunFolder
+    from charlm.checkpoint.shipped import find_checkpoint
     from charlm.checkpoint.step import open_checkpoint
     from charlm.training.resuming import refuse_fixed_options, run_of
 
@@ -249,14 +259,16 @@ def _check_run(out: Path | None, resume: bool, init_from: Path | None, options: 
         run_of(RunFolder.newest(RUNS, to_resume=True).path if out is None else out)
     elif out is not None:
         RunFolder(out).refuse_taken()
-    if init_from is not None:
-        open_checkpoint(init_from, names=())
+    for model in models:
+        open_checkpoint(find_checkpoint(model), names=())
 
 
 def _refuse_with_resume(texts: TextOptions, run_options: RunOptions) -> None:
     given = [field.name for field in fields(texts) if getattr(texts, field.name) != field.default]
     if run_options.init_from is not None:
         given.append("init_from")
+    if run_options.teachers:
+        given.append("teacher")
     if run_options.precision != "auto":
         given.append("precision")
     if given:

@@ -20,7 +20,17 @@ from charlm.errors import InterruptedBySignal
 from charlm.model.lstm import recurrence_name
 from charlm.runs import PreparedRun
 from charlm.system.signals import StopSignals
-from charlm.training.events import Calibrated, Evaluated, Event, Finished, RolledBack, Saved, SaveFailed, Stepped
+from charlm.training.events import (
+    Calibrated,
+    Evaluated,
+    Event,
+    Finished,
+    GenerationBegan,
+    RolledBack,
+    Saved,
+    SaveFailed,
+    Stepped,
+)
 from charlm.training.observers import ObserverOptions, observing
 from charlm.training.trainer import Trainer
 
@@ -34,6 +44,8 @@ _CORPUS_PASSES = 3
 class PreparationProgress:
     """Reports the preparation of a corpus every two seconds; called with the number of characters just read."""
 
+    _what, _passes = "preparing", _CORPUS_PASSES
+
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
         self._read = 0
@@ -45,8 +57,14 @@ class PreparationProgress:
         self._read += characters
         if not self._quiet and now - self._last_line > 2.0:
             self._last_line = now
-            read = self._read / _CORPUS_PASSES
-            say(f"preparing: {_rounded(read)} characters, {_rounded(read / (now - self._start))} per second")
+            read = self._read / self._passes
+            say(f"{self._what}: {_rounded(read)} characters, {_rounded(read / (now - self._start))} per second")
+
+
+class TeacherProgress(PreparationProgress):
+    """The same while a teacher reads the training text."""
+
+    _what, _passes = "teacher", 1
 
 
 def _rounded(number: float) -> str:
@@ -142,6 +160,9 @@ def _show_setup(prepared: PreparedRun) -> None:
     )
     if prepared.recipe is not None and prepared.recipe.reasons:
         say(f"chosen: {'; '.join(prepared.recipe.reasons)}; {_batch(trainer)}")
+    if (soft_targets := trainer.soft_targets) is not None:
+        names = ", ".join(soft_targets.teachers)
+        say(f"learns from {names}: the {soft_targets.width} most likely characters at each position")
     uniform, unigram = (
         math.log(distinct + (corpus.tokenizer.document_kind is not None)),
         float(corpus.description["unigram_nats"]),
@@ -217,6 +238,9 @@ class _View:
                 f"charlm: warning: {event.reason}; continuing from step {event.step} at {event.factor:g} times the "
                 "learning rate"
             )
+        elif isinstance(event, GenerationBegan):
+            if not self._quiet:
+                say(f"model {event.generation + 1} begins; it learns from what step {event.teacher_step} predicts")
         elif isinstance(event, Stepped):
             self._step(event)
         elif isinstance(event, Evaluated) and not self._quiet:

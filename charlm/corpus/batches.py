@@ -15,7 +15,7 @@ T time steps, B streams or documents.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -53,6 +53,8 @@ class Chunk:
     """Whether all rows start from the initial state."""
     is_padded: bool = False
     """Whether the rows are documents, the longest first, and padded to its length; streams fill the chunk."""
+    positions_B: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Where each row's first target is in the ids of the training split; empty for a chunk of other ids."""
 
     @property
     def predictions(self) -> int:
@@ -165,11 +167,11 @@ class StreamBatches:
         length = self._boundary(cursor.part, cursor.chunk + 1) - first
         start = self.offset(cursor.part) + first
         ids_BT = np.empty((self.batch, length + 1), np.int64)
-        for stream in range(self.batch):
-            position = start + stream * self.stream_length
+        positions_B = start + self.stream_length * np.arange(self.batch)
+        for stream, position in enumerate(positions_B.tolist()):
             ids_BT[stream] = self.ids.read(position, position + length + 1)
         ids_TB = np.ascontiguousarray(ids_BT.T)
-        return Chunk(ids_TB[:-1], ids_TB[1:], fresh=cursor.chunk == 0)
+        return Chunk(ids_TB[:-1], ids_TB[1:], cursor.chunk == 0, positions_B=positions_B + 1)
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class DocumentBatches:
             separators_TB = targets_TB == self._conditions.separator_id
             real_TB = real_TB & (np.cumsum(separators_TB, axis=0) > separators_TB)
         targets_TB[~real_TB] = IGNORE_INDEX
-        return Chunk(inputs_TB, targets_TB, first == 0, is_padded=True)
+        return Chunk(inputs_TB, targets_TB, first == 0, is_padded=True, positions_B=starts_B)
 
     def _make_pool(self, part: int) -> list[tuple[_Batch, int]]:
         """For every chunk of a pool its batch, and the position in its documents where the chunk begins."""

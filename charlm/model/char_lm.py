@@ -265,3 +265,19 @@ def cross_entropy(logits_TBV: Tensor, targets_TB: Tensor) -> Tensor:
         logits_TBV.float().flatten(0, 1), targets_TB.flatten(), reduction="none", ignore_index=IGNORE_INDEX
     )
     return flat.view_as(targets_TB)
+
+
+def soft_cross_entropy(
+    logits_TBV: Tensor, targets_TB: Tensor, ids_TBK: Tensor, probabilities_TBK: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``cross_entropy``, and the cross entropy [T, B] with the soft targets in nats.
+
+    Soft targets are K ids with their probabilities, which are 0 where nothing is predicted.
+    """
+    log_probabilities_TBV = F.log_softmax(logits_TBV.float(), dim=2)
+    hard = F.nll_loss(
+        log_probabilities_TBV.flatten(0, 1), targets_TB.flatten(), reduction="none", ignore_index=IGNORE_INDEX
+    )
+    # Spread over the vocabulary, so that the gradient is a product and no sum in any order.
+    soft_TBV = torch.zeros_like(log_probabilities_TBV).scatter_(2, ids_TBK, probabilities_TBK)
+    return hard.view_as(targets_TB), -(soft_TBV * log_probabilities_TBV).sum(2)

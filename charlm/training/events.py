@@ -67,6 +67,16 @@ class RolledBack:
 
 
 @dataclass(frozen=True)
+class GenerationBegan:
+    """A new model is trained from here on; it learns from what the best one, that of ``teacher_step``, predicts."""
+
+    step: int
+    generation: int
+    """From 1; the first model has no such event."""
+    teacher_step: int
+
+
+@dataclass(frozen=True)
 class Calibrated:
     """Training is over, and the best model, whose logits are divided by ``temperature`` from now on, is saved again."""
 
@@ -85,4 +95,4 @@ class Finished:
     best_nats_per_char: float | None
 
 
-Event = Stepped | Evaluated | Saved | SaveFailed | RolledBack | Calibrated | Finished
+Event = Stepped | Evaluated | Saved | SaveFailed | RolledBack | GenerationBegan | Calibrated | Finished

@@ -15,12 +15,14 @@ _OPTIMIZER_COPIES = {"muon": 1, "adam": 2, "adamw": 2, "rmsprop": 1, "sgd": 1}
 def training_bytes(model: ModelConfig, training: TrainingConfig, ids: int) -> int:
     """The least memory for training on a text of ``ids``: weights, gradients, optimizer state, and one step.
 
-    For each id a step keeps four gates, h and c of every layer, and the logits with their gradient.
+    For each id a step keeps four gates, h and c of every layer, and the logits with their gradient; with a teacher also
+    its probabilities, and the logarithms of the model's.
     """
     bytes_per_value = 4 if training.precision == "fp32" else 2
     copies = 2 + _OPTIMIZER_COPIES[training.optimizer] + (training.average == "ema")
+    per_logit = 16 if training.soft_weight else 8
     kept_per_id = (
-        sum(width * (5 * bytes_per_value + 4) for _, width in model.layer_widths()) + 8 * model.vocabulary_size
+        sum(width * (5 * bytes_per_value + 4) for _, width in model.layer_widths()) + per_logit * model.vocabulary_size
     )
     ids_in_a_step = min(training.batch * training.bptt, ids)
     return 4 * model.parameter_count() * copies + ids_in_a_step * kept_per_id

@@ -101,6 +101,10 @@ class OptimizationOptions(TypedDict, total=False):
         Option("Weights to keep: ema, triggered (mean since the plateau) or none.", "ema", "ema", choices=AVERAGES),
     ]
     average_decay: Annotated[float | None, Option("Decay of the ema per step.", "0.998")]
+    generations: Annotated[
+        int | None,
+        Option("Models trained one after another, each on what the best before it predicts.", "by corpus and budget"),
+    ]
 
 
 class ResumeOptions(TypedDict, total=False):

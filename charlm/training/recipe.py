@@ -50,6 +50,13 @@ _MIN_TIMED_STEPS, _MIN_CHUNK_LENGTH, _MIN_DOCUMENT_BATCH = 100, 8, 4
 """For a time limit on a slow machine, chunks are halved down to this length, or batches of documents down to this size,
 until that many steps are possible: 100 steps of 8 characters gave 2.27 nats where 25 of 32 gave 2.55."""
 
+_EPOCHS_OF_A_GENERATION, _MAX_AUTOMATIC_GENERATIONS = 9.0, 10
+"""So the first generation of a long training is like a training of that length, and the others can only improve it."""
+_MIN_CHARACTERS_FOR_GENERATIONS = 300_000
+"""For shorter texts one model with more dropout gains more."""
+SOFT_WEIGHT = 0.5
+"""The share of a teacher's soft targets in the loss; the rest is that of the characters themselves."""
+
 _SHAPE = tuple(name for name in definitions(ShapeOptions) if name != "size")
 _DROPOUTS = tuple(definitions(DropoutOptions))
 _TRAINING = definitions(TrainingOptions).keys() & {field.name for field in dataclasses.fields(TrainingConfig)}
@@ -106,10 +113,11 @@ def resolve(
     speedometer: Speedometer | None = None,
     architecture: ModelConfig | None = None,
     processes: int = 1,
+    has_teacher: bool = False,
 ) -> Recipe:
     """Choose what ``options`` leave open. ``architecture`` fixes the network's shape (weights from a checkpoint).
 
-    Several ``processes`` divide the batch.
+    Several ``processes`` divide the batch. A model that starts from other weights or has a teacher has no generations.
 
     ``speedometer`` measures the models that may be chosen; it is used, and needed, only with a time limit.
 
@@ -140,25 +148,36 @@ def resolve(
     )
     shape = _shape(options, train.characters, vocabulary_size, architecture, budget, reasons)
     plain = ModelConfig(vocabulary_size, **shape)
-    limited = options.get("time") is not None or options.get("epochs") is not None
-    if limited and options.get("bptt") is None and not train.documents:
+    limited = any(options.get(name) is not None for name in ("time", "epochs", "steps"))
+    if limited and options.get("steps") is None and options.get("bptt") is None and not train.documents:
         chunks = _chunks(options, train.ids, kind, _chunk_length(plain, budget, reasons), processes)
     elif budget.seconds is not None and options.get("batch") is None and train.documents:
         smaller = _document_batch(chunks["batch"], budget.estimated_steps(plain), reasons)
         chunks["batch"] = processes * math.ceil(smaller / processes)
     budget = dataclasses.replace(budget, ids_per_step=math.prod(chunks.values()))
-    regularization = _regularization(options, plain, budget, reasons)
+    generations = 1
+    if architecture is None and not has_teacher:
+        epochs = budget.estimated_epochs(plain) if limited else 0.0
+        generations = options.get("generations") or _automatic_generations(train.characters, epochs)
+    elif options.get("generations") not in (None, 1):
+        raise UsageError("--generations cannot be combined with --init-from or --teacher; leave it out")
+    if generations > 1 and options.get("generations") is None:
+        reasons.append(f"--generations {generations} for about {_about(budget.estimated_epochs(plain))} epochs")
+    regularization = _regularization(options, plain, budget, generations, reasons)
     dropouts = {name: regularization.pop(name) for name in _DROPOUTS}
-    fixed = {**fixed, **chunks, **regularization}
+    fixed = {**fixed, **chunks, **regularization, "generations": generations}
+    if has_teacher or generations > 1:
+        fixed["soft_weight"] = SOFT_WEIGHT
     if train.documents:
         fixed["state_reset"] = 0.0
-    training = _training(options, valid.ids, kind, budget.estimated_steps(plain), fixed)
+    steps = budget.estimated_steps(plain) / generations
+    training = _training(options, valid.ids, kind, steps, fixed)
     model = ModelConfig(vocabulary_size, **shape, **dropouts)
     if budget.seconds is None:
         return Recipe(model, training, reasons)
     assert speedometer is not None, "a time limit needs a speedometer"
     plan = plan_evaluations(speedometer.evaluation(plain, measured), valid.ids, budget.seconds)
-    training = _timed(options, training, budget.estimated_steps(plain), budget.ids_per_second(plain), plan)
+    training = _timed(options, training, steps, budget.ids_per_second(plain), plan)
     return Recipe(model, training, reasons, plan.seconds)
 
 
@@ -276,11 +295,21 @@ def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> st
 # ------------------------------------------------------------------------------ learning rate and regularization
 
 
-def _regularization(options: TrainingOptions, model: ModelConfig, budget: Budget, reasons: list[str]) -> dict[str, Any]:
-    """Learning rate by the number of steps; weight decay and dropouts by the number of epochs."""
-    epochs, steps = budget.estimated_epochs(model), budget.estimated_steps(model)
+def _automatic_generations(characters: int, epochs: float) -> int:
+    """More than one where a text is read so often that one model would overfit."""
+    if characters < _MIN_CHARACTERS_FOR_GENERATIONS:
+        return 1
+    return max(1, min(_MAX_AUTOMATIC_GENERATIONS, int(epochs / _EPOCHS_OF_A_GENERATION)))
+
+
+def _regularization(
+    options: TrainingOptions, model: ModelConfig, budget: Budget, generations: int, reasons: list[str]
+) -> dict[str, Any]:
+    """Of each generation: learning rate by the number of steps; weight decay and dropouts by the number of epochs."""
+    epochs, steps = budget.estimated_epochs(model) / generations, budget.estimated_steps(model) / generations
     optimizer = options.get("optimizer") or DEFAULT_OPTIMIZER
-    between_layers, on_output = dropout_probabilities(optimizer, steps, budget.estimated_ids(model), epochs)
+    ids = budget.estimated_ids(model) / generations
+    between_layers, on_output = dropout_probabilities(optimizer, steps, ids, epochs)
     chosen = {
         "lr": learning_rate(optimizer, model.hidden, steps, epochs),
         "weight_decay": weight_decay(optimizer, epochs),

@@ -33,6 +33,7 @@ from charlm.checkpoint.weights import weights_to_bytes
 from charlm.config import dump_json, parse_json, to_dict
 from charlm.corpus.batches import Batches
 from charlm.corpus.prepared import Corpus, SplitSize
+from charlm.corpus.soft_targets import SoftTargets
 from charlm.engine import create_engine
 from charlm.errors import CharlmError, DataError, DivergedError, InputOutputError
 from charlm.evaluation.calibration import MAX_CALIBRATION_IDS, MIN_CALIBRATION_IDS, fit_temperature
@@ -61,9 +62,16 @@ class Saver:
     """
 
     def __init__(
-        self, run: Path, corpus: Corpus, clock: Callable[[], float] = time.monotonic, group: Group = ALONE
+        self,
+        run: Path,
+        corpus: Corpus,
+        clock: Callable[[], float] = time.monotonic,
+        group: Group = ALONE,
+        soft_targets: SoftTargets | None = None,
     ) -> None:
         self._run = run
+        self.soft_targets = soft_targets
+        """What the model learns from; their digest is saved."""
         self._group = group
         self._corpus = corpus
         self._clock = clock
@@ -102,7 +110,7 @@ class Saver:
         return Saved(progress.step, path)
 
     def _write(self, state: TrainingState, finished: bool) -> Path:
-        files = checkpoint_files(state, self._corpus, finished)
+        files = checkpoint_files(state, self._corpus, finished, self.soft_targets)
         self._written_config = files[CONFIG]
         return save_step(self._run, state.progress.step, files)
 
@@ -216,11 +224,13 @@ class Saver:
         return int(min(1e6, (end - now) / max(now - began, 1e-6)))
 
 
-def checkpoint_files(state: TrainingState, corpus: Corpus, finished: bool) -> dict[str, bytes]:
+def checkpoint_files(
+    state: TrainingState, corpus: Corpus, finished: bool, soft_targets: SoftTargets | None = None
+) -> dict[str, bytes]:
     """The files of a checkpoint of ``state``; ``finished`` says that training has ended."""
     snapshot = state.snapshot()
     files = {
-        CONFIG: dump_json(_description(state, corpus)),
+        CONFIG: dump_json({**_description(state, corpus), **_described_teachers(soft_targets)}),
         MODEL: weights_to_bytes(snapshot.weights, "f32"),
         STATE_TENSORS: tensors_to_bytes(snapshot.tensors),
         STATE: dump_json({**snapshot.values, "finished": finished}),
@@ -257,6 +267,12 @@ def _description(state: TrainingState, corpus: Corpus) -> dict[str, Any]:
         "seconds": round(progress.seconds, 3),
         "ids_seen": progress.ids_seen,
     }
+
+
+def _described_teachers(soft_targets: SoftTargets | None) -> dict[str, Any]:
+    if soft_targets is None:
+        return {}
+    return {"soft_targets": {"teachers": soft_targets.teachers, "sha256": soft_targets.sha256}}
 
 
 def _size(size: SplitSize) -> dict[str, int]:

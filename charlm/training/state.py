@@ -70,6 +70,11 @@ class Progress:
     """How long the next evaluation will take: as long as the last one, or as its speed was measured."""
     int8_cost: float | None = None
     bf16_cost: float | None = None
+    generation: int = 0
+    """The number of the model that is trained now, from 0. The next three are where it began."""
+    generation_step: int = 0
+    generation_part: int = 0
+    generation_seconds: float = 0.0
 
     @property
     def cursor(self) -> Cursor:
@@ -173,6 +178,20 @@ class TrainingState:
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.embedding.weight.device
+
+    def begin_generation(self) -> None:
+        """Go on with a new model, at the beginning of an epoch. ``generation_seconds`` is set by the caller."""
+        progress, config = self.progress, self.config
+        progress.generation += 1
+        if progress.chunk:
+            progress.part, progress.chunk = progress.part + 1, 0
+        progress.generation_step, progress.generation_part = progress.step, progress.part
+        progress.rate_factor = 1.0
+        self.model.load_weights(CharLM(self.model.config, config.seed + progress.generation).weights())
+        self.optimizer = make_optimizer(self.model, config)
+        self.average = Average(self.model, config)
+        self.schedule = Schedule(config.schedule, config.warmup, config.warmup_share)
+        self.carried = self.model.initial_state(0)
 
     def observe_validation(self, loss: float | None, train_loss: float | None) -> bool:
         """Record a validation loss (None: there is no validation text) and return whether it is the lowest so far.

@@ -28,11 +28,22 @@ from charlm.model.char_lm import CharLM
 from charlm.system.devices import keep_freed_memory, make_reproducible, memory_bytes, memory_errors
 from charlm.system.processes import ALONE, Group
 from charlm.training.carried import CarriedRows
-from charlm.training.events import Calibrated, Evaluated, Event, Finished, RolledBack, SaveFailed, Stepped
+from charlm.training.events import (
+    Calibrated,
+    Evaluated,
+    Event,
+    Finished,
+    GenerationBegan,
+    RolledBack,
+    SaveFailed,
+    Stepped,
+)
 from charlm.training.memory import need_and_advice, refuse_too_large
 from charlm.training.metrics_log import MetricsLog
 from charlm.training.saving import NonFiniteError, Saver
+from charlm.training.spending import Spending
 from charlm.training.state import Progress, TrainingState
+from charlm.training.teachers import check_soft_targets, open_soft_targets, write_of_best
 from charlm.training.threads import use_threads
 from charlm.training.time_limit import TimeLimit
 from charlm.training.update import UpdateResult, make_update
@@ -74,14 +85,16 @@ class Trainer:
         with memory_errors(self._memory_advice):
             self.state = TrainingState.create(model_config, config, group.size)
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed, config.bptt_jitter)
+        self.soft_targets = open_soft_targets(run, corpus, config, self.progress.generation)
         self._carried = CarriedRows(self.state, self.batches, group)
         self.validator = Validator(corpus, config.validation_ids, self._memory_advice, group)
-        self.saver = Saver(run, corpus, clock, group)
+        self.saver = Saver(run, corpus, clock, group, self.soft_targets)
         self.metrics_log = MetricsLog(run, writes=group.is_first)
-        self._update = make_update(self.state, group)
+        self._update = make_update(self.state, group, self.soft_targets)
         size = corpus.sizes["train"]
         self._ids_per_character = (size.ids - size.prefix_ids) / max(1, size.predictions)
         self._limit = TimeLimit.of(config, model_config.parameter_count(), len(self.validator.text.ids))
+        self._spending = Spending(config, self.batches, self._limit, self.state)
         self._asked_to_stop = self._stop = False
         self._clock = clock
         self._started = self._last_save = clock()
@@ -101,6 +114,7 @@ class Trainer:
         # The weights are checked first, so that a forged config cannot make us allocate more memory than they take.
         trainer = cls(run, corpus, read_model_parts(checkpoint).config, config, clock, group)
         trainer._restore(checkpoint)
+        check_soft_targets(trainer.soft_targets, checkpoint)
         trainer._started = trainer._clock() - trainer.progress.seconds
         return trainer
 
@@ -195,20 +209,26 @@ class Trainer:
     def _train(self) -> Generator[Event, None, str]:
         while True:
             if self._evaluation_is_due():
-                evaluated = self._evaluate()
-                yield evaluated
-                if evaluated.is_best or (evaluated.valid_nats_per_char is None and self.progress.is_good_evaluation):
-                    yield self._save()
+                yield from self._evaluate_and_save()
             if self._stop:
                 return "interrupted"
-            budget_spent = self._budget_spent()
-            if budget_spent or self._stops_early():
+            budget_spent = self._spending.is_complete(self.seconds)
+            if not budget_spent and self._generation_ends():
+                yield from self._next_generation()
+            elif budget_spent or self._stops_early():
                 if self.progress.evaluated_step != self.progress.step:
                     yield self._evaluate()
                 return "budget" if budget_spent else "early stop"
             yield from self._steps()
             if self._save_is_due():
                 yield self._save()
+
+    def _evaluate_and_save(self) -> Iterator[Event]:
+        """Evaluate, and save the best step so far; without validation text, every good one."""
+        evaluated = self._evaluate()
+        yield evaluated
+        if evaluated.is_best or (evaluated.valid_nats_per_char is None and self.progress.is_good_evaluation):
+            yield self._save()
 
     def _evaluation_is_due(self) -> bool:
         step = self.progress.step
@@ -224,28 +244,35 @@ class Trainer:
             return self.progress.step % int(self.config.save_every) == 0
         return self._clock() - self._last_save >= self.config.save_every
 
-    # ------------------------------------------------------------------------------------------------ budget
-
     def budget_progress(self) -> float | None:
         """The share of the budget that is spent, 0 to 1; None without a budget."""
-        config = self.config
-        if config.steps is not None:
-            return self.progress.step / config.steps
-        if config.epochs is not None:
-            return self.batches.epochs(self.progress.cursor) / config.epochs
-        return None if self._limit is None else self._limit.spent(self.seconds, self.progress)
+        return self._spending.share(self.seconds)
 
-    def _budget_spent(self) -> bool:
-        if self._limit is not None:
-            return self.progress.step > 0 and not self._limit.allows_step(self.seconds, self.progress)
-        spent = self.budget_progress()
-        return spent is not None and spent >= 1.0
+    # ------------------------------------------------------------------------------------------------ generations
 
-    def _spent_after_step(self) -> float | None:
-        """``budget_progress`` after the next step, as expected; None without a time limit."""
-        if self._limit is None:
-            return None
-        return self._limit.spent(self.seconds + self._limit.step_seconds, self.progress)
+    def _generation_ends(self) -> bool:
+        """Whether this generation is complete, or no longer improves, and another one follows."""
+        follows = self.progress.generation + 1 < self.config.generations
+        return follows and (self._stops_early() or self._spending.generation_is_complete(self.seconds))
+
+    def _next_generation(self) -> Iterator[Event]:
+        """Save the model, and go on with a new one that learns from what the best one predicts."""
+        progress = self.progress
+        if progress.evaluated_step != progress.step:
+            yield from self._evaluate_and_save()
+        teacher_step = self.group.on_first(
+            lambda: str(write_of_best(self.run, self.corpus, progress.generation + 1, self.config.threads, self._check))
+        )
+        self.state.begin_generation()
+        self._after_restoring()
+        self._agree()
+        progress.generation_seconds = self.seconds
+        yield GenerationBegan(progress.step, progress.generation, int(teacher_step))
+
+    def _check(self, ids: int) -> None:
+        """Called while the teacher reads the text."""
+        if self._stop:
+            raise StoppedError
 
     # ------------------------------------------------------------------------------------------------ step
 
@@ -269,20 +296,25 @@ class Trainer:
 
     def _must_read_results(self) -> bool:
         """Whether what follows the last step may be something other than another step."""
-        return self._stop or self._evaluation_is_due() or self._budget_spent() or self._save_is_due()
+        due = self._evaluation_is_due() or self._save_is_due() or self._generation_ends()
+        return self._stop or due or self._spending.is_complete(self.seconds)
 
     def _begin_step(self) -> Stepped:
         """Queue the next update. What it returns lacks the update's result."""
         progress, config = self.progress, self.config
         chunk = self.batches.chunk(progress.cursor)
         self._carried.prepare(chunk)
-        factor = self.state.schedule.factor(progress.step, self.budget_progress(), self._spent_after_step())
+        factor = self.state.schedule.factor(
+            progress.step - progress.generation_step,
+            self._spending.share_of_generation(self.seconds),
+            self._spending.share_of_generation_after_step(self.seconds),
+        )
         lr = progress.rate = config.lr * (factor * progress.rate_factor)
         with memory_errors(self._memory_advice):
-            after = self._update.apply(chunk, self.state.carried, lr)
+            state = self._update.apply(chunk, self.state.carried, lr)
         self.state.average.update(self._update.skipped)
         progress.begin_step(chunk.predictions, self.batches.next_cursor(progress.cursor))
-        self._carried.keep(after)
+        self._carried.keep(state)
         return Stepped(
             step=progress.step,
             nats_per_char=math.nan,
@@ -402,5 +434,7 @@ class Trainer:
 
     def _after_restoring(self) -> None:
         self._carried.take_own()
+        self.soft_targets = open_soft_targets(self.run, self.corpus, self.config, self.progress.generation)
+        self.saver.soft_targets = self.soft_targets
         # An update may hold tensors that restoring has replaced.
-        self._update = make_update(self.state, self.group)
+        self._update = make_update(self.state, self.group, self.soft_targets)

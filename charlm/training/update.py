@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from charlm.corpus.batches import IGNORE_INDEX, Chunk
-from charlm.model.char_lm import Share, State, activation_penalty, cross_entropy, detach
+from charlm.corpus.soft_targets import SoftTargets
+from charlm.model.char_lm import Share, State, activation_penalty, cross_entropy, detach, soft_cross_entropy
 from charlm.system.devices import autocast, copy_to
 from charlm.system.processes import ALONE, Group
 from charlm.training.muon import Muon
@@ -30,7 +31,7 @@ _EAGER_UPDATES = 3
 
 
 class UpdateResult(NamedTuple):
-    """The mean loss in nats per id, and the norm of the gradient before clipping."""
+    """The mean loss in nats per id, that of the text itself, and the norm of the gradient before clipping."""
 
     loss: float
     grad_norm: float
@@ -52,12 +53,18 @@ class _Batch(NamedTuple):
     share: Share | None = None
     counts: tuple[int, int] | None = None
     """Of a shared chunk: its predictions, all and without the first step."""
+    soft: tuple[Tensor, Tensor] | None = None
+    """Of a teacher: likely ids [T, B, K] and their probabilities."""
 
 
-def make_update(state: TrainingState, group: Group = ALONE) -> Update:
-    """The fastest implementation for the device and the optimizer. Make a new one after ``state.restore``."""
+def make_update(state: TrainingState, group: Group = ALONE, soft_targets: SoftTargets | None = None) -> Update:
+    """The fastest implementation for the device and the optimizer. Make a new one after ``state.restore``.
+
+    With ``soft_targets`` the model also learns from them, in the share ``soft_weight`` of the loss.
+    """
     graphable = isinstance(state.optimizer, (Muon, torch.optim.Adam))  # AdamW is a subclass of Adam
-    return DeviceUpdate(state, group) if state.device.type == "cuda" and graphable else Update(state, group)
+    kind = DeviceUpdate if state.device.type == "cuda" and graphable else Update
+    return kind(state, group, soft_targets)
 
 
 class Update:
@@ -69,8 +76,9 @@ class Update:
     queue_length = 1
     """How many updates may be applied before ``results`` is called."""
 
-    def __init__(self, state: TrainingState, group: Group = ALONE) -> None:
+    def __init__(self, state: TrainingState, group: Group = ALONE, soft_targets: SoftTargets | None = None) -> None:
         self._group = group
+        self._soft_targets = soft_targets
         self._model = state.model
         self._optimizer = state.optimizer
         self._config = state.config
@@ -108,6 +116,10 @@ class Update:
 
     def _batch(self, chunk: Chunk) -> _Batch:
         own, share, counts = (chunk, None, None) if self._group.size == 1 else _own_part(chunk, self._group)
+        soft = None
+        if self._soft_targets is not None:
+            likely = self._soft_targets.of(own)
+            soft = copy_to(self._device, likely.ids_TBK), copy_to(self._device, likely.probabilities_TBK)
         return _Batch(
             copy_to(self._device, own.inputs_TB),
             copy_to(self._device, own.targets_TB),
@@ -115,6 +127,7 @@ class Update:
             chunk.predictions,
             share,
             counts,
+            soft,
         )
 
     def _never_empty(self, state: State) -> State:
@@ -126,9 +139,9 @@ class Update:
         with autocast(self._device.type, self._config.precision):
             output_TBE, dropped_TBE, state = self._model.read(batch.inputs_TB, state, self._generator, batch.share)
             logits_TBV = self._model.decoder(dropped_TBE)
-        loss = cross_entropy(logits_TBV, batch.targets_TB).sum() / batch.predictions
+        loss, objective = self._losses(logits_TBV, batch)
         self._optimizer.zero_grad(set_to_none=True)
-        objective = loss + self._penalty(output_TBE, dropped_TBE, batch)
+        objective = objective + self._penalty(output_TBE, dropped_TBE, batch)
         if self._scale != 1.0:
             (objective * self._scale).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
@@ -138,6 +151,15 @@ class Update:
         loss = self._add(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
         return loss, norm.detach(), state
+
+    def _losses(self, logits_TBV: Tensor, batch: _Batch) -> tuple[Tensor, Tensor]:
+        """The mean loss of the text, and what the weights are trained to lower, before penalties."""
+        if batch.soft is None:
+            loss = cross_entropy(logits_TBV, batch.targets_TB).sum() / batch.predictions
+            return loss, loss
+        hard_TB, soft_TB = soft_cross_entropy(logits_TBV, batch.targets_TB, *batch.soft)
+        loss, weight = hard_TB.sum() / batch.predictions, self._config.soft_weight
+        return loss, (1.0 - weight) * loss + weight * soft_TB.sum() / batch.predictions
 
     def _add(self, loss: Tensor) -> Tensor:
         """The sum of ``loss`` over all processes, and of the gradients of all parameters, in one exchange."""
@@ -170,8 +192,8 @@ class DeviceUpdate(Update):
 
     queue_length = 16
 
-    def __init__(self, state: TrainingState, group: Group = ALONE) -> None:
-        super().__init__(state, group)
+    def __init__(self, state: TrainingState, group: Group = ALONE, soft_targets: SoftTargets | None = None) -> None:
+        super().__init__(state, group, soft_targets)
         self._skip = torch.zeros((), device=self._device)
         # What torch's GradScaler sets: where it is 1, a fused optimizer changes neither weights nor its state.
         self._optimizer.found_inf = self._skip  # type: ignore[attr-defined]  # torch declares it nowhere
@@ -236,6 +258,7 @@ def _own_part(chunk: Chunk, group: Group) -> tuple[Chunk, Share, tuple[int, int]
         targets_TB if has_rows else np.full_like(targets_TB, IGNORE_INDEX),
         chunk.fresh,
         chunk.is_padded,
+        chunk.positions_B[rows],
     )
     return own, Share(rows, total), (int(real_TB.sum()), int(real_TB[1:].sum()))
 
@@ -248,7 +271,11 @@ class _Graph:
     """An update captured at fixed addresses. ``state`` is read from and written to the same tensors."""
 
     def __init__(self, update: DeviceUpdate, batch: _Batch, state: State) -> None:
-        self._batch = batch._replace(inputs_TB=batch.inputs_TB.clone(), targets_TB=batch.targets_TB.clone())
+        self._batch = batch._replace(
+            inputs_TB=batch.inputs_TB.clone(),
+            targets_TB=batch.targets_TB.clone(),
+            soft=None if batch.soft is None else (batch.soft[0].clone(), batch.soft[1].clone()),
+        )
         self._state: State = tuple((h_BH.clone(), c_BH.clone()) for h_BH, c_BH in state)
         self._graph = torch.cuda.CUDAGraph()
         self._graph.register_generator_state(update._generator)
@@ -261,6 +288,8 @@ class _Graph:
         """The update for other inputs of the same shape. The next call overwrites the state that it returns."""
         self._batch.inputs_TB.copy_(batch.inputs_TB)
         self._batch.targets_TB.copy_(batch.targets_TB)
+        for kept, new in zip(self._batch.soft or (), batch.soft or (), strict=True):
+            kept.copy_(new)
         _copy_state(self._state, state)
         self._graph.replay()
         return self._values_2, self._state

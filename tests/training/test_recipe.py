@@ -98,10 +98,36 @@ def test_warm_up_is_a_fifth_of_a_short_training_whichever_option_limits_it():
     assert chosen(10**6, time="5s", size="medium").training.warmup_share == pytest.approx(0.2, abs=0.01)
 
 
+def test_a_text_that_is_read_often_is_learned_by_several_generations():
+    """Each is like a training of its own length."""
+    one, three = chosen(10**6, steps=2_500), chosen(10**6, steps=7_500)
+    assert (one.training.generations, three.training.generations) == (1, 3)
+    assert dataclasses.replace(three.training, steps=2_500, generations=1, soft_weight=0.0) == one.training
+    assert three.model == one.model
+    assert three.training.soft_weight > 0
+    assert "--generations 3 for about 31 epochs" in three.reasons
+    assert chosen(10**8, steps=7_500).training.generations == 1
+    assert chosen(10**5, steps=7_500).training.generations == 1  # more dropout instead
+    assert chosen(10**6).training.generations == 1  # without a limit
+    assert chosen(10**6, steps=7_500, generations=2).training.generations == 2
+
+
+def test_a_model_with_a_teacher_or_other_weights_has_no_generations():
+    architecture = ModelConfig(300, 1, 32, 32)
+    for how in ({"has_teacher": True}, {"architecture": architecture}):
+        where = {"device": "cpu", "precision": "fp32", **how}
+        options = TrainingOptions(steps=7_500)
+        training = resolve(options, sizes(10**6), sizes(10**5), 300, **where).training
+        assert training.generations == 1
+        assert (training.soft_weight > 0) == ("has_teacher" in how)
+        with pytest.raises(UsageError, match="--generations"):
+            resolve(TrainingOptions(steps=7_500, generations=2), sizes(10**6), sizes(10**5), 300, **where)
+
+
 def test_warm_up_is_a_share_of_a_time_and_steps_where_steps_are_given():
     timed = chosen(10**6, time="10m", size="medium", warmup=None).training
     assert timed.warmup == 0
-    steps = 600 * 0.9 * timed.ids_per_second / (timed.batch * timed.bptt)
+    steps = 600 * 0.9 * timed.ids_per_second / (timed.batch * timed.bptt) / timed.generations
     assert timed.warmup_share * steps == pytest.approx(100, rel=0.05)
     given = chosen(10**6, time="10m", size="medium", warmup=70).training
     assert (given.warmup, given.warmup_share) == (70, 0.0)
@@ -136,9 +162,9 @@ def test_a_gpu_that_reads_more_in_a_step_has_as_much_dropout_for_the_same_epochs
 
 def test_two_layers_need_time_and_have_dropout_between_them():
     assert [chosen(10**6, time=time).model.layers for time in ("2m", "60m")] == [1, 2]
-    deep = chosen(10**6, time="60m").model
+    deep = chosen(10**6, time="60m", generations=1).model
     assert 0 < deep.dropout_hidden < deep.dropout_output
-    adamw = chosen(10**6, time="60m", optimizer="adamw").model
+    adamw = chosen(10**6, time="60m", optimizer="adamw", generations=1).model
     assert adamw.dropout_hidden == adamw.dropout_output > 0
     assert chosen(10**6, time="60m", layers=1).model.dropout_hidden == 0
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from conftest import BRIEF, DROPOUTS, TINY
 
-from charlm.checkpoint.run_folder import RunFolder
+from charlm.checkpoint.run_folder import SOFT_TARGETS, RunFolder
 from charlm.checkpoint.step import ALL_FILES, open_checkpoint
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.prepared import open_corpus
 from charlm.engine.torch import TorchEngine
 from charlm.evaluation.measure import evaluate, evaluate_streams
+from charlm.evaluation.teaching import write_soft_targets
 from charlm.model.char_lm import CharLM
 from charlm.system.processes import ALONE, Group
-from charlm.training.events import Evaluated, Saved, Stepped
+from charlm.training.events import Evaluated, GenerationBegan, Saved, Stepped
 from charlm.training.shared_engine import SharedEngine
 from charlm.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 
@@ -116,6 +117,9 @@ def train_on(tmp_path):
         run = tmp_path / (name or f"run{size}")
         if not (run / "corpus").exists():
             shutil.copytree(of.folder, run / "corpus")
+        if training.get("soft_weight") and "generations" not in training and not (run / SOFT_TARGETS).exists():
+            teacher = CharLM(ModelConfig(of.tokenizer.vocabulary_size, 1, 16, 16), seed=9)
+            write_soft_targets(run / SOFT_TARGETS, TorchEngine(teacher), of, ["one"])
         dropouts = {"dropout_hidden": 0.2, "dropout_output": 0.3, "dropout_embedding": 0.1, "weight_drop": 0.2}
         shape = {**TINY, **DROPOUTS, **dropouts, "dropout_input": 0.1, **(model or {})}
         config = TrainingConfig(**{**BRIEF, "batch": 6, "eval_every": 10, **training})
@@ -154,6 +158,7 @@ def grad_norms(events):
 def test_several_processes_train_as_one(train_on, corpus, document_corpus, size, kind):
     of = corpus if kind == "streams" else document_corpus
     options = {**REGULARIZED, "steps": 50, **({"state_reset": 0.0, "bptt": 8} if kind == "documents" else {})}
+    options["soft_weight"] = 0.5 if size == 2 else 0.0
     ((one, expected),) = train_on(1, of, **options)
     outcomes = train_on(size, of, **options)
     for trainer, events in outcomes:
@@ -167,6 +172,15 @@ def test_several_processes_train_as_one(train_on, corpus, document_corpus, size,
             np.testing.assert_allclose(weight, one.model.weights()[name], rtol=1e-3, atol=2e-5)
             np.testing.assert_array_equal(weight, outcomes[0][0].model.weights()[name])
     assert len(losses(expected)) == 50
+
+
+def test_several_processes_train_generations_as_one(train_on, corpus):
+    options = {**REGULARIZED, "steps": 20, "generations": 2, "soft_weight": 0.5}
+    ((_, expected),) = train_on(1, corpus, **options)
+    for _, events in train_on(3, corpus, **options):
+        assert [event.step for event in events if isinstance(event, GenerationBegan)] == [10]
+        assert losses(events) == pytest.approx(losses(expected), rel=1e-5)
+        assert validations(events) == pytest.approx(validations(expected), rel=1e-5)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(train_on, corpus):

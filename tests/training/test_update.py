@@ -8,6 +8,7 @@ import torch
 
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.batches import Chunk
+from charlm.corpus.soft_targets import Soft
 from charlm.training.state import TrainingState
 from charlm.training.update import LOSS_SCALE, DeviceUpdate, Update
 
@@ -22,13 +23,21 @@ def chunks(count, length=6, batch=4):
     ]
 
 
+class Undecided:
+    """The soft targets of a teacher that finds two ids equally likely everywhere."""
+
+    def of(self, chunk):
+        ids_TBK = np.stack([chunk.targets_TB, (chunk.targets_TB + 1) % 17], axis=2)
+        return Soft(ids_TBK, np.full(ids_TBK.shape, 0.5, np.float32))
+
+
 def trained(update_class, count=8, poisoned=(), queued=1, **options):
     """The state, losses and norms, and the carried state after ``count`` updates; ``poisoned`` ones read NaN.
 
-    The results of ``queued`` updates are read together.
+    The results of ``queued`` updates are read together. With a ``soft_weight``, a teacher takes part.
     """
     state = TrainingState.create(MODEL, TrainingConfig(batch=4, bptt=6, **options))
-    update = update_class(state)
+    update = update_class(state, soft_targets=Undecided() if options.get("soft_weight") else None)
     carried, losses = state.model.initial_state(4), []
     for number, chunk in enumerate(chunks(count)):
         if number in poisoned:
@@ -48,6 +57,7 @@ def memory(state):
 @pytest.mark.parametrize("queued", [1, 3, 16])
 def test_deciding_on_the_device_gives_the_same_weights_as_deciding_on_the_host(optimizer, poisoned, queued):
     options = {"poisoned": poisoned, "optimizer": optimizer, "weight_decay": 0.12525}
+    options["soft_weight"] = 0.75 if queued == 3 else 0.0
     host, host_losses, host_carried = trained(Update, **options)
     device, device_losses, device_carried = trained(DeviceUpdate, queued=queued, **options)
     assert len(host_losses) == 8

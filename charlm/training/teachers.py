@@ -1,0 +1,110 @@
+"""Teachers: trained models whose predictions of the training text another model learns from, instead of the text alone.
+
+The targets of the training are then probabilities, not single characters (Hinton, Vinyals and Dean 2015). A model of
+the same size learns more from them than its teacher knew (Furlanello et al. 2018); a smaller one comes close to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from charlm.checkpoint.run_folder import SOFT_TARGETS
+from charlm.checkpoint.step import Checkpoint
+from charlm.config import TrainingConfig
+from charlm.corpus.prepared import Corpus
+from charlm.corpus.soft_targets import SoftTargets
+from charlm.errors import DataError, UsageError
+from charlm.evaluation.comparison import tokenizer_difference
+from charlm.evaluation.teaching import write_soft_targets
+from charlm.language_model import LanguageModel, open_model
+from charlm.system.disk import remove
+
+logger = logging.getLogger("charlm")
+
+
+def open_teacher(paths: Sequence[Path], threads: int | None) -> LanguageModel | None:
+    """The model at ``paths``, or the mean of several; None for none. Raises the errors of ``charlm.load``."""
+    models = [open_model(path, threads=threads) for path in paths]
+    return None if not models else models[0] if len(models) == 1 else LanguageModel.ensemble(models)
+
+
+def prepare_soft_targets(
+    run: Path, corpus: Corpus, teacher: LanguageModel, seed: int, progress: Callable[[int], None]
+) -> None:
+    """Write what ``teacher`` predicts of the training split of ``corpus`` to ``run``.
+
+    ``seed`` is that of the run. ``progress`` is called with the number of ids read since the last call. Raises
+    ``UsageError`` where the teacher has another vocabulary, ``OSError`` where writing fails.
+    """
+    if teacher.tokenizer.description() != corpus.tokenizer.description():
+        reason = tokenizer_difference(teacher.tokenizer, corpus.tokenizer) or "it has another vocabulary"
+        raise UsageError(
+            f"{teacher.checkpoint.path} cannot be the teacher of this text: {reason}; train the teacher on the same "
+            "text with the same split, --tokenizer, --documents and --seed"
+        )
+    models = teacher.members or (teacher,)
+    for model in models:
+        _warn_of_other_split(model.checkpoint, corpus, seed)
+    names = [str(model.checkpoint.path) for model in models]
+    write_soft_targets(run / SOFT_TARGETS, teacher.engine, corpus, names, progress)
+
+
+def _warn_of_other_split(teacher: Checkpoint, corpus: Corpus, seed: int) -> None:
+    """Log a warning if ``teacher`` was trained on another part of the same text, perhaps on what validates here."""
+    described, training = (teacher.config.get(name) for name in ("corpus", "training"))
+    if not isinstance(described, dict) or described.get("sha256") != corpus.sha256:
+        return
+    has_other_seed = isinstance(training, dict) and training.get("seed") != seed
+    shuffled = corpus.tokenizer.document_kind is not None and has_other_seed
+    if shuffled or described.get("shares") != corpus.description.get("shares"):
+        logger.warning(
+            "%s was trained with another %s and may know the validation text; the validation loss will be too low",
+            teacher.path,
+            "--seed, which shuffles documents before they are split," if shuffled else "--split",
+        )
+
+
+def write_of_best(
+    run: Path, corpus: Corpus, generation: int, threads: int | None, progress: Callable[[int], None]
+) -> int:
+    """Write what the best step of ``run`` predicts, for the model with the number ``generation``; return that step.
+
+    Soft targets that an interrupted process wrote for it are replaced. Raises the errors of ``charlm.load``, and
+    ``OSError`` where writing fails.
+    """
+    best = open_model(run, threads=threads)
+    folder = run / _folder(generation)
+    remove(folder)
+    try:
+        write_soft_targets(folder, best.engine, corpus, [best.checkpoint.path.name], progress)
+    except BaseException:
+        remove(folder)
+        raise
+    return best.checkpoint.step
+
+
+def open_soft_targets(run: Path, corpus: Corpus, config: TrainingConfig, generation: int) -> SoftTargets | None:
+    """Those that the model with the number ``generation`` learns from; None for one that has no teacher.
+
+    Raises the errors of ``SoftTargets``.
+    """
+    has_teacher = generation > 0 or (config.soft_weight > 0 and config.generations == 1)
+    return SoftTargets(run / _folder(generation), corpus) if has_teacher else None
+
+
+def _folder(generation: int) -> str:
+    return f"{SOFT_TARGETS}-{generation + 1}" if generation else SOFT_TARGETS
+
+
+def check_soft_targets(soft_targets: SoftTargets | None, checkpoint: Checkpoint) -> None:
+    """Raise ``DataError`` if the soft targets are damaged, or are not those of ``checkpoint``."""
+    if soft_targets is None:
+        return
+    described = checkpoint.config.get("soft_targets")
+    if not isinstance(described, dict) or described.get("sha256") != soft_targets.sha256:
+        raise DataError(
+            f"{soft_targets.folder} does not belong to {checkpoint.path}; restore the folder, or train again"
+        )
+    soft_targets.check()
