@@ -417,7 +417,8 @@ def _resumed_run(
                 f"{run} has a newer checkpoint (step {checkpoint.step}); resume the run, or start a new run from the "
                 f"older step with --init-from {run / f'step-{named_step}'}"
             )
-        config = changed(from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path)), options)
+        config = from_dict(TrainingConfig, checkpoint.config.get("training"), str(checkpoint.path))
+        config = changed(config, options, checkpoint)
         config = on_device(config, resumed_device(config.device, device))
         corpus = open_corpus(run / "corpus")
         check_corpus(run, corpus, checkpoint)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlm.checkpoint.run_folder import RunFolder
-from charlm.checkpoint.step import CONFIG, MANIFEST, Checkpoint, has_training_state, open_checkpoint
-from charlm.config import TrainingConfig, parse_duration
+from charlm.checkpoint.step import CONFIG, MANIFEST, STATE, Checkpoint, has_training_state, open_checkpoint
+from charlm.config import MAX_GENERATIONS, TrainingConfig, parse_duration, parse_json
 from charlm.corpus.prepared import Corpus
 from charlm.errors import DataError, MissingInputError, UsageError
 from charlm.training.budget import EPOCHS_WITHOUT_LIMIT
@@ -77,15 +77,32 @@ def is_extended(options: TrainingOptions) -> bool:
     return any(options.get(name) is not None for name in ("epochs", "steps", "time"))
 
 
-def changed(config: TrainingConfig, options: TrainingOptions) -> TrainingConfig:
-    """``config`` with what ``options`` change. The speed that was measured when the run began stays in it."""
+def changed(config: TrainingConfig, options: TrainingOptions, checkpoint: Checkpoint) -> TrainingConfig:
+    """``config``, that of ``checkpoint``, with what ``options`` change.
+
+    The speed that was measured when the run began stays in it. With a new limit, the generation that is trained now is
+    the last one, so that it gets all that is left.
+    """
     if is_extended(options):
         time = options.get("time")
         seconds = None if time is None else parse_duration(time)
         config = dataclasses.replace(config, epochs=options.get("epochs"), steps=options.get("steps"), seconds=seconds)
+        if config.generations > 1:
+            last = _generation(checkpoint)
+            config = dataclasses.replace(config, generations=last, soft_weight=config.soft_weight if last > 1 else 0.0)
     if (threads := options.get("threads")) is not None:
         config = dataclasses.replace(config, threads=threads)
     return dataclasses.replace(config, **save_every_fields(options.get("save_every")))
+
+
+def _generation(checkpoint: Checkpoint) -> int:
+    """The number, from 1, of the generation that ``checkpoint`` is of."""
+    state = parse_json(checkpoint.files[STATE], str(checkpoint.path / STATE))
+    progress = state.get("progress") if isinstance(state, dict) else None
+    number = progress.get("generation", 0) if isinstance(progress, dict) else 0
+    if type(number) is not int or not 0 <= number < MAX_GENERATIONS:
+        raise DataError(f"{checkpoint.path / STATE}: generation is {number!r:.40}, which is out of range")
+    return number + 1
 
 
 def with_limit(config: TrainingConfig, corpus: Corpus) -> TrainingConfig:

@@ -110,3 +110,20 @@ def test_missing_soft_targets_are_told(make_trainer):
 def test_generations_need_a_limit():
     with pytest.raises(UsageError, match="add --time"):
         TrainingConfig(generations=2)
+
+
+def test_a_new_limit_makes_the_generation_at_hand_the_last_one(text_file, tmp_path):
+    """All that is left is for it, also where the new limit ends before the next one would have begun."""
+    options = {"size": "tiny", "batch": 4, "bptt": 16, "threads": 1, "device": "cpu"}
+    for stop, limit, generations in ((3, 5, 1), (8, 14, 2), (8, 9, 2)):
+        out, events = tmp_path / f"{stop}-{limit}", []
+
+        def end(event, stop=stop):
+            if isinstance(event, Stepped) and event.step == stop:
+                raise InterruptedError
+
+        with pytest.raises(InterruptedError):
+            charlm.train(text_file, out=out, steps=18, generations=3, save_every=1, on_event=end, **options)
+        assert charlm.resume(out, steps=limit, on_event=events.append).step == limit
+        assert of_kind(events, GenerationBegan) == []
+        assert open_checkpoint(out, "latest").config["training"]["generations"] == generations
