@@ -26,6 +26,7 @@ from charlm.training.events import (
     Event,
     Finished,
     GenerationBegan,
+    GenerationEnded,
     RolledBack,
     Saved,
     SaveFailed,
@@ -226,6 +227,7 @@ class _View:
         self._start = self._last_line = time.monotonic()
         self._characters = 0
         self._smoothed: float | None = None
+        self._generations = trainer.config.generations
         self._start_progress = trainer.budget_progress() or 0.0
 
     def show(self, event: Event) -> None:
@@ -238,9 +240,10 @@ class _View:
                 f"charlm: warning: {event.reason}; continuing from step {event.step} at {event.factor:g} times the "
                 "learning rate"
             )
-        elif isinstance(event, GenerationBegan):
-            if not self._quiet:
-                say(f"model {event.generation + 1} begins; it learns from what step {event.teacher_step} predicts")
+        elif isinstance(event, GenerationEnded) and not self._quiet:
+            say(f"the model of step {event.teacher_step} reads the training text; the next one learns what it predicts")
+        elif isinstance(event, GenerationBegan) and not self._quiet:
+            say(f"model {event.generation + 1} of {self._generations} begins")
         elif isinstance(event, Stepped):
             self._step(event)
         elif isinstance(event, Evaluated) and not self._quiet:

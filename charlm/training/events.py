@@ -67,6 +67,14 @@ class RolledBack:
 
 
 @dataclass(frozen=True)
+class GenerationEnded:
+    """The next model follows. First the best one so far, that of ``teacher_step``, reads the training text."""
+
+    step: int
+    teacher_step: int
+
+
+@dataclass(frozen=True)
 class GenerationBegan:
     """A new model is trained from here on; it learns from what the best one, that of ``teacher_step``, predicts."""
 
@@ -95,4 +103,6 @@ class Finished:
     best_nats_per_char: float | None
 
 
-Event = Stepped | Evaluated | Saved | SaveFailed | RolledBack | GenerationBegan | Calibrated | Finished
+Event = (
+    Stepped | Evaluated | Saved | SaveFailed | RolledBack | GenerationEnded | GenerationBegan | Calibrated | Finished
+)

@@ -34,6 +34,7 @@ from charlm.training.events import (
     Event,
     Finished,
     GenerationBegan,
+    GenerationEnded,
     RolledBack,
     SaveFailed,
     Stepped,
@@ -260,6 +261,7 @@ class Trainer:
         progress = self.progress
         if progress.evaluated_step != progress.step:
             yield from self._evaluate_and_save()
+        yield GenerationEnded(progress.step, progress.best_step or progress.step)
         teacher_step = self.group.on_first(
             lambda: str(write_of_best(self.run, self.corpus, progress.generation + 1, self.config.threads, self._check))
         )
