@@ -8,7 +8,8 @@ running text, the second has one document per line.
 
     losses      the first 50 training losses on CUDA compared with those on the CPU in float32, in each precision,
                 without dropout: the largest relative difference
-    graph       the first 50 losses with dropout, with and without the captured graph: whether they are equal
+    graph       50 losses with dropout and a second generation, with and without the captured graph: whether they are
+                equal
     steps       a training step of ``charlm train`` compared with one of a plain nn.LSTM in float16 and bfloat16
                 autocast and in float32, for several shapes: milliseconds, and million characters per second; for one
                 shape also the kernels that take the most time
@@ -132,8 +133,12 @@ def losses(arguments: argparse.Namespace, recorder: Recorder) -> None:
 
 
 def graph(arguments: argparse.Namespace, recorder: Recorder) -> None:
-    """Compare updates replayed from a CUDA graph with the same updates launched kernel by kernel."""
-    options = {"size": "large", "steps": 50, "batch": 64, "bptt": 64, "dropout_output": 0.3, "dropout_hidden": 0.3}
+    """Compare updates replayed from a CUDA graph with the same updates launched kernel by kernel.
+
+    Half of them are those of a second generation, which has a teacher.
+    """
+    dropouts = {"dropout_output": 0.3, "dropout_hidden": 0.3}
+    options = {"size": "large", "steps": 50, "generations": 2, "batch": 64, "bptt": 64, **dropouts}
     for precision in arguments.precisions:
         captured = _losses(arguments.text, arguments.device, precision, options)
         with mock.patch.object(update, "_EAGER_UPDATES", 1 << 30):
