@@ -36,9 +36,14 @@ class Plateau:
     best: float = math.inf
     bad_evaluations: int = 0
     reductions: int = 0
+    cooling: bool = False
+    """Whether the cool-down has begun. It lowers the rate enough; to lower it further at a plateau costs much where a
+    text is read often."""
 
     def observe(self, loss: float) -> None:
         """Update with a validation loss."""
+        if self.cooling:
+            return
         if loss < self.best * (1.0 - PLATEAU_THRESHOLD):
             self.best, self.bad_evaluations = loss, 0
             return
@@ -81,6 +86,7 @@ class Schedule:
         ``spent_after`` is the same after the step, as expected; by default as before.
         """
         warm = self._warm(step, budget_spent if spent_after is None else spent_after)
+        self.plateau.cooling = _cooldown(budget_spent) < 1.0
         if self.kind == "constant":
             return warm
         if self.kind == "cosine":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charlm.training import schedule as module
-from charlm.training.schedule import Plateau, Schedule
+from charlm.training.schedule import PLATEAU_FACTOR, PLATEAU_PATIENCE, Plateau, Schedule
 
 
 def test_plateau_agrees_with_torch():
@@ -85,3 +85,23 @@ def test_a_new_state_holds_infinity_as_a_string():
     again = Schedule("plateau", 5)
     again.restore(Schedule("plateau", 5).state(), "here")
     assert math.isinf(again.plateau.best)
+
+
+def test_the_cool_down_is_not_lowered_further_at_a_plateau():
+    schedule = Schedule("plateau", 0)
+    schedule.factor(0, 0.2)
+    for _ in range(2 * (PLATEAU_PATIENCE + 1)):  # the first loss is an improvement
+        schedule.observe(1.0)
+    assert schedule.plateau.factor == PLATEAU_FACTOR
+    schedule.factor(1, 0.6)
+    before = schedule.state()
+    again = Schedule("plateau", 0)
+    again.restore(before, "here")  # also where an evaluation comes first after resuming
+    for one in (schedule, again):
+        for _ in range(10):
+            one.observe(1.0)
+        assert one.state() == before
+    schedule.factor(2, 0.3)  # a resumed run may have a longer limit
+    for _ in range(PLATEAU_PATIENCE + 1):
+        schedule.observe(1.0)
+    assert schedule.plateau.factor < PLATEAU_FACTOR
