@@ -12,6 +12,7 @@ N positions, T time steps, B streams or documents, K likely ids.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,8 @@ from charlm.system.disk import naming, read_at_most, sync_folders, write_synced
 
 MAX_IDS = 32
 """Ids that are kept at a position. Among the characters of a script, all others together are hardly ever likely."""
+BYTES_PER_ID = 4 * MAX_IDS
+"""On disk, with the usual ids of two bytes."""
 _IDS, _PROBABILITIES, _DESCRIPTION = "ids", "probabilities", "soft-targets.json"
 _PROBABILITY = np.dtype("<f2")
 
@@ -73,16 +76,16 @@ class SoftTargetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ids.close()
-        self._probabilities.close()
-        if error is not None:
-            return
-        digests = {
-            name: _open(self._folder, name, self._dtype, self._positions * self.width).sha256() for name in (_IDS,)
-        }
-        digests[_PROBABILITIES] = _open(
-            self._folder, _PROBABILITIES, _PROBABILITY, self._positions * self.width
-        ).sha256()
+        with self._ids, self._probabilities:  # closes both
+            if error is not None:
+                return
+            for file in (self._ids, self._probabilities):
+                with naming(Path(file.name)):
+                    file.flush()
+                    os.fsync(file.fileno())
+        size = self._positions * self.width
+        files = {_IDS: self._dtype, _PROBABILITIES: _PROBABILITY}
+        digests = {name: _open(self._folder, name, dtype, size).sha256() for name, dtype in files.items()}
         described = {"positions": self._positions, "width": self.width, "teachers": self._teachers, "sha256": digests}
         write_synced(self._folder / _DESCRIPTION, dump_json(described))
         sync_folders([self._folder])

@@ -16,6 +16,8 @@ LEARNING_RATES = {"muon": 2e-2, "adamw": 1e-2, "adam": 1e-2, "rmsprop": 2e-3, "s
 _HIGH_LR = 10
 """There is a warning from this multiple of the usual learning rate on."""
 _STEPS_AT_FULL_LR, _LR_EXPONENT, _MIN_LR_FACTOR = 2000, 0.6, 0.2
+_MUON_STEPS_AT_FULL_LR = 4000
+"""Where the text is read often: a high rate prevents overfitting."""
 _FULL_REGULARIZATION_EPOCHS = 3.5
 """Muon: with fewer epochs, learning rate and weight decay are lower, in proportion to the square of the epochs."""
 _MIN_FEW_EPOCHS_FACTOR, _FEW_EPOCHS_STEPS, _FEW_EPOCHS_EXPONENT = 0.57, 400, 0.75
@@ -46,7 +48,9 @@ _DROPOUT, _MUON_DROPOUT = _DropoutRule(2.5, 800, 0.12), _DropoutRule(6.5, 50, 0.
 def learning_rate(optimizer: str, hidden: int, steps: float, epochs: float) -> float:
     """By the number of steps. Where a text is read only a few times, the rate of Muon is lower."""
     lr = LEARNING_RATES.get(optimizer, 1e-2) * min(1.0, 512 / hidden)
-    factor = (_STEPS_AT_FULL_LR / max(_STEPS_AT_FULL_LR, steps)) ** _LR_EXPONENT
+    is_read_often = optimizer == "muon" and epochs >= _FULL_REGULARIZATION_EPOCHS
+    at_full_lr = _MUON_STEPS_AT_FULL_LR if is_read_often else _STEPS_AT_FULL_LR
+    factor = (at_full_lr / max(at_full_lr, steps)) ** _LR_EXPONENT
     if optimizer == "muon":
         bound = _MIN_FEW_EPOCHS_FACTOR * (_FEW_EPOCHS_STEPS / max(_FEW_EPOCHS_STEPS, steps)) ** _FEW_EPOCHS_EXPONENT
         factor *= max(bound, _few_epochs_factor(epochs))

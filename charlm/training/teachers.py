@@ -14,8 +14,8 @@ from charlm.checkpoint.run_folder import SOFT_TARGETS
 from charlm.checkpoint.step import Checkpoint
 from charlm.config import TrainingConfig
 from charlm.corpus.prepared import Corpus
-from charlm.corpus.soft_targets import SoftTargets
-from charlm.errors import DataError, UsageError
+from charlm.corpus.soft_targets import BYTES_PER_ID, SoftTargets
+from charlm.errors import DataError, InputOutputError, UsageError
 from charlm.evaluation.comparison import tokenizer_difference
 from charlm.evaluation.teaching import write_soft_targets
 from charlm.language_model import LanguageModel, open_model
@@ -36,7 +36,7 @@ def prepare_soft_targets(
     """Write what ``teacher`` predicts of the training split of ``corpus`` to ``run``.
 
     ``seed`` is that of the run. ``progress`` is called with the number of ids read since the last call. Raises
-    ``UsageError`` where the teacher has another vocabulary, ``OSError`` where writing fails.
+    ``UsageError`` where the teacher has another vocabulary, ``InputOutputError`` where writing fails.
     """
     if teacher.tokenizer.description() != corpus.tokenizer.description():
         reason = tokenizer_difference(teacher.tokenizer, corpus.tokenizer) or "it has another vocabulary"
@@ -48,7 +48,7 @@ def prepare_soft_targets(
     for model in models:
         _warn_of_other_split(model.checkpoint, corpus, seed)
     names = [str(model.checkpoint.path) for model in models]
-    write_soft_targets(run / SOFT_TARGETS, teacher.engine, corpus, names, progress)
+    _write(run / SOFT_TARGETS, teacher, corpus, names, progress)
 
 
 def _warn_of_other_split(teacher: Checkpoint, corpus: Corpus, seed: int) -> None:
@@ -71,18 +71,29 @@ def write_of_best(
 ) -> int:
     """Write what the best step of ``run`` predicts, for the model with the number ``generation``; return that step.
 
-    Soft targets that an interrupted process wrote for it are replaced. Raises the errors of ``charlm.load``, and
-    ``OSError`` where writing fails.
+    Raises the errors of ``charlm.load``, and ``InputOutputError`` where writing fails.
     """
     best = open_model(run, threads=threads)
-    folder = run / _folder(generation)
-    remove(folder)
-    try:
-        write_soft_targets(folder, best.engine, corpus, [best.checkpoint.path.name], progress)
-    except BaseException:
-        remove(folder)
-        raise
+    _write(run / _folder(generation), best, corpus, [best.checkpoint.path.name], progress)
     return best.checkpoint.step
+
+
+def _write(
+    folder: Path, teacher: LanguageModel, corpus: Corpus, names: list[str], progress: Callable[[int], None]
+) -> None:
+    """Write ``folder``, completely or not at all; what an interrupted process wrote there is replaced."""
+    try:
+        remove(folder)
+        try:
+            write_soft_targets(folder, teacher.engine, corpus, names, progress)
+        except BaseException:
+            remove(folder)
+            raise
+    except OSError as error:
+        raise InputOutputError(
+            f"{error.filename or folder} could not be written ({error.strerror}); make room, {BYTES_PER_ID} bytes for "
+            "each character of the training text, or fix the disk"
+        ) from None
 
 
 def open_soft_targets(run: Path, corpus: Corpus, config: TrainingConfig, generation: int) -> SoftTargets | None:

@@ -261,6 +261,8 @@ class Trainer:
         progress = self.progress
         if progress.evaluated_step != progress.step:
             yield from self._evaluate_and_save()
+        if progress.saved_step != progress.step:
+            yield self._save()
         yield GenerationEnded(progress.step, progress.best_step or progress.step)
         teacher_step = self.group.on_first(
             lambda: str(write_of_best(self.run, self.corpus, progress.generation + 1, self.config.threads, self._check))

@@ -1,5 +1,7 @@
 """Generations: models in one run, one after another, each of which learns from the best one before it."""
 
+import errno
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +12,8 @@ import charlm
 from charlm.checkpoint.run_folder import SOFT_TARGETS
 from charlm.checkpoint.step import ALL_FILES, open_checkpoint
 from charlm.config import TrainingConfig
-from charlm.errors import DataError, UsageError
+from charlm.corpus.soft_targets import SoftTargetWriter
+from charlm.errors import DataError, InputOutputError, UsageError
 from charlm.training.events import Evaluated, GenerationBegan, Stepped
 from charlm.training.trainer import Trainer
 
@@ -127,3 +130,22 @@ def test_a_new_limit_makes_the_generation_at_hand_the_last_one(text_file, tmp_pa
         assert charlm.resume(out, steps=limit, on_event=events.append).step == limit
         assert of_kind(events, GenerationBegan) == []
         assert open_checkpoint(out, "latest").config["training"]["generations"] == generations
+
+
+def test_a_full_disk_is_told_and_loses_nothing(make_trainer, monkeypatch):
+    trainer = make_trainer("run", steps=16, generations=2, soft_weight=1.0, eval_every=3)
+
+    def full(self, position, ids_NK, probabilities_NK):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "ids")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SoftTargetWriter, "write", full)
+        with pytest.raises(InputOutputError, match=r"ids could not be written .*make room"):
+            train(trainer)
+    assert not list(trainer.run.glob("soft-targets*"))
+    second = resumed(trainer)
+    assert second.progress.step == 8
+    train(second)
+    whole = make_trainer("whole", steps=16, generations=2, soft_weight=1.0, eval_every=3)
+    train(whole)
+    assert digest(second) == digest(whole)
