@@ -52,8 +52,8 @@ until that many steps are possible: 100 steps of 8 characters gave 2.27 nats whe
 
 _EPOCHS_OF_A_GENERATION, _MAX_AUTOMATIC_GENERATIONS = 9.0, 10
 """So the first generation of a long training is like a training of that length, and the others can only improve it."""
-_MIN_CHARACTERS_FOR_GENERATIONS = 300_000
-"""For shorter texts one model with more dropout gains more."""
+_MIN_LAYERS_OF_GENERATIONS, _MIN_CHARACTERS_FOR_GENERATIONS = 2, 300_000
+"""One layer, and one model for a shorter text, gain more from more dropout."""
 SOFT_WEIGHT = 0.5
 """The share of a teacher's soft targets in the loss; the rest is that of the characters themselves."""
 
@@ -158,7 +158,7 @@ def resolve(
     generations = 1
     if architecture is None and not has_teacher:
         epochs = budget.estimated_epochs(plain) if limited else 0.0
-        generations = options.get("generations") or _automatic_generations(train.characters, epochs)
+        generations = options.get("generations") or _automatic_generations(plain.layers, train.characters, epochs)
     elif options.get("generations") not in (None, 1):
         raise UsageError("--generations cannot be combined with --init-from or --teacher; leave it out")
     if generations > 1 and options.get("generations") is None:
@@ -295,9 +295,9 @@ def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> st
 # ------------------------------------------------------------------------------ learning rate and regularization
 
 
-def _automatic_generations(characters: int, epochs: float) -> int:
+def _automatic_generations(layers: int, characters: int, epochs: float) -> int:
     """More than one where a text is read so often that one model would overfit."""
-    if characters < _MIN_CHARACTERS_FOR_GENERATIONS:
+    if layers < _MIN_LAYERS_OF_GENERATIONS or characters < _MIN_CHARACTERS_FOR_GENERATIONS:
         return 1
     return max(1, min(_MAX_AUTOMATIC_GENERATIONS, int(epochs / _EPOCHS_OF_A_GENERATION)))
 

@@ -107,7 +107,10 @@ def test_a_text_that_is_read_often_is_learned_by_several_generations():
     assert three.training.soft_weight > 0
     assert "--generations 3 for about 31 epochs" in three.reasons
     assert chosen(10**8, steps=7_500).training.generations == 1
-    assert chosen(10**5, steps=7_500).training.generations == 1  # more dropout instead
+    for options in ({"characters": 10**5}, {"characters": 10**6, "layers": 1}):  # more dropout instead
+        alone = chosen(steps=7_500, **options)
+        assert alone.training.generations == 1
+        assert alone.model.dropout_output > three.model.dropout_output
     assert chosen(10**6).training.generations == 1  # without a limit
     assert chosen(10**6, steps=7_500, generations=2).training.generations == 2
 
