@@ -82,6 +82,7 @@ def measurements(arguments: argparse.Namespace) -> Iterator[Measurement]:
                     "seed": seed,
                     "options": options,
                     "engine": engine_name(),
+                    "calibrated": True,  # earlier versions did not calibrate
                 }
                 yield Measurement(
                     text,
@@ -157,6 +158,7 @@ def _row(shared: dict[str, Any], entries: Sequence[Entry]) -> Row:
         "time": format_duration(shared["seconds"]),
         "options": format_options(shared["options"]),
         "engine": shared["engine"],
+        "calibrated": "yes" if shared.get("calibrated") else "no",
         "seeds": len(entries),
         "steps": round(mean(column("steps"))),
         "exact": mean_and_range(column("exact")),
