@@ -51,7 +51,7 @@ from charlm.training.options import (
     check_options,
     definitions,
 )
-from charlm.training.recipe import Recipe, resolve, validate
+from charlm.training.recipe import Recipe, refuse_generations, resolve, validate
 from charlm.training.regularization import warn_of_high_rate
 from charlm.training.resuming import (
     changed,
@@ -304,7 +304,8 @@ def _new_run(
     # Fail early: preparing the corpus may take minutes.
     check_texts(texts, base)
     validate(options, documents=texts.document_kind is not None, architecture=architecture)
-    teacher = open_teacher(run_options.teachers, options.get("threads"))
+    refuse_generations(options, starts_from_model=base is not None or bool(run_options.teachers))
+    teacher = open_teacher(run_options.teachers, str(device), options.get("threads"))
     warn_of_high_rate(options.get("optimizer") or DEFAULT_OPTIMIZER, options.get("lr"))
     source = None if texts.demo or texts.corpus == ["-"] else open_text(texts, texts.corpus)
     run = RunFolder.claim(run_options.out, "demo" if texts.demo else source.name if source else "stdin")
@@ -325,8 +326,14 @@ def _new_run(
                 speedometer = MachineSpeed(corpus, parse_duration(seconds), processes, local_processes)
             began = time.monotonic()
             if teacher is not None:
-                seed = options.get("seed") or TrainingConfig.seed
-                prepare_soft_targets(run.path, corpus, teacher, seed, run_options.teacher_progress)
+                seed = options.get("seed")
+                prepare_soft_targets(
+                    run.path,
+                    corpus,
+                    teacher,
+                    TrainingConfig.seed if seed is None else seed,
+                    _within(seconds, began, run_options.teacher_progress),
+                )
             recipe = resolve(
                 options,
                 corpus.sizes["train"],
@@ -353,6 +360,20 @@ def _new_run(
             yield PreparedRun(trainer, recipe)
         finally:
             run.discard_without_steps()
+
+
+def _within(time_limit: str | None, began: float, progress: ProgressCallback) -> ProgressCallback:
+    """``progress``, which raises ``UsageError`` when a teacher has taken half of the time for the training."""
+    if time_limit is None:
+        return progress
+    end = began + parse_duration(time_limit) / 2
+
+    def check(ids: int) -> None:
+        if time.monotonic() > end:
+            raise UsageError("the teachers take more than half of --time to read the text; give a longer --time")
+        progress(ids)
+
+    return check
 
 
 def _prepare(

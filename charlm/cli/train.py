@@ -123,6 +123,7 @@ def train(
         list[Path] | None,
         typer.Option(
             "--teacher",
+            metavar="RUN",
             help="Learn from what this run predicts of the text; may be given several times, then from their mean.",
         ),
     ] = None,

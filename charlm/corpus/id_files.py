@@ -21,12 +21,19 @@ class IdFile:
     """``length`` ids on disk, read by position. The file is not memory-mapped, so that reading it needs no memory.
 
     Raises ``MissingInputError`` where the file is missing, ``DataError`` where it has another size. ``maximum`` is the
-    largest valid id; positions are ``ascending``.
+    largest valid id; positions are ``ascending``. Errors end with ``advice``.
     """
 
     def __init__(
-        self, path: Path, dtype: np.dtype[Any], length: int, maximum: int | None = None, ascending: bool = False
+        self,
+        path: Path,
+        dtype: np.dtype[Any],
+        length: int,
+        maximum: int | None = None,
+        ascending: bool = False,
+        advice: str = "prepare the corpus again",
     ) -> None:
+        self._advice = advice
         self.path = path
         self.dtype = dtype
         self.length = length
@@ -37,11 +44,11 @@ class IdFile:
             # Non-blocking, because the path may be a pipe.
             self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
-            raise MissingInputError(f"{path} cannot be opened ({error.strerror}); prepare the corpus again") from None
+            raise MissingInputError(f"{path} cannot be opened ({error.strerror}); {advice}") from None
         weakref.finalize(self, os.close, self._handle)
         status = os.fstat(self._handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size != length * dtype.itemsize:
-            raise DataError(f"{path} does not have the size in corpus.json; prepare the corpus again")
+            raise DataError(f"{path} does not have the size that its description says; {advice}")
 
     def __len__(self) -> int:
         return self.length
@@ -68,9 +75,7 @@ class IdFile:
             raise InputOutputError(f"{self.path} could not be read ({error.strerror}); check the disk") from None
         if len(data) != expected:
             end = start * itemsize + len(data)
-            raise InputOutputError(
-                f"{self.path} ended at byte {end}: it was cut while in use; prepare the corpus again"
-            )
+            raise InputOutputError(f"{self.path} ended at byte {end}: it was cut while in use; {self._advice}")
         ids: Ids = np.frombuffer(data, self.dtype)
         if self._maximum is not None and len(ids) and ids.max() > self._maximum:
             raise self._damaged()
@@ -79,7 +84,7 @@ class IdFile:
         return ids
 
     def _damaged(self) -> DataError:
-        return DataError(f"{self.path} is damaged: it has values out of range; prepare the corpus again")
+        return DataError(f"{self.path} is damaged: it has values out of range; {self._advice}")
 
     def sha256(self) -> str:
         """The SHA-256 digest of the whole file, in hexadecimal. Raises ``InputOutputError``."""

@@ -141,7 +141,7 @@ class SoftTargets:
 
 
 def _open(folder: Path, name: str, dtype: np.dtype[np.generic], length: int, maximum: int | None = None) -> IdFile:
-    return IdFile(folder / name, dtype, length, maximum)
+    return IdFile(folder / name, dtype, length, maximum, advice="restore it, or train again")
 
 
 def _checked(described: object, folder: Path, positions: int, vocabulary: int) -> tuple[list[str], int, dict[str, str]]:

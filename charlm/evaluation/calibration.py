@@ -6,6 +6,7 @@ above 1 makes it less sure, and changes nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,7 +23,11 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
     """The temperature with the lowest ``loss``, a function of it; 0.77 to 1.52, to three digits.
 
     The loss is measured at four temperatures. Between them it is close to a cubic of the logarithm of the temperature.
+    NaN if a loss is not finite.
     """
-    cubic = np.polynomial.Polynomial.fit(np.log(_NODES), [loss(1.0 / factor) for factor in _NODES], deg=3)
+    losses = [loss(1.0 / factor) for factor in _NODES]
+    if not np.isfinite(losses).all():
+        return math.nan
+    cubic = np.polynomial.Polynomial.fit(np.log(_NODES), losses, deg=3)
     logarithms = np.linspace(np.log(_NODES[0]), np.log(_NODES[-1]), 4000)
     return round(float(np.exp(-logarithms[np.argmin(cubic(logarithms))])), 3)

@@ -155,12 +155,10 @@ def resolve(
         smaller = _document_batch(chunks["batch"], budget.estimated_steps(plain), reasons)
         chunks["batch"] = processes * math.ceil(smaller / processes)
     budget = dataclasses.replace(budget, ids_per_step=math.prod(chunks.values()))
-    generations = 1
-    if architecture is None and not has_teacher:
-        epochs = budget.estimated_epochs(plain) if limited else 0.0
-        generations = options.get("generations") or _automatic_generations(plain.layers, train.characters, epochs)
-    elif options.get("generations") not in (None, 1):
-        raise UsageError("--generations cannot be combined with --init-from or --teacher; leave it out")
+    refuse_generations(options, architecture is not None or has_teacher, has_validation=valid.ids > 0)
+    generations = options.get("generations") or 1
+    if options.get("generations") is None and architecture is None and not has_teacher and valid.ids and limited:
+        generations = _automatic_generations(plain.layers, train.characters, budget.estimated_epochs(plain))
     if generations > 1 and options.get("generations") is None:
         reasons.append(f"--generations {generations} for about {_about(budget.estimated_epochs(plain))} epochs")
     regularization = _regularization(options, plain, budget, generations, reasons)
@@ -293,6 +291,16 @@ def _automatic_size(characters: int, vocabulary_size: int, budget: Budget) -> st
 
 
 # ------------------------------------------------------------------------------ learning rate and regularization
+
+
+def refuse_generations(options: TrainingOptions, starts_from_model: bool, has_validation: bool = True) -> None:
+    """Raise ``UsageError`` for several generations where there is a teacher or other weights, or no validation text."""
+    if options.get("generations") in (None, 1):
+        return
+    if starts_from_model:
+        raise UsageError("--generations cannot be combined with --init-from or --teacher; leave it out")
+    if not has_validation:
+        raise UsageError("--generations needs validation text, which shows the best model; give a --split with some")
 
 
 def _automatic_generations(layers: int, characters: int, epochs: float) -> int:

@@ -181,7 +181,7 @@ class Saver:
         best = open_checkpoint(self._run, "best", ALL_FILES)
         raw = read_model_parts(best)
         temperature = self._fit_temperature(raw, calibration_ids, stop)
-        parts = raw if temperature is None else dataclasses.replace(raw, temperature=temperature).calibrated()
+        parts = (raw if temperature is None else dataclasses.replace(raw, temperature=temperature)).calibrated()
         model = make_network(parts.config, parts.weights).to(device)
         engine = create_engine(parts.config, parts.weights, str(device), threads=torch.get_num_threads())
         percentiles = measure_percentiles(engine, parts.tokenizer, self._corpus, stop, percentile_ids)
@@ -199,6 +199,8 @@ class Saver:
             return None
         if files:
             save_step(self._run, best.step, {**best.files, **files})
+            config = files.get(CONFIG, best.files[CONFIG])
+            update_card(self._run, config, self._best_on_disk, card_plot(self._run, parse_json(config, CONFIG)))
         return temperature
 
     def _fit_temperature(self, parts: ModelParts, max_ids: int, stop: Callable[[], bool]) -> float | None:
@@ -212,7 +214,7 @@ class Saver:
             return math.nan if stop() else text.sample_loss(engine, max_ids)
 
         temperature = fit_temperature(loss)
-        return None if stop() else temperature
+        return None if stop() or math.isnan(temperature) else temperature
 
     def _affordable_segments(self, model: CharLM, end: float) -> int:
         """How many segments there is time for until ``end``; one is computed to know."""

@@ -66,7 +66,8 @@ class Spending:
         progress, generations = self.state.progress, self.config.generations
         if spent is None or generations == 1:
             return spent
-        begins = self._share(progress.generation_step, Cursor(progress.generation_part), progress.generation_seconds)
+        cursor = Cursor(progress.generation_part, progress.generation_chunk)
+        begins = self._share(progress.generation_step, cursor, progress.generation_seconds)
         assert begins is not None, "TrainingConfig refuses generations without a budget"
         ends = (progress.generation + 1) / generations
         return min(1.0, max(0.0, spent - begins) / max(1e-9, ends - begins))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from charlm.checkpoint.model_parts import ModelParts
 from charlm.checkpoint.step import CONFIG, STATE, STATE_TENSORS, Checkpoint
 from charlm.checkpoint.tensors import tensors_from_bytes
-from charlm.config import ModelConfig, TrainingConfig, from_dict, parse_json, to_dict
+from charlm.config import MAX_GENERATIONS, ModelConfig, TrainingConfig, from_dict, parse_json, to_dict
 from charlm.corpus.batches import Batches, Cursor
 from charlm.errors import DataError
 from charlm.model.char_lm import CharLM, State
@@ -71,10 +71,12 @@ class Progress:
     int8_cost: float | None = None
     bf16_cost: float | None = None
     generation: int = 0
-    """The number of the model that is trained now, from 0. The next three are where it began."""
+    """The number of the model that is trained now, from 0. The next four are where it began."""
     generation_step: int = 0
     generation_part: int = 0
+    generation_chunk: int = 0
     generation_seconds: float = 0.0
+    best_generation: int = 0
 
     @property
     def cursor(self) -> Cursor:
@@ -179,19 +181,18 @@ class TrainingState:
         """Where the weights are."""
         return self.model.embedding.weight.device
 
-    def begin_generation(self) -> None:
-        """Go on with a new model, at the beginning of an epoch. ``generation_seconds`` is set by the caller."""
+    def begin_generation(self, rows: int, seconds: float) -> None:
+        """Go on with a new model at the next chunk, whose ``rows`` begin with zeros, ``seconds`` after the start."""
         progress, config = self.progress, self.config
         progress.generation += 1
-        if progress.chunk:
-            progress.part, progress.chunk = progress.part + 1, 0
-        progress.generation_step, progress.generation_part = progress.step, progress.part
-        progress.rate_factor = 1.0
+        progress.generation_step, progress.generation_seconds = progress.step, seconds
+        progress.generation_part, progress.generation_chunk = progress.cursor
+        progress.last_validation = None  # of the last model
         self.model.load_weights(CharLM(self.model.config, config.seed + progress.generation).weights())
         self.optimizer = make_optimizer(self.model, config)
         self.average = Average(self.model, config)
         self.schedule = Schedule(config.schedule, config.warmup, config.warmup_share)
-        self.carried = self.model.initial_state(0)
+        self.carried = self.model.initial_state(rows)
 
     def observe_validation(self, loss: float | None, train_loss: float | None) -> bool:
         """Record a validation loss (None: there is no validation text) and return whether it is the lowest so far.
@@ -201,7 +202,7 @@ class TrainingState:
         progress = self.progress
         is_best = loss is not None and loss < (math.inf if progress.best is None else progress.best)
         if is_best:
-            progress.best, progress.best_step = loss, progress.step
+            progress.best, progress.best_step, progress.best_generation = loss, progress.step, progress.generation
         observed = loss if loss is not None else train_loss
         if observed is not None:
             self.schedule.observe(observed)
@@ -286,6 +287,11 @@ def _restored_progress(values: Any, checkpoint: Checkpoint, batches: Batches, wh
     if progress.step != checkpoint.step or checkpoint.step < 0:
         raise DataError(f"{where} and {CONFIG} disagree on the step")
     _check_numbers(progress, where)
+    begins = progress.generation_step, Cursor(progress.generation_part, progress.generation_chunk)
+    if begins > (progress.step, progress.cursor) or begins[1] > progress.cursor:
+        raise DataError(f"{where} has a generation that begins later than its last step; use another step")
+    if progress.generation >= MAX_GENERATIONS or not batches.has(begins[1]):
+        raise DataError(f"{where} has a generation that is out of range; use another step")
     progress.saved_step = checkpoint.step  # not yet set when the file was written
     return progress
 

@@ -6,8 +6,9 @@ the same size learns more from them than its teacher knew (Furlanello et al. 201
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from charlm.checkpoint.run_folder import SOFT_TARGETS
@@ -24,9 +25,9 @@ from charlm.system.disk import remove
 logger = logging.getLogger("charlm")
 
 
-def open_teacher(paths: Sequence[Path], threads: int | None) -> LanguageModel | None:
+def open_teacher(paths: Sequence[Path], device: str, threads: int | None) -> LanguageModel | None:
     """The model at ``paths``, or the mean of several; None for none. Raises the errors of ``charlm.load``."""
-    models = [open_model(path, threads=threads) for path in paths]
+    models = [open_model(path, device, threads=threads) for path in paths]
     return None if not models else models[0] if len(models) == 1 else LanguageModel.ensemble(models)
 
 
@@ -67,13 +68,14 @@ def _warn_of_other_split(teacher: Checkpoint, corpus: Corpus, seed: int) -> None
 
 
 def write_of_best(
-    run: Path, corpus: Corpus, generation: int, threads: int | None, progress: Callable[[int], None]
+    run: Path, corpus: Corpus, generation: int, config: TrainingConfig, progress: Callable[[int], None]
 ) -> int:
     """Write what the best step of ``run`` predicts, for the model with the number ``generation``; return that step.
 
-    Raises the errors of ``charlm.load``, and ``InputOutputError`` where writing fails.
+    It is computed on the device of ``config``. Raises the errors of ``charlm.load``, and ``InputOutputError`` where
+    writing fails.
     """
-    best = open_model(run, threads=threads)
+    best = open_model(run, config.device, threads=config.threads)
     _write(run / _folder(generation), best, corpus, [best.checkpoint.path.name], progress)
     return best.checkpoint.step
 
@@ -103,6 +105,15 @@ def open_soft_targets(run: Path, corpus: Corpus, config: TrainingConfig, generat
     """
     has_teacher = generation > 0 or (config.soft_weight > 0 and config.generations == 1)
     return SoftTargets(run / _folder(generation), corpus) if has_teacher else None
+
+
+def remove_soft_targets(run: Path, needed: Collection[int]) -> None:
+    """Delete the soft targets of all generations but those ``needed``."""
+    kept = {_folder(generation) for generation in needed}
+    for folder in run.glob(f"{SOFT_TARGETS}-*"):
+        if folder.name not in kept:
+            with contextlib.suppress(OSError):
+                remove(folder)
 
 
 def _folder(generation: int) -> str:

@@ -21,7 +21,8 @@ from charlm.checkpoint.step import Checkpoint
 from charlm.config import ModelConfig, TrainingConfig
 from charlm.corpus.batches import make_batches
 from charlm.corpus.prepared import Corpus
-from charlm.errors import CharlmError, DivergedError, InputOutputError, OutOfMemoryError
+from charlm.corpus.soft_targets import SoftTargets
+from charlm.errors import CharlmError, DivergedError, InputOutputError, MissingInputError, OutOfMemoryError
 from charlm.evaluation.calibration import MAX_CALIBRATION_IDS
 from charlm.evaluation.percentiles import MAX_IDS
 from charlm.model.char_lm import CharLM
@@ -36,6 +37,7 @@ from charlm.training.events import (
     GenerationBegan,
     GenerationEnded,
     RolledBack,
+    Saved,
     SaveFailed,
     Stepped,
 )
@@ -44,7 +46,7 @@ from charlm.training.metrics_log import MetricsLog
 from charlm.training.saving import NonFiniteError, Saver
 from charlm.training.spending import Spending
 from charlm.training.state import Progress, TrainingState
-from charlm.training.teachers import check_soft_targets, open_soft_targets, write_of_best
+from charlm.training.teachers import check_soft_targets, open_soft_targets, remove_soft_targets, write_of_best
 from charlm.training.threads import use_threads
 from charlm.training.time_limit import TimeLimit
 from charlm.training.update import UpdateResult, make_update
@@ -86,7 +88,7 @@ class Trainer:
         with memory_errors(self._memory_advice):
             self.state = TrainingState.create(model_config, config, group.size)
         self.batches = make_batches(corpus, config.batch, config.bptt, config.seed, config.bptt_jitter)
-        self.soft_targets = open_soft_targets(run, corpus, config, self.progress.generation)
+        self.soft_targets = self._needed_soft_targets()
         self._carried = CarriedRows(self.state, self.batches, group)
         self.validator = Validator(corpus, config.validation_ids, self._memory_advice, group)
         self.saver = Saver(run, corpus, clock, group, self.soft_targets)
@@ -114,8 +116,10 @@ class Trainer:
         """A trainer in the state of ``checkpoint``, opened with all its files. Raises ``DataError``."""
         # The weights are checked first, so that a forged config cannot make us allocate more memory than they take.
         trainer = cls(run, corpus, read_model_parts(checkpoint).config, config, clock, group)
-        trainer._restore(checkpoint)
-        check_soft_targets(trainer.soft_targets, checkpoint)
+        # A run that has finished needs its soft targets only where it goes on.
+        with contextlib.suppress(*([MissingInputError] if checkpoint.is_finished else [])):
+            trainer._restore(checkpoint)
+            check_soft_targets(trainer.soft_targets, checkpoint)
         trainer._started = trainer._clock() - trainer.progress.seconds
         return trainer
 
@@ -165,6 +169,8 @@ class Trainer:
 
         Raises ``DivergedError``, ``OutOfMemoryError`` or ``InputOutputError``, after saving where that is possible.
         """
+        if self.soft_targets is None and self._needed_soft_targets():  # a finished run that goes on may have lost them
+            self._after_restoring()
         self._agree()
         self._copy_weights()
         self._started = self._clock() - self.progress.seconds
@@ -216,7 +222,8 @@ class Trainer:
             budget_spent = self._spending.is_complete(self.seconds)
             if not budget_spent and self._generation_ends():
                 yield from self._next_generation()
-            elif budget_spent or self._stops_early():
+                continue
+            if budget_spent or self._stops_early():
                 if self.progress.evaluated_step != self.progress.step:
                     yield self._evaluate()
                 return "budget" if budget_spent else "early stop"
@@ -253,7 +260,8 @@ class Trainer:
 
     def _generation_ends(self) -> bool:
         """Whether this generation is complete, or no longer improves, and another one follows."""
-        follows = self.progress.generation + 1 < self.config.generations
+        progress = self.progress
+        follows = progress.generation + 1 < self.config.generations and progress.step > progress.generation_step
         return follows and (self._stops_early() or self._spending.generation_is_complete(self.seconds))
 
     def _next_generation(self) -> Iterator[Event]:
@@ -263,20 +271,33 @@ class Trainer:
             yield from self._evaluate_and_save()
         if progress.saved_step != progress.step:
             yield self._save()
+        if self._stop:
+            return
         yield GenerationEnded(progress.step, progress.best_step or progress.step)
-        teacher_step = self.group.on_first(
-            lambda: str(write_of_best(self.run, self.corpus, progress.generation + 1, self.config.threads, self._check))
-        )
-        self.state.begin_generation()
-        self._after_restoring()
+        teacher_step = self.group.on_first(self._write_soft_targets)
         self._agree()
-        progress.generation_seconds = self.seconds
+        if not teacher_step:  # stopped, or no time is left
+            return
+        self.state.begin_generation(self.batches.carried_rows(progress.cursor), self.seconds)
+        self._after_restoring()
         yield GenerationBegan(progress.step, progress.generation, int(teacher_step))
+
+    def _write_soft_targets(self) -> str:
+        """Let the best model read the training text for the next one; its step, or "" if a stop or the limit came."""
+        try:
+            return str(write_of_best(self.run, self.corpus, self.progress.generation + 1, self.config, self._check))
+        except StoppedError:
+            return ""
 
     def _check(self, ids: int) -> None:
         """Called while the teacher reads the text."""
-        if self._stop:
+        if self._asked_to_stop or self._stop or (self._limit is not None and self._spending.is_complete(self.seconds)):
             raise StoppedError
+
+    def _remove_soft_targets(self) -> str:
+        """Delete those that neither the latest step nor the best one needs."""
+        remove_soft_targets(self.run, {self.progress.generation, self.progress.best_generation})
+        return ""
 
     # ------------------------------------------------------------------------------------------------ step
 
@@ -379,6 +400,8 @@ class Trainer:
         began = self._last_save = self._clock()
         with self._carried.of_all():
             saved = self.saver.save(self.state, finished=finished, must=must)
+        if self.config.generations > 1 and isinstance(saved, Saved):
+            self.group.on_first(self._remove_soft_targets)
         self._agree()
         if self._limit is not None:
             self._limit.save_seconds = self._clock() - began
@@ -436,9 +459,11 @@ class Trainer:
         self.saver.restore(self.state, checkpoint, self.batches)
         self._after_restoring()
 
+    def _needed_soft_targets(self) -> SoftTargets | None:
+        return open_soft_targets(self.run, self.corpus, self.config, self.progress.generation)
+
     def _after_restoring(self) -> None:
         self._carried.take_own()
-        self.soft_targets = open_soft_targets(self.run, self.corpus, self.config, self.progress.generation)
-        self.saver.soft_targets = self.soft_targets
+        self.saver.soft_targets = self.soft_targets = self._needed_soft_targets()
         # An update may hold tensors that restoring has replaced.
         self._update = make_update(self.state, self.group, self.soft_targets)

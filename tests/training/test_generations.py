@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from trainers import digest, resumed, train
 
 import charlm
@@ -13,8 +14,8 @@ from charlm.checkpoint.run_folder import SOFT_TARGETS
 from charlm.checkpoint.step import ALL_FILES, open_checkpoint
 from charlm.config import TrainingConfig
 from charlm.corpus.soft_targets import SoftTargetWriter
-from charlm.errors import DataError, InputOutputError, UsageError
-from charlm.training.events import Evaluated, GenerationBegan, Stepped
+from charlm.errors import DataError, DivergedError, InputOutputError, MissingInputError, UsageError
+from charlm.training.events import Evaluated, GenerationBegan, RolledBack, Stepped
 from charlm.training.trainer import Trainer
 
 THREE = {"steps": 24, "generations": 3, "soft_weight": 0.8, "eval_every": 5, "batch": 10, "bptt": 30}
@@ -84,11 +85,54 @@ def test_the_best_step_is_that_of_all_generations(make_trainer):
     assert open_checkpoint(trainer.run, "best").step == trainer.progress.best_step
 
 
-def test_a_model_without_validation_text_learns_from_the_last_one(text_file, tmp_path):
-    options = {"split": "100/0/0", "size": "tiny", "batch": 4, "bptt": 16, "threads": 1, "device": "cpu"}
+def test_without_validation_text_there_is_one_generation(text_file, tmp_path):
+    """Nothing would show which of several models is the best."""
+    options = {"split": "100/0/0", "size": "tiny", "batch": 4, "bptt": 16, "threads": 1, "device": "cpu", "steps": 6}
+    with pytest.raises(UsageError, match="needs validation text"):
+        charlm.train(text_file, out=tmp_path / "run", generations=2, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_generation_that_diverges_again_and_again_ends_the_training(make_trainer, monkeypatch):
+    """After a return to the first model its end comes again; the rate stays low, and the next return is not made."""
+    trainer = make_trainer("run", steps=60, generations=2, soft_weight=1.0, eval_every=5)
+
+    def poison(event):
+        if isinstance(event, GenerationBegan):
+            with torch.no_grad():
+                trainer.model.embedding.weight.fill_(torch.nan)
+
     events = []
-    charlm.train(text_file, out=tmp_path / "run", steps=6, generations=2, on_event=events.append, **options)
-    assert [event.teacher_step for event in of_kind(events, GenerationBegan)] == [3]
+
+    def note(event):
+        events.append(event)
+        poison(event)
+
+    with pytest.raises(DivergedError):
+        train(trainer, on=note)
+    assert len(of_kind(events, RolledBack)) == 1
+
+
+def test_epochs_are_completed(make_trainer):
+    trainer = make_trainer("run", epochs=2, generations=3, soft_weight=1.0)
+    whole = make_trainer("whole", epochs=2)
+    assert train(trainer)[-1].step == train(whole)[-1].step
+
+
+def test_only_the_soft_targets_that_may_be_needed_are_kept(make_trainer):
+    trainer = make_trainer("run", steps=40, generations=5, soft_weight=0.5, eval_every=4)
+    train(trainer)
+    needed = {trainer.progress.generation + 1, trainer.progress.best_generation + 1} - {1}
+    assert {folder.name for folder in trainer.run.glob("soft-targets-*")} == {f"soft-targets-{n}" for n in needed}
+
+
+def test_a_finished_run_needs_no_soft_targets(text_file, tmp_path):
+    options = {"size": "tiny", "batch": 4, "bptt": 16, "threads": 1, "device": "cpu"}
+    run = charlm.train(text_file, out=tmp_path / "run", steps=6, generations=2, **options).run
+    shutil.rmtree(run / f"{SOFT_TARGETS}-2")
+    assert charlm.resume(run).reason == "finished before"
+    with pytest.raises(MissingInputError, match="no soft targets"):
+        charlm.resume(run, steps=9)
 
 
 def test_a_longer_limit_gives_the_last_model_more_steps(make_trainer):

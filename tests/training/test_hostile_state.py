@@ -50,6 +50,15 @@ def test_infinite_progress_is_refused(stopped, name):
         saved_with(stopped, with_progress(name, "inf"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("generation", 100), ("generation_step", 9), ("generation_part", 50), ("generation_chunk", 10**6)],
+)
+def test_a_generation_that_cannot_be_is_refused(stopped, name, value):
+    with pytest.raises(DataError, match="generation"):
+        saved_with(stopped, with_progress(name, value))
+
+
 def test_a_loss_that_was_not_finite_may_be_infinite(stopped):
     assert saved_with(stopped, with_progress("last_validation", "inf")).progress.step == 8
 
