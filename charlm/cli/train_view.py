@@ -92,11 +92,16 @@ def run_training(
         _show_setup(prepared)
     total = 1.0 if trainer.budget_progress() is not None else None
 
+    postponed: list[str] = []
+
     def stop() -> None:
         trainer.stop()
         if not quiet and sys.stderr.isatty():
-            with suppress(RuntimeError):  # the signal may have interrupted another output
-                say("stopping after this step and saving; a second Ctrl-C quits without saving")
+            words = "stopping after this step and saving; a second Ctrl-C quits without saving"
+            try:
+                say(words)
+            except RuntimeError:  # the signal has interrupted another output
+                postponed.append(words)
 
     with (
         observing(trainer.run, trainer.progress.step, observers) as observe,
@@ -105,6 +110,8 @@ def run_training(
     ):
         view = _View(trainer, bar, quiet)
         for event in trainer.events():
+            while postponed:
+                say(postponed.pop())
             observe(event)
             view.show(event)
     if view.reason == "interrupted":

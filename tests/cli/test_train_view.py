@@ -39,6 +39,7 @@ def test_the_loss_of_a_step_is_in_nats_like_that_of_an_evaluation(monkeypatch, c
     monkeypatch.setattr(train_view.time, "monotonic", lambda: clock[0])
     trainer = SimpleNamespace(
         progress=SimpleNamespace(step=9),
+        config=SimpleNamespace(generations=1),
         model=SimpleNamespace(config=SimpleNamespace(vocabulary_size=300)),
         budget_progress=lambda: None,
     )
@@ -55,6 +56,7 @@ def test_there_is_room_for_a_bar(monkeypatch, width, shown):
     monkeypatch.setattr(train_view, "terminal_width", lambda: width)
     trainer = SimpleNamespace(
         progress=SimpleNamespace(step=9),
+        config=SimpleNamespace(generations=1),
         model=SimpleNamespace(config=SimpleNamespace(vocabulary_size=300)),
         budget_progress=lambda: 0.0,
     )
@@ -85,6 +87,7 @@ def test_samples_are_broken_between_words_on_a_terminal(monkeypatch):
 def test_samples_do_not_act_on_the_terminal(capsys):
     trainer = SimpleNamespace(
         progress=SimpleNamespace(step=0),
+        config=SimpleNamespace(generations=1),
         model=SimpleNamespace(config=SimpleNamespace(vocabulary_size=300)),
         budget_progress=lambda: None,
     )
