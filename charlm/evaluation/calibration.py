@@ -15,8 +15,9 @@ _NODES = (0.66, 0.85, 1.05, 1.3)
 """Factors of the logits at which the loss is measured. Most models need one below 1, after a short training above."""
 PASSES = len(_NODES)
 """How often the text is read."""
-MAX_CALIBRATION_IDS, MIN_CALIBRATION_IDS = 1 << 15, 1 << 9
-"""How much of the text is read. An error of 0.03 in the temperature costs about 0.0002 nats per character."""
+MAX_CALIBRATION_IDS, MIN_CALIBRATION_IDS = 1 << 15, 1 << 13
+"""How much of the text is read. From a few hundred ids the temperature of a model of names was 0.13 too low, which cost
+0.012 nats per character. An error of 0.02, as is usual from 8,192 ids, costs 0.0003."""
 
 
 def fit_temperature(loss: Callable[[float], float]) -> float:

@@ -15,8 +15,8 @@ from charlm.evaluation.dynamic import gradient_rms_ids
 from charlm.evaluation.percentiles import MAX_IDS
 from charlm.training.state import Progress
 
-MEASUREMENT_SHARE, CALIBRATION_SHARE = 0.02, 0.01
-"""Of the limit, at most: for the temperature, the size of the gradients and the percentiles; for the first alone."""
+MEASUREMENT_SHARE = 0.02
+"""Of the limit, at most, for the temperature, the size of the gradients and the percentiles."""
 _MAX_RESERVED = 0.5
 """Of the limit. The rest is for steps, even if the end then takes longer."""
 _CPU_GRADIENT_COST = 5
@@ -83,7 +83,7 @@ class TimeLimit:
     def calibration_ids(self, progress: Progress) -> int:
         """From how many ids the temperature can be fitted."""
         per_id = PASSES * max(1e-9, self._evaluation_seconds_per_id(progress))
-        return int(min(MAX_CALIBRATION_IDS, self.evaluation_ids, CALIBRATION_SHARE * self.limit / per_id))
+        return int(min(MAX_CALIBRATION_IDS, self.evaluation_ids, MEASUREMENT_SHARE * self.limit / per_id))
 
     def _calibration_seconds(self, progress: Progress) -> float:
         return PASSES * self._evaluation_seconds_per_id(progress) * self.calibration_ids(progress)

@@ -56,7 +56,7 @@ def test_in_the_weights_the_temperature_divides_the_logits(trained_run, engine):
 @pytest.fixture(scope="module")
 def overconfident_run(text_file, tmp_path_factory):
     """A run whose model is too sure, because it has read little text often."""
-    return brief(text_file, tmp_path_factory.mktemp("runs") / "run", steps=80, lr=2e-2, hidden=64, split="40/30/30").run
+    return brief(text_file, tmp_path_factory.mktemp("runs") / "run", steps=80, lr=2e-2, hidden=64, split="20/45/35").run
 
 
 def test_training_ends_with_the_temperature_that_is_best_on_the_validation_text(overconfident_run):
@@ -78,7 +78,7 @@ def test_training_ends_with_the_temperature_that_is_best_on_the_validation_text(
 
 def test_a_finished_run_goes_on_without_its_temperature(text_file, tmp_path):
     """Where a longer limit is given, the weights are those of a training that had it from the beginning."""
-    options = {"schedule": "plateau", "lr": 2e-2, "save_every": "1"}
+    options = {"schedule": "plateau", "lr": 2e-2, "save_every": "1", "split": "50/45/5"}
     events = []
     short = brief(text_file, tmp_path / "short", steps=10, **options)
     before = read_model_parts(open_checkpoint(short.run, "latest"))
