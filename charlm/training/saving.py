@@ -205,7 +205,8 @@ class Saver:
 
     def _fit_temperature(self, parts: ModelParts, max_ids: int, stop: Callable[[], bool]) -> float | None:
         text = ValidationText(self._corpus)
-        if min(max_ids, len(text.ids)) < MIN_CALIBRATION_IDS:
+        # From a part of a short text, the temperature could be worse than none.
+        if max_ids < min(MAX_CALIBRATION_IDS, len(text.ids)) or len(text.ids) < MIN_CALIBRATION_IDS:
             return None
 
         def loss(temperature: float) -> float:

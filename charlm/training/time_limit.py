@@ -81,9 +81,10 @@ class TimeLimit:
         return self.limit - seconds - self.save_seconds
 
     def calibration_ids(self, progress: Progress) -> int:
-        """From how many ids the temperature can be fitted."""
-        per_id = PASSES * max(1e-9, self._evaluation_seconds_per_id(progress))
-        return int(min(MAX_CALIBRATION_IDS, self.evaluation_ids, MEASUREMENT_SHARE * self.limit / per_id))
+        """From how many ids the temperature is fitted: all of a short validation text, or 0 if there is no time."""
+        ids = min(MAX_CALIBRATION_IDS, self.evaluation_ids)
+        seconds = PASSES * self._evaluation_seconds_per_id(progress) * ids
+        return ids if seconds <= MEASUREMENT_SHARE * self.limit else 0
 
     def _calibration_seconds(self, progress: Progress) -> float:
         return PASSES * self._evaluation_seconds_per_id(progress) * self.calibration_ids(progress)
