@@ -53,10 +53,10 @@ def read_model_parts(checkpoint: Checkpoint) -> ModelParts:
         raise DataError(f"{where} and the tokenizer disagree on the size of the vocabulary; use another step")
     data, weight_format = checkpoint.files[MODEL], checkpoint.config.get("weights")
     weights = weights_from_bytes(data, str(checkpoint.path / MODEL), config.parameter_shapes(), weight_format)
-    return ModelParts(config, tokenizer, weights, read_temperature(checkpoint.config, where))
+    return ModelParts(config, tokenizer, weights, _read_temperature(checkpoint.config, where))
 
 
-def read_temperature(config: Mapping[str, Any], where: str) -> float:
+def _read_temperature(config: Mapping[str, Any], where: str) -> float:
     """The temperature in the content of config.json; 1 where there is none. Raises ``DataError`` from ``where``."""
     temperature = config.get("temperature", 1.0)
     if type(temperature) not in (int, float) or not 0.1 <= temperature <= 10.0:

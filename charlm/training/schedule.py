@@ -37,8 +37,7 @@ class Plateau:
     bad_evaluations: int = 0
     reductions: int = 0
     cooling: bool = False
-    """Whether the cool-down has begun. It lowers the rate enough; to lower it further at a plateau costs much where a
-    text is read often."""
+    """Whether the cool-down has begun. It lowers the rate anyway; reductions at a plateau as well gained nothing."""
 
     def observe(self, loss: float) -> None:
         """Update with a validation loss."""

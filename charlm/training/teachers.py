@@ -1,7 +1,7 @@
 """Teachers: trained models whose predictions of the training text another model learns from, instead of the text alone.
 
 The targets of the training are then probabilities, not single characters (Hinton, Vinyals and Dean 2015). A model of
-the same size learns more from them than its teacher knew (Furlanello et al. 2018); a smaller one comes close to it.
+the same size may become better than its teacher (Furlanello et al. 2018); a smaller one comes closer to it.
 """
 
 from __future__ import annotations
